@@ -1,0 +1,1 @@
+//! The contract between a disk front end and a disk back end.

@@ -1,0 +1,1 @@
+//! The PC's fixed devices: PIC, PIT, RTC, UART, PM timer, reset and debug ports.

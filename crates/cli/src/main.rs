@@ -1,0 +1,2 @@
+//! The `visor` command.
+fn main() {}

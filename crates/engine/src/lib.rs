@@ -1,0 +1,1 @@
+//! The contract between a machine and the engine that runs its CPUs.

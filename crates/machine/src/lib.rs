@@ -1,0 +1,1 @@
+//! Assembles a PC from devices and an engine, and runs it.

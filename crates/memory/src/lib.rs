@@ -1,0 +1,1 @@
+//! Guest RAM: one mapping, volatile access, dirty and code-page tracking.

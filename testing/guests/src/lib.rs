@@ -1,0 +1,1 @@
+//! Bare-metal guest programs and the conformance suites that run them.

@@ -1,0 +1,1 @@
+//! The host CPU as oracle: runs instructions natively and in the engine and compares.

@@ -1,0 +1,2 @@
+//! Tools of the repository: `cargo xtask help`.
+fn main() {}
