@@ -5,7 +5,7 @@
 //! the slow path in [`slow`]. Stores look at the page's code mark after writing (see `visor_memory`).
 
 mod access;
-mod slow;
+pub(crate) mod slow;
 mod tlb;
 mod walk;
 

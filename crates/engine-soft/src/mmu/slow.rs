@@ -113,3 +113,24 @@ fn copy_to(page: RamPage, offset: u64, data: &[u8]) {
         unsafe { page.host.add(offset as usize + i).write_volatile(*b) };
     }
 }
+
+/// Where code lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FetchPlace {
+    /// Guest-physical address of the byte asked for.
+    pub(crate) gpa: Gpa,
+    /// Its page of RAM, or `None` if it must be fetched from the bus.
+    pub(crate) page: Option<RamPage>,
+}
+
+impl Cpu {
+    /// Finds the page of code at `lin` (CS base added), with the rights of an instruction fetch at the current CPL.
+    ///
+    /// # Errors
+    /// A page fault, or #GP for a non-canonical address.
+    pub(crate) fn fetch(&mut self, lin: u64) -> Guest<FetchPlace> {
+        let who = if self.cpl == 3 { Privilege::User } else { Privilege::Supervisor };
+        let t = self.translate(lin, Access::Fetch, who)?;
+        Ok(FetchPlace { gpa: t.gpa, page: self.ram.page(t.gpa) })
+    }
+}
