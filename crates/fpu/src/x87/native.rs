@@ -63,20 +63,10 @@ impl Native {
                 _ => return None,
             }
         }
-        let flags = matches!(
-            ins.mnemonic(),
-            Mnemonic::Fcomi | Mnemonic::Fcomip | Mnemonic::Fucomi | Mnemonic::Fucomip
-        );
+        let flags = matches!(ins.mnemonic(), Mnemonic::Fcomi | Mnemonic::Fcomip | Mnemonic::Fucomi | Mnemonic::Fucomip);
         let code = generate(&host, flags, host.rflags_read() != 0)?;
         let thunk = unit.thunk(&code).ok()?;
-        Some(Self {
-            function: thunk.function(),
-            _thunk: thunk,
-            access,
-            size,
-            flags,
-            fop: opcode(ins, bitness),
-        })
+        Some(Self { function: thunk.function(), _thunk: thunk, access, size, flags, fop: opcode(ins, bitness) })
     }
 
     pub(super) fn execute(
@@ -93,10 +83,7 @@ impl Native {
         if self.access == Access::Read {
             mem.read(0, &mut buffer[..size])?;
         }
-        let mut image = Image {
-            x87: state.x87,
-            rest: MaybeUninit::uninit(),
-        };
+        let mut image = Image { x87: state.x87, rest: MaybeUninit::uninit() };
         image.x87.mxcsr = MXCSR_DEFAULT;
         let captured = self.run(&mut image, &mut buffer, regs);
         let after = &mut image.x87;
