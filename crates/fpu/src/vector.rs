@@ -68,7 +68,7 @@ impl VectorOp {
         let (access, size) = plan.memory;
         let class = match () {
             () if plan.vex => FpuClass::Avx,
-            () if !plan.vectors.is_empty() => FpuClass::Sse,
+            () if plan.float || !plan.vectors.is_empty() => FpuClass::Sse,
             () => FpuClass::Mmx,
         };
         Some(Self {
@@ -143,12 +143,8 @@ impl VectorOp {
         state.x87.rotate_top_to_zero();
         state.x87.ftw = 0xFF;
         let result = self.compute(state, regs, buffer.0.as_mut_ptr());
-        if result.is_err() {
-            let mxcsr = state.x87.mxcsr;
-            state.x87 = saved;
-            state.x87.mxcsr = mxcsr;
-            return result;
-        }
+        // A SIMD exception leaves the transition done, as processors do.
+        result?;
         if self.access == Access::Write {
             mem.write(0, &buffer.0[..usize::from(self.size)])
                 .inspect_err(|_| state.x87 = saved)?;
@@ -276,7 +272,7 @@ impl Plan {
         };
         plan.collect(&renamed)?;
         // An instruction without vector registers (MOVNTI, fences) belongs to the engine.
-        (!plan.vectors.is_empty() || !plan.mmx.is_empty()).then_some(plan)
+        (!plan.vectors.is_empty() || !plan.mmx.is_empty() || plan.float).then_some(plan)
     }
 
     fn collect(&mut self, renamed: &[usize]) -> Option<()> {
@@ -590,14 +586,8 @@ fn required_alignment(ins: &Instruction, vex: bool, access: Access, size: u8) ->
     );
     match access {
         Access::None => 1,
-        _ if vex => {
-            if aligned_vex {
-                size
-            } else {
-                1
-            }
-        }
-        _ if size == 16 && !unaligned_legacy => 16,
+        _ if vex && aligned_vex => size,
+        _ if !vex && size == 16 && !unaligned_legacy => 16,
         _ => 1,
     }
 }
