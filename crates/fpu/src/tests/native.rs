@@ -18,7 +18,6 @@ struct Context {
 }
 
 std::arch::global_asm!(
-    ".intel_syntax noprefix",
     ".globl visor_fpu_oracle_enter",
     "visor_fpu_oracle_enter:",
     "push rbx",

@@ -87,7 +87,9 @@ impl Random {
         ];
         match self.below(4) {
             0 => self.pick(&SPECIAL),
-            1 => (0x3FE << 52) + (self.next() & 0x007F_FFFF_FFFF_FFFF) | (self.next() & 1 << 63),
+            1 => {
+                ((0x3FE << 52) + (self.next() & 0x007F_FFFF_FFFF_FFFF)) | (self.next() & (1 << 63))
+            }
             2 => self.next() & 0x801F_FFFF_FFFF_FFFF,
             _ => self.next(),
         }

@@ -16,13 +16,13 @@ pub(crate) enum Control {
     /// FNCLEX
     ClearExceptions,
     /// FNSTSW AX
-    StatusToAx,
+    StoreSwAx,
     /// FNSTSW m16
-    StatusToMemory,
+    StoreSw,
     /// FNSTCW m16
-    ControlToMemory,
+    StoreCw,
     /// FLDCW m16
-    ControlFromMemory,
+    LoadCw,
     /// FNSTENV
     StoreEnvironment(Width),
     /// FLDENV
@@ -41,10 +41,10 @@ impl Control {
             Code::Wait => Self::Wait,
             Code::Fninit => Self::Init,
             Code::Fnclex => Self::ClearExceptions,
-            Code::Fnstsw_AX => Self::StatusToAx,
-            Code::Fnstsw_m2byte => Self::StatusToMemory,
-            Code::Fnstcw_m2byte => Self::ControlToMemory,
-            Code::Fldcw_m2byte => Self::ControlFromMemory,
+            Code::Fnstsw_AX => Self::StoreSwAx,
+            Code::Fnstsw_m2byte => Self::StoreSw,
+            Code::Fnstcw_m2byte => Self::StoreCw,
+            Code::Fldcw_m2byte => Self::LoadCw,
             Code::Fnstenv_m14byte => Self::StoreEnvironment(Width::Bits16),
             Code::Fnstenv_m28byte => Self::StoreEnvironment(Width::Bits32),
             Code::Fldenv_m14byte => Self::LoadEnvironment(Width::Bits16),
@@ -62,7 +62,7 @@ impl Control {
     fn waits(self) -> bool {
         matches!(
             self,
-            Self::Wait | Self::ControlFromMemory | Self::LoadEnvironment(_) | Self::Restore(_)
+            Self::Wait | Self::LoadCw | Self::LoadEnvironment(_) | Self::Restore(_)
         )
     }
 
@@ -79,12 +79,12 @@ impl Control {
             Self::Wait | Self::Nothing => {}
             Self::Init => init(state),
             Self::ClearExceptions => state.x87.fsw &= !0x80FF,
-            Self::StatusToAx => {
+            Self::StoreSwAx => {
                 regs.gpr[0] = (regs.gpr[0] & !0xFFFF) | u64::from(state.fsw());
             }
-            Self::StatusToMemory => mem.write(0, &state.fsw().to_le_bytes())?,
-            Self::ControlToMemory => mem.write(0, &state.fcw().to_le_bytes())?,
-            Self::ControlFromMemory => {
+            Self::StoreSw => mem.write(0, &state.fsw().to_le_bytes())?,
+            Self::StoreCw => mem.write(0, &state.fcw().to_le_bytes())?,
+            Self::LoadCw => {
                 let mut data = [0; 2];
                 mem.read(0, &mut data)?;
                 state.set_fcw(u16::from_le_bytes(data));

@@ -9,9 +9,10 @@ use iced_x86::{Code, Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpA
 use super::is_arithmetic;
 use crate::emit::{Emitter, STATE};
 use crate::op::{FpuFault, OpRegs, OperandMemory, merge_flags};
+use crate::plan::{clear_prefixes, redirect_memory};
 use crate::state::{FpuState, MXCSR_DEFAULT, X87State};
 use crate::unit::{FpuUnit, Thunk, ThunkFn};
-use crate::vector::{Access, clear_prefixes, redirect_memory};
+use crate::vector::Access;
 
 /// Exceptions that keep a store from being done when unmasked; an inexact result is stored.
 const STORE_SUPPRESSED: u16 = 0x1F;
