@@ -73,6 +73,9 @@ fn detect() -> FpuFeatures {
 
 /// The groups all of which `code` needs, or `None` when it is not in any group of this unit.
 pub(crate) fn required(code: Code) -> Option<FpuFeatures> {
+    if code == Code::Wait {
+        return Some(FpuFeatures::BASE);
+    }
     let mut needed = FpuFeatures::empty();
     for feature in code.cpuid_features() {
         needed |= match feature {

@@ -21,6 +21,7 @@ mod features;
 mod gather;
 mod image;
 mod op;
+mod plan;
 mod software;
 mod state;
 mod unit;

@@ -7,6 +7,8 @@
 
 mod control;
 mod env;
+mod fast;
+mod moves;
 mod native;
 
 use iced_x86::{Code, Instruction};
