@@ -123,15 +123,10 @@ impl Plan {
         Some(())
     }
 
+    /// The general thunk: MXCSR is switched to the guest's and back.
     pub(crate) fn generate(&self) -> Option<Vec<u8>> {
         let mut out = Emitter::new();
-        if !self.gprs.is_empty() {
-            out.registers(Code::Mov_r64_rm64, GPRS, Register::RDX);
-        }
-        for gpr in self.gprs.iter().filter(|g| g.read) {
-            out.load(Code::Mov_r64_rm64, gpr.host, GPRS, 8 * gpr.guest);
-        }
-        self.load_vectors(&mut out);
+        self.load_operands(&mut out);
         if self.float {
             enter_guest_mxcsr(&mut out);
         }
@@ -142,17 +137,72 @@ impl Plan {
         if self.float {
             leave_guest_mxcsr(&mut out);
         }
+        self.store_results(&mut out);
+        out.finish()
+    }
+
+    /// The quick thunk of a floating-point instruction, for a guest with default control bits: it
+    /// runs under the host's MXCSR, and returns [`crate::emit::GAVE_UP`] with nothing stored when a flag is set
+    /// there that the guest does not have (then raised now, or left over; the general thunk
+    /// knows). Reading MXCSR is what costs, so this reads it once.
+    pub(crate) fn generate_quick(&self) -> Option<Vec<u8>> {
+        if !self.float || !self.mmx.is_empty() {
+            return None;
+        }
+        let mut good = Emitter::new();
+        self.store_results(&mut good);
+        if !self.flags {
+            good.registers(Code::Xor_r32_rm32, Register::EAX, Register::EAX);
+        }
+        let good = good.finish()?;
+        let mut out = Emitter::new();
+        self.load_operands(&mut out);
+        out.push(&self.host);
+        if self.flags {
+            out.capture_flags();
+        }
+        let scratch = 0_usize.wrapping_sub(8);
+        out.memory(Code::Stmxcsr_m32, Register::RSP, scratch);
+        out.load(Code::Mov_r32_rm32, Register::EDX, STATE, OFFSET_MXCSR);
+        out.raw(&[0xF7, 0xD2]); // not edx
+        out.load(Code::And_r32_rm32, Register::EDX, Register::RSP, scratch);
+        out.raw(&[0xF6, 0xC2, 0x3F]); // test dl, 0x3F
+        out.jump_if_not_zero_over(&good);
+        if self.wide {
+            out.plain(Code::VEX_Vzeroupper);
+        }
+        let target = at(Register::RSP, scratch);
+        out.push_result(Instruction::with2(
+            Code::Mov_rm32_imm32,
+            target,
+            MXCSR_DEFAULT,
+        ));
+        out.memory(Code::Ldmxcsr_m32, Register::RSP, scratch);
+        out.give_up();
+        out.finish()
+    }
+
+    fn load_operands(&self, out: &mut Emitter) {
+        if !self.gprs.is_empty() {
+            out.registers(Code::Mov_r64_rm64, GPRS, Register::RDX);
+        }
+        for gpr in self.gprs.iter().filter(|g| g.read) {
+            out.load(Code::Mov_r64_rm64, gpr.host, GPRS, 8 * gpr.guest);
+        }
+        self.load_vectors(out);
+    }
+
+    fn store_results(&self, out: &mut Emitter) {
         for gpr in self.gprs.iter().filter(|g| g.written) {
             out.store(Code::Mov_rm64_r64, GPRS, 8 * gpr.guest, gpr.host);
         }
-        self.store_vectors(&mut out);
+        self.store_vectors(out);
         if !self.mmx.is_empty() {
             out.plain(Code::Emms);
         }
         if self.wide {
             out.plain(Code::VEX_Vzeroupper);
         }
-        out.finish()
     }
 
     fn load_vectors(&self, out: &mut Emitter) {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use iced_x86::{Instruction, Mnemonic};
 
+use crate::emit::GAVE_UP;
 use crate::op::{FpuClass, FpuFault, OpRegs, OperandMemory, merge_flags};
 use crate::plan::Plan;
-use crate::state::{FpuState, X87State};
+use crate::state::{FpuState, MXCSR_DEFAULT, X87State};
 use crate::unit::{FpuUnit, Thunk, ThunkFn};
 
 /// All six SIMD exceptions masked.
@@ -24,11 +25,15 @@ pub(crate) const MXCSR_CONTROL: u32 = 0xFFC0;
 const FLAG_UE: u32 = 1 << 4;
 /// Invalid, denormal and divide-by-zero are detected before the computation.
 const FLAGS_PRE_COMPUTATION: u32 = 0x7;
+
 /// A prepared vector instruction.
 #[derive(Debug)]
 pub(crate) struct VectorOp {
     function: ThunkFn,
-    _thunk: Arc<Thunk>,
+    /// For default control bits of MXCSR; see [`Plan::generate_quick`].
+    quick: Option<ThunkFn>,
+    /// Keeps the functions alive.
+    _thunks: (Arc<Thunk>, Option<Arc<Thunk>>),
     class: FpuClass,
     access: Access,
     /// Bytes of the memory operand.
@@ -57,6 +62,10 @@ impl VectorOp {
         let plan = Plan::new(ins)?;
         let code = plan.generate()?;
         let thunk = unit.thunk(&code).ok()?;
+        let quick = match plan.generate_quick() {
+            Some(code) => Some(unit.thunk(&code).ok()?),
+            None => None,
+        };
         let (access, size) = plan.memory;
         let class = match () {
             () if plan.vex => FpuClass::Avx,
@@ -65,7 +74,8 @@ impl VectorOp {
         };
         Some(Self {
             function: thunk.function(),
-            _thunk: thunk,
+            quick: quick.as_ref().map(|q| q.function()),
+            _thunks: (thunk, quick),
             class,
             access,
             size,
@@ -144,11 +154,29 @@ impl VectorOp {
     }
 
     #[inline]
-    fn compute(&self, state: &mut FpuState, regs: &mut OpRegs<'_>, buffer: *mut u8) -> Result<(), FpuFault> {
-        if self.float && state.x87.mxcsr & MXCSR_ALL_MASKED != MXCSR_ALL_MASKED {
-            return self.compute_unmasked(state, regs, buffer);
+    fn compute(
+        &self,
+        state: &mut FpuState,
+        regs: &mut OpRegs<'_>,
+        buffer: *mut u8,
+    ) -> Result<(), FpuFault> {
+        if self.float {
+            let mxcsr = state.x87.mxcsr;
+            if let Some(quick) = self.quick
+                && mxcsr & MXCSR_CONTROL == MXCSR_DEFAULT
+            {
+                let captured = self.call(quick, state, regs, buffer);
+                if captured != GAVE_UP {
+                    if self.flags {
+                        merge_flags(regs.rflags, captured);
+                    }
+                    return Ok(());
+                }
+            } else if mxcsr & MXCSR_ALL_MASKED != MXCSR_ALL_MASKED {
+                return self.compute_unmasked(state, regs, buffer);
+            }
         }
-        let captured = self.call(state, regs, buffer);
+        let captured = self.call(self.function, state, regs, buffer);
         if self.flags {
             merge_flags(regs.rflags, captured);
         }
@@ -167,13 +195,13 @@ impl VectorOp {
         // to zero reports every tiny result and changes nothing else.
         let tiny_is_fault = unmasked & FLAG_UE != 0;
         trial.x87.mxcsr = masked | if tiny_is_fault { MXCSR_FTZ } else { 0 };
-        let mut captured = self.call(&mut trial, regs, buffer);
+        let mut captured = self.call(self.function, &mut trial, regs, buffer);
         let mut raised = trial.x87.mxcsr & 0x3F;
         if tiny_is_fault && raised & FLAG_UE != 0 {
             *regs.gpr = registers;
             trial = state.clone();
             trial.x87.mxcsr = masked & !MXCSR_FTZ;
-            captured = self.call(&mut trial, regs, buffer);
+            captured = self.call(self.function, &mut trial, regs, buffer);
             raised = (trial.x87.mxcsr & 0x3F) | FLAG_UE;
         }
         if raised & unmasked != 0 {
@@ -193,11 +221,17 @@ impl VectorOp {
     }
 
     #[inline]
-    fn call(&self, state: &mut FpuState, regs: &mut OpRegs<'_>, buffer: *mut u8) -> u32 {
+    fn call(
+        &self,
+        function: ThunkFn,
+        state: &mut FpuState,
+        regs: &mut OpRegs<'_>,
+        buffer: *mut u8,
+    ) -> u32 {
         // SAFETY: the thunk was generated for this operation; it accesses `state`, the 16
         // registers and, when the operation has a memory operand, up to 64 bytes at `buffer`,
         // which is then not null. It preserves what the calling convention demands.
-        unsafe { (self.function)(state, buffer, regs.gpr, *regs.rflags) }
+        unsafe { function(state, buffer, regs.gpr, *regs.rflags) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every code of the supported sets can be prepared, in every form.
 
-use super::cases::{Form, build, codes_in_scope};
+use super::cases::{Form, build, codes_in_scope, is_engines};
 use super::random::Random;
 use super::{decode, unit};
 use crate::{FpuClass, FpuOp};
@@ -30,6 +30,32 @@ fn every_code_in_scope_is_prepared() {
     println!("{codes} codes, {forms} instructions");
     assert!(missing.is_empty(), "{missing:?}");
     assert!(codes > 1000, "only {codes} codes");
+}
+
+/// Every code in scope exists in 64-bit mode, so the other tests miss none.
+#[test]
+fn no_code_is_limited_to_legacy_modes() {
+    let limited: Vec<Code> = Code::values()
+        .filter(|c| crate::features::required(*c).is_some() && !c.op_code().mode64())
+        .filter(|c| c.op_code().is_instruction() && !is_engines(*c))
+        .collect();
+    assert!(limited.is_empty(), "{limited:?}");
+}
+
+#[test]
+fn legacy_modes_are_prepared() {
+    // 16-bit: fld dword [bx]; 32-bit: movaps xmm1, [edi]; movd eax, mm0; maskmovdqu xmm0, xmm1
+    let cases: [(&[u8], u32); 4] = [
+        (&[0xD9, 0x07], 16),
+        (&[0x0F, 0x28, 0x0F], 32),
+        (&[0x0F, 0x7E, 0xC0], 32),
+        (&[0x66, 0x0F, 0xF7, 0xC1], 32),
+    ];
+    for (bytes, bitness) in cases {
+        let op = super::prepare(bytes, bitness);
+        let mut machine = super::Machine::new();
+        machine.run(&op).unwrap();
+    }
 }
 
 #[test]
@@ -77,9 +103,9 @@ fn classes() {
 #[test]
 fn equal_instructions_share_a_thunk() {
     let unit = crate::FpuUnit::new().unwrap();
-    let first = FpuOp::prepare(&unit, &decode(&[0x0F, 0x58, 0x03], 64), 64);
-    let second = FpuOp::prepare(&unit, &decode(&[0x0F, 0x58, 0x41, 0x40], 64), 64);
-    let third = FpuOp::prepare(&unit, &decode(&[0x0F, 0x58, 0x03], 32), 32);
+    let first = FpuOp::prepare(&unit, &decode(&[0x0F, 0x14, 0x03], 64), 64);
+    let second = FpuOp::prepare(&unit, &decode(&[0x0F, 0x14, 0x41, 0x40], 64), 64);
+    let third = FpuOp::prepare(&unit, &decode(&[0x0F, 0x14, 0x03], 32), 32);
     assert!(first.is_some() && second.is_some() && third.is_some());
     assert_eq!(unit.thunk_count(), 1);
 }
@@ -103,4 +129,38 @@ fn unused_thunks_are_reclaimed() {
     machine.state.set_xmm(1, 7);
     machine.run(&kept).unwrap();
     assert_eq!(machine.state.xmm(0), 12);
+}
+
+/// Random code in the unit's opcode space, in all modes: whatever decodes runs or faults.
+#[test]
+fn random_code_is_harmless() {
+    const LEADS: [u8; 16] = [
+        0x0F, 0x66, 0xF2, 0xF3, 0xC4, 0xC5, 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0x9B,
+        0x67,
+    ];
+    let unit = crate::FpuUnit::new().unwrap();
+    let mut random = Random::new(5);
+    let mut machine = super::Machine::new();
+    let mut executed = 0;
+    for case in 0..150_000 {
+        let mut bytes = [0; 15];
+        random.bytes(&mut bytes[1..]);
+        bytes[0] = LEADS[random.below(LEADS.len())];
+        if random.one_in(2) {
+            bytes[1] = 0x0F;
+        }
+        if case % 64 == 0 {
+            machine.state = {
+                let unmasked = random.one_in(2);
+                random.state(unmasked)
+            };
+        }
+        let bitness = [16, 32, 64][case % 3];
+        let ins = decode(&bytes, bitness);
+        if let Some(op) = FpuOp::prepare(&unit, &ins, bitness) {
+            let _ = machine.run(&op);
+            executed += 1;
+        }
+    }
+    assert!(executed > 20_000, "{executed}");
 }

@@ -69,3 +69,21 @@ fn cost_per_execution() {
         assert!(cost < bound, "{name}: {cost} ns");
     }
 }
+
+#[test]
+fn cost_of_preparation() {
+    let programs: [(&str, &[u8]); 3] = [
+        ("addps xmm, m128", &[0x0F, 0x58, 0x03]),
+        ("vpaddd ymm, ymm, ymm", &[0xC5, 0xFD, 0xFE, 0xC1]),
+        ("fadd m64", &[0xDC, 0x03]),
+    ];
+    for (name, bytes) in programs {
+        let start = Instant::now();
+        for _ in 0..1000 {
+            prepare(bytes, 64);
+        }
+        let cost = start.elapsed().as_secs_f64() * 1e3;
+        println!("{cost:8.2} us to prepare {name}");
+        assert!(cost < 200.0, "{name}: {cost} us");
+    }
+}

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use iced_x86::{Code, Instruction, Mnemonic, OpCodeOperandKind, Register};
 
-use crate::emit::{Emitter, STATE, at};
+use crate::emit::{Emitter, GAVE_UP, STATE, at};
 use crate::op::merge_flags;
 use crate::state::{FCW_INIT, FpuState, OFFSET_ST, X87State};
 use crate::unit::{FpuUnit, Thunk};
@@ -20,8 +20,6 @@ use crate::unit::{FpuUnit, Thunk};
 const C1: u16 = 0x200;
 /// All four condition codes.
 const CONDITIONS: u16 = 0x4700;
-/// Returned by a thunk that gave up.
-const GAVE_UP: u32 = u32::MAX;
 /// Slot that becomes ST(0) by a push.
 const PUSHED: usize = 7;
 
@@ -221,10 +219,9 @@ fn generate(small: &Instruction, shape: &Shape, flags: bool, own: bool) -> Optio
         good.registers(Code::Or_r32_rm32, Register::EAX, Register::R8D);
     }
     let good = good.finish()?;
-    out.raw(&[0x75, u8::try_from(good.len()).ok()?]); // jne
-    out.raw(&good);
+    out.jump_if_not_zero_over(&good);
     out.plain(Code::Fninit);
-    out.raw(&[0x83, 0xC8, 0xFF]); // or eax, -1
+    out.give_up();
     out.finish()
 }
 

@@ -3,7 +3,7 @@
 //! Arithmetic runs on the host's x87 unit with the guest's own control word, unmasked exceptions
 //! included: the host only raises a signal at the *next* waiting instruction, and the thunk has
 //! none before it saves the state and reinitialises the unit. Control instructions and
-//! environments are done in Rust ([`control`], [`env`]). Intel SDM 1 chapter 8.
+//! environments are done in Rust ([`control`], [`mod@env`]). Intel SDM 1 chapter 8.
 
 mod control;
 mod env;
