@@ -154,12 +154,7 @@ impl VectorOp {
     }
 
     #[inline]
-    fn compute(
-        &self,
-        state: &mut FpuState,
-        regs: &mut OpRegs<'_>,
-        buffer: *mut u8,
-    ) -> Result<(), FpuFault> {
+    fn compute(&self, state: &mut FpuState, regs: &mut OpRegs<'_>, buffer: *mut u8) -> Result<(), FpuFault> {
         if self.float {
             let mxcsr = state.x87.mxcsr;
             if let Some(quick) = self.quick
@@ -221,13 +216,7 @@ impl VectorOp {
     }
 
     #[inline]
-    fn call(
-        &self,
-        function: ThunkFn,
-        state: &mut FpuState,
-        regs: &mut OpRegs<'_>,
-        buffer: *mut u8,
-    ) -> u32 {
+    fn call(&self, function: ThunkFn, state: &mut FpuState, regs: &mut OpRegs<'_>, buffer: *mut u8) -> u32 {
         // SAFETY: the thunk was generated for this operation; it accesses `state`, the 16
         // registers and, when the operation has a memory operand, up to 64 bytes at `buffer`,
         // which is then not null. It preserves what the calling convention demands.

@@ -60,10 +60,7 @@ impl Control {
 
     /// Waiting instructions report a pending exception first.
     fn waits(self) -> bool {
-        matches!(
-            self,
-            Self::Wait | Self::LoadCw | Self::LoadEnvironment(_) | Self::Restore(_)
-        )
+        matches!(self, Self::Wait | Self::LoadCw | Self::LoadEnvironment(_) | Self::Restore(_))
     }
 
     pub(crate) fn execute(
