@@ -9,9 +9,11 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod io;
 mod local;
 mod message;
 
+pub use io::{IOAPIC_BASE, IOAPIC_INPUTS, IOAPIC_LEN, IoApic, IoApicState};
 pub use local::{
     APIC_BASE, ApicMode, Delivery, Effect, GeneralProtection, IA32_APIC_BASE, IA32_TSC_DEADLINE, Interrupt, Ipi,
     LocalApic, LocalApicConfig, LocalApicState, LocalSource, Lowest, Now, Shorthand, TIMER_HZ, X2APIC_FIRST,

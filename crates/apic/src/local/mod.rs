@@ -217,7 +217,7 @@ impl LocalApic {
 
     /// Where the 4 KiB register page is; `None` unless in xAPIC mode.
     pub fn page(&self) -> Option<Gpa> {
-        (self.mode() == ApicMode::XApic).then(|| Gpa(self.base & !0xfff))
+        (self.mode() == ApicMode::XApic).then_some(Gpa(self.base & !0xfff))
     }
 
     /// Writes IA32_APIC_BASE.
