@@ -1,24 +1,25 @@
-//! Guest bytes to [`Op`]s: `iced-x86` decodes, the modules below choose a handler and lay out its operands.
+//! From a decoded instruction to an [`Op`]: which handler executes it, and its operands.
 
 use iced_x86::Instruction;
 
 use crate::cpu::{Cpu, Mode};
-use crate::op::{Mem, Op};
+use crate::op::Op;
 
-/// A lowered instruction.
+/// An instruction ready to run.
 pub(crate) struct Lowered {
-    /// The op.
-    pub(crate) op: Op,
-    /// It is the last of its block.
-    pub(crate) ends: bool,
+    /// What to execute.
+    pub op: Op,
+    /// Nothing after it may be in the same block: it branches, or changes how code decodes or runs.
+    pub ends: bool,
 }
 
-/// Chooses the handler of `ins`, which lies `off` bytes after the start of its block.
-pub(crate) fn lower(_cpu: &mut Cpu, ins: &Instruction, _mode: Mode, off: u16) -> Lowered {
+/// Lowers `ins`, which was decoded in `mode` with the start of its block as address 0 and lies `off` bytes from it.
+pub(crate) fn lower(cpu: &mut Cpu, ins: &Instruction, mode: Mode, off: u16) -> Lowered {
+    let _ = (cpu, mode);
     let op = Op {
         run: crate::sys::ops::ud,
         imm: 0,
-        mem: Mem::default(),
+        mem: Default::default(),
         r0: 0,
         r1: 0,
         r2: 0,
