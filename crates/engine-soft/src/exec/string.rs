@@ -253,7 +253,7 @@ fn stos_chunk<T: Element>(cpu: &mut Cpu, op: &Op, count: u64) -> u64 {
 /// Whether a repeated instruction should let the run loop look around.
 #[inline(always)]
 fn disturbed(cpu: &Cpu) -> bool {
-    cpu.attention.load(Ordering::Relaxed) != 0
+    cpu.port.attention.load(Ordering::Relaxed) != 0
 }
 
 /// REP for MOVS and STOS: chunks where possible, single elements where not.
