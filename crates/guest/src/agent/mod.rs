@@ -9,6 +9,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use process::DEFAULT_ENV;
 pub use serve::{find_port, serve_port};
 
 use std::collections::BTreeMap;

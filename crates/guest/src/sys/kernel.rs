@@ -185,17 +185,17 @@ pub fn block_device_size(device: &File) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Block size in bytes of the file system at `path`.
+/// Type (the `*_MAGIC` of statfs(2)) and block size in bytes of the file system at `path`.
 ///
 /// # Errors
 /// The error of `statfs`.
-pub fn statfs_block(path: &Path) -> io::Result<u64> {
+pub fn statfs_info(path: &Path) -> io::Result<(u32, u64)> {
     let path = c_string(path)?;
     // SAFETY: a valid C string; `statfs` is plain data that the call fills.
     unsafe {
         let mut info: libc::statfs = std::mem::zeroed();
         check(libc::statfs(path.as_ptr(), &raw mut info))?;
-        Ok(info.f_bsize.unsigned_abs())
+        Ok((info.f_type as u32, info.f_bsize.unsigned_abs()))
     }
 }
 

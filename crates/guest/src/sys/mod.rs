@@ -8,10 +8,11 @@ mod tty;
 pub use fd::{Poll, PollSet, open_rw_nonblocking, request_sigio, set_nonblocking, uevent_socket};
 pub use kernel::{
     Power, block_device_size, finit_module, grow_ext4, link_up, mount, move_mount_to_root, power,
-    set_clock, set_hostname, statfs_block, sync, umount, uname_release, uptime_ms,
+    set_clock, set_hostname, statfs_info, sync, umount, uname_release, uptime_ms,
 };
 pub use process::{
-    SignalFd, become_session_leader, ignore_sigpipe, kill, kill_group, pidfd_open, reap_any, umask,
+    Reaped, SignalFd, become_session_leader, ignore_sigpipe, kill, kill_everyone, kill_group,
+    pidfd_open, reap, umask,
 };
 pub use tty::{acquire_tty_for, open_pty, open_tty, resize_tty, sane_tty};
 
