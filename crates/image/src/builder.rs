@@ -191,12 +191,21 @@ fn resolve(apt: &Apt, recipe: &Recipe) -> Result<Vec<Package>, ImageError> {
     let mut seen = asked.clone();
     let mut next: Vec<String> = asked.iter().cloned().collect();
     while !next.is_empty() {
-        let mut found = apt.show(&next)?;
+        let found = apt.show(&next)?;
         next.clear();
-        for package in found.drain(..) {
-            // Of what a package depends on only libraries matter here: maintainer scripts are never run.
-            let libraries = package.depends.iter().filter(|d| d.starts_with("lib"));
-            next.extend(libraries.filter(|d| seen.insert((*d).clone())).cloned());
+        // Of what a package depends on only libraries matter here: maintainer scripts are never run.
+        let is_library = |p: &Package| p.section == "libs" || p.section.ends_with("/libs");
+        for package in found
+            .into_iter()
+            .filter(|p| asked.contains(&p.name) || is_library(p))
+        {
+            next.extend(
+                package
+                    .depends
+                    .iter()
+                    .filter(|d| seen.insert((*d).clone()))
+                    .cloned(),
+            );
             chosen.entry(package.name.clone()).or_insert(package);
         }
     }

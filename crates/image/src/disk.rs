@@ -36,7 +36,7 @@ pub(crate) fn write(
     let config = scratch.join("mke2fs.conf");
     fs::write(
         &config,
-        "[defaults]\n\tblocksize = 4096\n\tinode_size = 256\n\tinode_ratio = 16384\n",
+        "[defaults]\n\tblocksize = 4096\n\tinode_size = 256\n\tinode_ratio = 16384\n[fs_types]\n\text4 = {\n\t\tinode_size = 256\n\t}\n\tsmall = {\n\t\tinode_size = 256\n\t}\n",
     )
     .doing("write", &config)?;
     let options = format!(
@@ -135,7 +135,11 @@ fn commands(tree: &Tree, scratch: &Path) -> Result<String, ImageError> {
         }
         match node {
             Node::Dir { mode } => {
-                let _ = writeln!(script, "mkdir \"{name}\"\nsif \"{name}\" mode 040{mode:o}");
+                let _ = writeln!(
+                    script,
+                    "mkdir \"{name}\"\nsif \"{name}\" mode 0{:o}",
+                    0o040_000 | mode
+                );
             }
             Node::File { mode, content } => {
                 let source = source(content, scratch, number)?;

@@ -61,10 +61,6 @@ impl Tree {
         self.nodes.iter().map(|(p, n)| (p.as_str(), n))
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
     pub(crate) fn contains(&self, path: &str) -> bool {
         self.nodes.contains_key(&merged(path))
     }
