@@ -1,1 +1,162 @@
-//! The contract between a disk front end and a disk back end.
+//! The contract between a disk front end (a guest-visible device) and a disk back end (an image).
+//!
+//! A [`BlockRequest`] is an owned value that completes exactly once: a back end calls [`BlockRequest::complete`]; a request
+//! that is dropped instead reports [`BlockErrorKind::Lost`], so that no guest waits for ever.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+/// Bytes in a sector, the unit of all positions.
+pub const SECTOR: u64 = 512;
+
+/// Position on a disk, in sectors of 512 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sector(pub u64);
+
+/// What a back end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockGeometry {
+    /// Capacity in sectors.
+    pub sectors: u64,
+    /// Bytes that a write should be aligned to for speed, a power of two of at least 512.
+    pub physical_block: u32,
+    /// Writes and discards are refused.
+    pub read_only: bool,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockOp {
+    /// Fill the request's buffer from the disk.
+    Read,
+    /// Write the request's buffer to the disk.
+    Write,
+    /// All completed writes become durable.
+    Flush,
+    /// The range's contents are no longer needed; it reads as anything afterwards.
+    Discard,
+    /// The range reads as zeroes afterwards.
+    WriteZeroes {
+        /// The back end may release the space.
+        may_unmap: bool,
+    },
+}
+
+/// The data of a request: guest memory, or a buffer of the host. Accessed by copy, since guests change their memory at will.
+pub trait BlockBuffer: Send {
+    /// Bytes.
+    fn len(&self) -> usize;
+    /// True for a request without data.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Copies `data` to `offset` of the buffer (for reads).
+    fn put(&mut self, offset: usize, data: &[u8]) -> Result<(), BlockError>;
+    /// Copies from `offset` of the buffer to `data` (for writes).
+    fn get(&self, offset: usize, data: &mut [u8]) -> Result<(), BlockError>;
+}
+
+/// One request, owned by whoever has to finish it.
+pub struct BlockRequest {
+    /// What to do.
+    pub op: BlockOp,
+    /// Where it starts.
+    pub sector: Sector,
+    /// Bytes concerned, a multiple of 512; the buffer's length for reads and writes.
+    pub len: u64,
+    /// The data of reads and writes, empty otherwise.
+    pub buffer: Box<dyn BlockBuffer>,
+    done: Option<Done>,
+}
+
+/// Called with the result and the buffer when a request is finished, from any thread.
+type Done = Box<dyn FnOnce(Result<(), BlockError>) + Send>;
+
+impl BlockRequest {
+    /// A request whose result goes to `done`, exactly once.
+    pub fn new(
+        op: BlockOp,
+        sector: Sector,
+        len: u64,
+        buffer: Box<dyn BlockBuffer>,
+        done: impl FnOnce(Result<(), BlockError>) + Send + 'static,
+    ) -> Self {
+        BlockRequest { op, sector, len, buffer, done: Some(Box::new(done)) }
+    }
+
+    /// Finishes the request.
+    pub fn complete(mut self, result: Result<(), BlockError>) {
+        if let Some(done) = self.done.take() {
+            done(result);
+        }
+    }
+}
+
+impl Drop for BlockRequest {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take() {
+            done(Err(BlockError::new(BlockErrorKind::Lost, "the request was dropped before it was finished")));
+        }
+    }
+}
+
+impl fmt::Debug for BlockRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at sector {} of {} bytes", self.op, self.sector.0, self.len)
+    }
+}
+
+/// A disk image or device.
+pub trait BlockBackend: Send + Sync {
+    /// What it is; fixed while it is open.
+    fn geometry(&self) -> BlockGeometry;
+
+    /// Starts `request`; it completes now or later, on any thread. Requests outside the disk fail with
+    /// [`BlockErrorKind::OutOfRange`]. Order between requests is not kept; [`BlockOp::Flush`] covers those completed before.
+    fn submit(&self, request: BlockRequest);
+
+    /// Returns when every submitted request has completed.
+    fn drain(&self);
+}
+
+/// What went wrong, for control flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockErrorKind {
+    /// The host failed to read or write.
+    Io,
+    /// The image's capacity is exceeded.
+    OutOfRange,
+    /// The disk cannot be written.
+    ReadOnly,
+    /// The back end has no such operation.
+    Unsupported,
+    /// The host has no space left.
+    NoSpace,
+    /// The image is damaged or not of its format.
+    Corrupt,
+    /// Another user holds the image.
+    Locked,
+    /// The guest's buffer is not in RAM.
+    BadBuffer,
+    /// The request was abandoned.
+    Lost,
+}
+
+/// A block error.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct BlockError {
+    /// For control flow.
+    pub kind: BlockErrorKind,
+    /// What was being done (path, offset, operation).
+    pub what: String,
+    /// The host's reason.
+    pub source: Option<std::io::Error>,
+}
+
+impl BlockError {
+    /// An error without a host reason.
+    pub fn new(kind: BlockErrorKind, what: impl Into<String>) -> Self {
+        BlockError { kind, what: what.into(), source: None }
+    }
+}

@@ -1,1 +1,29 @@
 //! The software x86-64 CPU.
+//!
+//! Tier 1 is an interpreter of pre-decoded instructions. Where to look:
+//!
+//! - [`cpu`]: the state of one virtual CPU that everything else works on;
+//! - `decode`: guest bytes to [`op::Op`]s (one handler and its operands per instruction);
+//! - `exec`: the handlers, by instruction group;
+//! - `mmu`: linear addresses to RAM: page walk, soft TLB, loads and stores;
+//! - `sys`: what happens below the instructions: exceptions, interrupts, segments, tasks, control registers, MSRs, CPUID;
+//! - `blocks`: the cache of decoded basic blocks and its coherence with guest memory;
+//! - `run`: the loop that ties them together;
+//! - `fabric`: how interrupts, IPIs and kicks reach a CPU on another thread;
+//! - `vm`: the [`visor_engine`] contract over all of it.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod cpu;
+pub mod op;
+
+mod blocks;
+mod clock;
+mod decode;
+mod exec;
+mod fabric;
+mod mmu;
+mod run;
+mod sys;
+mod vm;
+
+pub use vm::SoftEngine;

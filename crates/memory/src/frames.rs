@@ -1,0 +1,136 @@
+//! Which frames hold code that an engine has decoded or translated, and whether it is still current.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
+
+use crate::{Frame, PAGE};
+
+/// Bytes covered by one bit of a frame's code mark.
+pub const GRANULE: u64 = 128;
+
+/// Per-frame tables, indexed by frame number.
+#[derive(Debug)]
+pub struct Frames {
+    /// Bit *n* set: the 128 bytes from *n* × 128 hold code that an engine keeps.
+    code: Box<[AtomicU32]>,
+    /// Counts the writes that hit marked code.
+    stamp: Box<[AtomicU32]>,
+}
+
+impl Frames {
+    pub(crate) fn new(count: usize) -> Self {
+        let zeroes = || (0..count).map(|_| AtomicU32::new(0)).collect();
+        register_barrier();
+        Frames { code: zeroes(), stamp: zeroes() }
+    }
+
+    /// Marks `len` bytes from `offset` of `frame` as code, before the caller reads them, and returns the stamp under
+    /// which what it makes of them is valid.
+    pub fn mark_code(&self, frame: Frame, offset: u64, len: u64) -> u32 {
+        let mask = granules(offset, len);
+        let code = &self.code[frame.0 as usize];
+        if code.load(Ordering::Relaxed) & mask != mask {
+            code.fetch_or(mask, Ordering::SeqCst);
+            barrier();
+        }
+        self.stamp[frame.0 as usize].load(Ordering::Acquire)
+    }
+
+    /// The current stamp of `frame`: code made under another one is stale.
+    #[inline]
+    pub fn stamp(&self, frame: Frame) -> u32 {
+        self.stamp[frame.0 as usize].load(Ordering::Acquire)
+    }
+
+    /// Tells that `len` bytes from `offset` of `frame` (within the page) have just been written. True if code was hit.
+    #[inline]
+    pub fn wrote(&self, frame: Frame, offset: u64, len: u64) -> bool {
+        let code = &self.code[frame.0 as usize];
+        if code.load(Ordering::Relaxed) == 0 { false } else { self.hit(frame, offset, len) }
+    }
+
+    #[cold]
+    fn hit(&self, frame: Frame, offset: u64, len: u64) -> bool {
+        let code = &self.code[frame.0 as usize];
+        if code.load(Ordering::Relaxed) & granules(offset, len) == 0 {
+            return false;
+        }
+        // The stamp moves first: whoever marks the frame anew after the clear reads the new stamp.
+        self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
+        code.store(0, Ordering::SeqCst);
+        // A marker that ran between the two lines has lost its mark but holds the new stamp: bump once more.
+        self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
+        true
+    }
+
+    /// Address of the code marks (one `u32` per frame), for generated code that tests them inline.
+    pub fn code_marks(&self) -> *const AtomicU32 {
+        self.code.as_ptr()
+    }
+}
+
+/// Bits of the granules that `len` bytes from `offset` touch; `offset + len` is at most 4096.
+fn granules(offset: u64, len: u64) -> u32 {
+    let first = offset / GRANULE;
+    let last = (offset + len.max(1) - 1).min(PAGE - 1) / GRANULE;
+    let count = last - first + 1;
+    (((1u64 << count) - 1) << first) as u32
+}
+
+fn register_barrier() {
+    // SAFETY: a system call without pointers.
+    unsafe {
+        libc::syscall(libc::SYS_membarrier, 1 << 4 /* REGISTER_PRIVATE_EXPEDITED */, 0, 0)
+    };
+}
+
+/// A full barrier on every thread of the process (membarrier(2)); where the kernel lacks it, threads are stopped from
+/// passing by the fence here and the total order of the SeqCst operations in `mark_code` and `hit`.
+fn barrier() {
+    fence(Ordering::SeqCst);
+    // SAFETY: a system call without pointers.
+    unsafe {
+        libc::syscall(libc::SYS_membarrier, 1 << 3 /* PRIVATE_EXPEDITED */, 0, 0)
+    };
+}
+
+/// The hook that `vm-memory` calls after each write to RAM.
+#[derive(Clone, Debug)]
+pub struct FrameTracker {
+    frames: Arc<Frames>,
+    base: u64,
+}
+
+impl FrameTracker {
+    pub(crate) fn new(frames: Arc<Frames>, base: u64) -> Self {
+        FrameTracker { frames, base }
+    }
+}
+
+impl WithBitmapSlice<'_> for FrameTracker {
+    type S = Self;
+}
+
+impl BitmapSlice for FrameTracker {}
+
+impl Bitmap for FrameTracker {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        let mut at = self.base + offset as u64;
+        let end = at + len as u64;
+        while at < end {
+            let n = (PAGE - at % PAGE).min(end - at);
+            self.frames.wrote(Frame((at / PAGE) as u32), at % PAGE, n);
+            at += n;
+        }
+    }
+
+    fn dirty_at(&self, _offset: usize) -> bool {
+        false
+    }
+
+    fn slice_at(&self, offset: usize) -> Self {
+        FrameTracker { frames: self.frames.clone(), base: self.base + offset as u64 }
+    }
+}

@@ -1,0 +1,1 @@
+//! Numbers and bits of the model-specific registers that a PC operating system touches (SDM 4).
