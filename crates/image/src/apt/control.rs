@@ -27,15 +27,9 @@ pub(crate) fn parse_packages(text: &str) -> Vec<Package> {
 fn parse_paragraph(text: &str) -> Option<Package> {
     let field = |name: &str| {
         let mut lines = text.lines();
-        lines
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
+        lines.find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
     };
-    let depends = ["Pre-Depends", "Depends"]
-        .iter()
-        .filter_map(|n| field(n))
-        .flat_map(parse_depends)
-        .collect();
+    let depends = ["Pre-Depends", "Depends"].iter().filter_map(|n| field(n)).flat_map(parse_depends).collect();
     let sha256 = field("SHA256")?.to_ascii_lowercase();
     if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
@@ -75,10 +69,7 @@ mod tests {
         assert_eq!(packages.len(), 1);
         assert_eq!(packages[0].section, "web");
         assert_eq!(packages[0].depends, ["pre", "libc6", "libcurl4", "a"]);
-        assert_eq!(
-            (packages[0].size, packages[0].sha256.as_str()),
-            (315_764, hash.as_str())
-        );
+        assert_eq!((packages[0].size, packages[0].sha256.as_str()), (315_764, hash.as_str()));
         assert!(parse_packages("").is_empty());
     }
 }
