@@ -20,9 +20,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
 
     let target_dir = out.join("guest-target");
-    let status = build(&guest, &target_dir)
-        .status()
-        .expect("cargo can be started");
+    let status = build(&guest, &target_dir).status().expect("cargo can be started");
     assert!(status.success(), "building {PROGRAM} failed: {status}");
     let program = target_dir.join(TARGET).join("release").join(PROGRAM);
     std::fs::copy(&program, out.join(PROGRAM)).expect("the program was built");
@@ -36,19 +34,8 @@ fn build(guest: &Path, target_dir: &Path) -> Command {
     let keep = ["CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
     for (name, _) in env::vars_os() {
         let Some(text) = name.to_str() else { continue };
-        let steers = [
-            "CARGO",
-            "RUSTC",
-            "RUSTFLAGS",
-            "RUSTDOC",
-            "MAKEFLAGS",
-            "CLIPPY",
-            "DEP_",
-        ];
-        if steers.iter().any(|s| text.starts_with(s))
-            && !keep.contains(&text)
-            && !text.starts_with("CARGO_REGISTR")
-        {
+        let steers = ["CARGO", "RUSTC", "RUSTFLAGS", "RUSTDOC", "MAKEFLAGS", "CLIPPY", "DEP_"];
+        if steers.iter().any(|s| text.starts_with(s)) && !keep.contains(&text) && !text.starts_with("CARGO_REGISTR") {
             command.env_remove(&name);
         }
     }
@@ -59,7 +46,13 @@ fn build(guest: &Path, target_dir: &Path) -> Command {
         .arg(target_dir)
         // Not position independent: no relocations to process when PID 1 starts. A fixed path prefix keeps the place of
         // the build out of the program.
-        .env("RUSTFLAGS", format!("-Ctarget-feature=+crt-static -Crelocation-model=static --remap-path-prefix={}=guest", guest.display()))
+        .env(
+            "RUSTFLAGS",
+            format!(
+                "-Ctarget-feature=+crt-static -Crelocation-model=static --remap-path-prefix={}=guest",
+                guest.display()
+            ),
+        )
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s")
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")

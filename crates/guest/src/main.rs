@@ -24,9 +24,7 @@ fn main() -> ExitCode {
         "visor-agent" => run_agent(&arguments),
         _ if std::process::id() == 1 => init::main(),
         name => {
-            eprintln!(
-                "{name}: must run as PID 1, or be called as systemctl, modprobe or visor-agent"
-            );
+            eprintln!("{name}: must run as PID 1, or be called as systemctl, modprobe or visor-agent");
             ExitCode::FAILURE
         }
     }

@@ -70,25 +70,12 @@ impl Table {
         let mut modules = BTreeMap::new();
         for line in text.lines().filter(|l| !l.starts_with('#')) {
             let mut fields = line.split_whitespace();
-            let (Some(name), Some(path), Some(needs)) =
-                (fields.next(), fields.next(), fields.next())
-            else {
+            let (Some(name), Some(path), Some(needs)) = (fields.next(), fields.next(), fields.next()) else {
                 continue;
             };
-            let needs = needs
-                .split(',')
-                .filter(|n| !n.is_empty() && *n != "-")
-                .map(normalise)
-                .collect();
+            let needs = needs.split(',').filter(|n| !n.is_empty() && *n != "-").map(normalise).collect();
             let aliases = fields.map(str::to_owned).collect();
-            modules.insert(
-                normalise(name),
-                Module {
-                    path: path.into(),
-                    needs,
-                    aliases,
-                },
-            );
+            modules.insert(normalise(name), Module { path: path.into(), needs, aliases });
         }
         Self { modules }
     }
@@ -97,11 +84,7 @@ impl Table {
     pub fn to_text(&self) -> String {
         let mut text = String::from("# name path needs aliases...\n");
         for (name, module) in &self.modules {
-            let needs = if module.needs.is_empty() {
-                "-".to_owned()
-            } else {
-                module.needs.join(",")
-            };
+            let needs = if module.needs.is_empty() { "-".to_owned() } else { module.needs.join(",") };
             let _ = write!(text, "{name} {} {needs}", module.path.display());
             for alias in &module.aliases {
                 let _ = write!(text, " {alias}");
@@ -113,16 +96,8 @@ impl Table {
 
     /// The modules that drive a device with this `MODALIAS`, or answer a request like `fs-xfs`.
     pub fn matching(&self, alias: &str) -> Vec<&str> {
-        let hit = |m: &Module| {
-            m.aliases
-                .iter()
-                .any(|p| glob(p.as_bytes(), alias.as_bytes()))
-        };
-        self.modules
-            .iter()
-            .filter(|(_, m)| hit(m))
-            .map(|(n, _)| n.as_str())
-            .collect()
+        let hit = |m: &Module| m.aliases.iter().any(|p| glob(p.as_bytes(), alias.as_bytes()));
+        self.modules.iter().filter(|(_, m)| hit(m)).map(|(n, _)| n.as_str()).collect()
     }
 
     /// The modules to load for `name` in order, itself last.
@@ -135,19 +110,11 @@ impl Table {
         Ok(order)
     }
 
-    fn visit(
-        &self,
-        name: &str,
-        open: &mut BTreeSet<String>,
-        order: &mut Vec<String>,
-    ) -> Result<(), OrderError> {
+    fn visit(&self, name: &str, open: &mut BTreeSet<String>, order: &mut Vec<String>) -> Result<(), OrderError> {
         if order.iter().any(|n| n == name) {
             return Ok(());
         }
-        let module = self
-            .modules
-            .get(name)
-            .ok_or_else(|| OrderError::Unknown(name.to_owned()))?;
+        let module = self.modules.get(name).ok_or_else(|| OrderError::Unknown(name.to_owned()))?;
         if !open.insert(name.to_owned()) {
             return Err(OrderError::Circle(name.to_owned()));
         }
@@ -172,11 +139,7 @@ impl Loader {
     /// A loader for the table in `directory`; without a table it knows no modules.
     pub fn open(directory: &Path) -> Self {
         let text = std::fs::read_to_string(directory.join(TABLE_NAME)).unwrap_or_default();
-        Self {
-            directory: directory.to_owned(),
-            table: Table::parse(&text),
-            loaded: BTreeSet::new(),
-        }
+        Self { directory: directory.to_owned(), table: Table::parse(&text), loaded: BTreeSet::new() }
     }
 
     /// Loads a module, given by name or alias, and what it needs.
@@ -188,17 +151,10 @@ impl Loader {
         let names: Vec<String> = if self.table.modules.contains_key(&plain) {
             vec![plain]
         } else {
-            self.table
-                .matching(name)
-                .into_iter()
-                .map(str::to_owned)
-                .collect()
+            self.table.matching(name).into_iter().map(str::to_owned).collect()
         };
         if names.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                OrderError::Unknown(name.to_owned()),
-            ));
+            return Err(io::Error::new(io::ErrorKind::NotFound, OrderError::Unknown(name.to_owned())));
         }
         for name in names {
             for module in self.table.load_order(&name).map_err(io::Error::other)? {
@@ -253,11 +209,7 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
             (None, None) => return false,
         }
     }
-    pattern
-        .get(p..)
-        .unwrap_or_default()
-        .iter()
-        .all(|c| *c == b'*')
+    pattern.get(p..).unwrap_or_default().iter().all(|c| *c == b'*')
 }
 
 /// The length of the bracket expression at the front of `pattern` if it holds `c`.

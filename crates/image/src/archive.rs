@@ -15,24 +15,11 @@ pub(crate) fn write(tree: &Tree, out: &mut dyn Write) -> Result<(), ImageError> 
             Node::File { mode, content } => (ModeFileType::Regular, *mode, content.read()?),
             Node::Link { target } => (ModeFileType::Symlink, 0o777, target.clone().into_bytes()),
         };
-        let size = u32::try_from(data.len()).map_err(|_| {
-            ImageError::new(
-                ImageErrorKind::Format,
-                format!("{path} is too large for an archive"),
-            )
-        })?;
-        let entry = Builder::new(path)
-            .ino(number)
-            .mode(mode)
-            .set_mode_file_type(kind)
-            .uid(0)
-            .gid(0)
-            .mtime(0);
+        let size = u32::try_from(data.len())
+            .map_err(|_| ImageError::new(ImageErrorKind::Format, format!("{path} is too large for an archive")))?;
+        let entry = Builder::new(path).ino(number).mode(mode).set_mode_file_type(kind).uid(0).gid(0).mtime(0);
         let mut writer = entry.write(&mut *out, size);
-        writer
-            .write_all(&data)
-            .and_then(|()| writer.finish().map(drop))
-            .map_err(written)?;
+        writer.write_all(&data).and_then(|()| writer.finish().map(drop)).map_err(written)?;
     }
     trailer(&mut *out).map_err(written)?;
     out.flush().map_err(written)
@@ -65,11 +52,7 @@ mod tests {
         other.link("etc/mtab", "/proc/mounts");
         write(&other, &mut b).unwrap();
         assert_eq!(a, b);
-        assert_eq!(
-            a.len() % 4,
-            0,
-            "the kernel wants archives padded to four bytes"
-        );
+        assert_eq!(a.len() % 4, 0, "the kernel wants archives padded to four bytes");
     }
 
     #[test]

@@ -21,8 +21,7 @@ const FORMAT: u32 = 1;
 
 /// Boots from the disk with this label, quietly. `tsc=reliable`, `no_timer_check`: a virtual machine's clocks need no
 /// second opinion. `random.trust_cpu=on`: RDRAND seeds the pool, nothing waits for noise.
-const KERNEL_ARGS: &str =
-    "quiet root=LABEL=visor-root rw panic=-1 tsc=reliable no_timer_check random.trust_cpu=on";
+const KERNEL_ARGS: &str = "quiet root=LABEL=visor-root rw panic=-1 tsc=reliable no_timer_check random.trust_cpu=on";
 
 /// Builds the image `tiny`.
 #[derive(Debug)]
@@ -34,10 +33,7 @@ pub struct ImageBuilder {
 impl ImageBuilder {
     /// A builder that puts its images into `store`.
     pub fn new(store: ImageStore) -> Self {
-        Self {
-            store,
-            programs: PathBuf::new(),
-        }
+        Self { store, programs: PathBuf::new() }
     }
 
     /// Uses the `apt-get`, `apt-cache` and `dpkg-deb` of this directory instead of those in `PATH`.
@@ -53,9 +49,7 @@ impl ImageBuilder {
     /// See [`ImageErrorKind`]; each has a hint.
     pub fn build(&self, progress: &mut dyn Progress) -> Result<Image, ImageError> {
         let recipe = Recipe::parse(Recipe::TINY)?;
-        let _lock = self
-            .store
-            .lock(|| progress.note("waiting for another build to finish"))?;
+        let _lock = self.store.lock(|| progress.note("waiting for another build to finish"))?;
         let images = self.store.images(&recipe.name);
         fs::create_dir_all(&images).doing("create", &images)?;
         remove_leftovers(&images);
@@ -98,10 +92,8 @@ impl ImageBuilder {
         images: &Path,
         progress: &mut dyn Progress,
     ) -> Result<Image, ImageError> {
-        let work = tempfile::Builder::new()
-            .prefix(".build-")
-            .tempdir_in(images)
-            .doing("create a directory in", images)?;
+        let work =
+            tempfile::Builder::new().prefix(".build-").tempdir_in(images).doing("create a directory in", images)?;
         let sysroot = work.path().join("sysroot");
         progress.phase(Phase::Unpack, packages.len() as u64);
         fs::create_dir(&sysroot).doing("create", &sysroot)?;
@@ -114,28 +106,17 @@ impl ImageBuilder {
         let kernel = KernelModules::find(&sysroot)?;
         let boot = kernel.table(&recipe.boot_modules, false)?;
         progress.at(1);
-        let all: Vec<String> = recipe
-            .boot_modules
-            .iter()
-            .chain(&recipe.modules)
-            .cloned()
-            .collect();
+        let all: Vec<String> = recipe.boot_modules.iter().chain(&recipe.modules).cloned().collect();
         let all = kernel.table(&all, true)?;
         progress.at(2);
 
-        let content = Content {
-            recipe,
-            sysroot: &sysroot,
-            kernel: &kernel,
-        };
+        let content = Content { recipe, sysroot: &sysroot, kernel: &kernel };
         let output = work.path().join("image");
         fs::create_dir(&output).doing("create", &output)?;
         progress.phase(Phase::Assemble, 3);
         copy_kernel(&sysroot, &kernel.release, &output.join(file::KERNEL))?;
         let ramfs = initramfs(&content, &boot)?;
-        write_file(&output.join(file::INITRAMFS), |out| {
-            archive::write(&ramfs, out)
-        })?;
+        write_file(&output.join(file::INITRAMFS), |out| archive::write(&ramfs, out))?;
         progress.at(1);
         let root = root(&content, &all)?;
         let scratch = work.path().join("scratch");
@@ -154,10 +135,7 @@ impl ImageBuilder {
         };
         let text = serde_json::to_string_pretty(&manifest)
             .map_err(|e| ImageError::new(ImageErrorKind::Format, e.to_string()))?;
-        write_file(&output.join(MANIFEST), |out| {
-            out.write_all(text.as_bytes())
-                .doing("write", Path::new(MANIFEST))
-        })?;
+        write_file(&output.join(MANIFEST), |out| out.write_all(text.as_bytes()).doing("write", Path::new(MANIFEST)))?;
         sync_all(&output)?;
         let directory = images.join(digest);
         fs::rename(&output, &directory).doing("move the image to", &directory)?;
@@ -169,34 +147,23 @@ impl ImageBuilder {
 
 /// The packages of the recipe, the kernel's real package, and the libraries all of them depend on, sorted by name.
 fn resolve(apt: &Apt, recipe: &Recipe) -> Result<Vec<Package>, ImageError> {
-    let missing = |name: &str| {
-        ImageError::new(
-            ImageErrorKind::Missing,
-            format!("no package {name} in the host's sources"),
-        )
-    };
+    let missing =
+        |name: &str| ImageError::new(ImageErrorKind::Missing, format!("no package {name} in the host's sources"));
     let meta = apt.show(&[recipe.kernel.clone()])?;
-    let kernel = meta
-        .iter()
-        .flat_map(|p| &p.depends)
-        .find(|d| d.starts_with("linux-image-"));
+    let kernel = meta.iter().flat_map(|p| &p.depends).find(|d| d.starts_with("linux-image-"));
     let kernel = kernel.ok_or_else(|| missing(&recipe.kernel))?.clone();
 
-    let asked: BTreeSet<String> = recipe
-        .package_names()
-        .map(str::to_owned)
-        .chain([kernel])
-        .collect();
+    let asked: BTreeSet<String> = recipe.package_names().map(str::to_owned).chain([kernel]).collect();
     let mut chosen: BTreeMap<String, Package> = BTreeMap::new();
     let mut seen = asked.clone();
     let mut next: Vec<String> = asked.iter().cloned().collect();
     while !next.is_empty() {
-        let mut found = apt.show(&next)?;
+        let found = apt.show(&next)?;
         next.clear();
-        for package in found.drain(..) {
-            // Of what a package depends on only libraries matter here: maintainer scripts are never run.
-            let libraries = package.depends.iter().filter(|d| d.starts_with("lib"));
-            next.extend(libraries.filter(|d| seen.insert((*d).clone())).cloned());
+        // Of what a package depends on only libraries matter here: maintainer scripts are never run.
+        let is_library = |p: &Package| p.section == "libs" || p.section.ends_with("/libs");
+        for package in found.into_iter().filter(|p| asked.contains(&p.name) || is_library(p)) {
+            next.extend(package.depends.iter().filter(|d| seen.insert((*d).clone())).cloned());
             chosen.entry(package.name.clone()).or_insert(package);
         }
     }
@@ -216,10 +183,8 @@ fn verify(apt: &Apt, packages: &[Package], progress: &mut dyn Progress) -> Resul
     match apt.verify(&bad, progress)?.first() {
         None => Ok(()),
         Some(package) => {
-            let words = format!(
-                "package {} {} does not have the hash its index promises",
-                package.name, package.version
-            );
+            let words =
+                format!("package {} {} does not have the hash its index promises", package.name, package.version);
             Err(ImageError::new(ImageErrorKind::Corrupt, words))
         }
     }
@@ -236,25 +201,17 @@ fn digest(packages: &[Package]) -> String {
     }
     hash.update(Sha256::digest(GUEST_INIT));
     for package in packages {
-        hash.update(format!(
-            "{} {} {}\n",
-            package.name, package.version, package.sha256
-        ));
+        hash.update(format!("{} {} {}\n", package.name, package.version, package.sha256));
     }
     hex(&hash.finalize()).chars().take(16).collect()
 }
 
 fn copy_kernel(sysroot: &Path, release: &str, target: &Path) -> Result<(), ImageError> {
     let source = sysroot.join("boot").join(format!("vmlinuz-{release}"));
-    fs::copy(&source, target)
-        .map(drop)
-        .doing("copy the kernel from", &source)
+    fs::copy(&source, target).map(drop).doing("copy the kernel from", &source)
 }
 
-fn write_file(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), ImageError>,
-) -> Result<(), ImageError> {
+fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), ImageError>) -> Result<(), ImageError> {
     let mut out = BufWriter::new(File::create(path).doing("create", path)?);
     write(&mut out)?;
     out.flush().doing("write", path)
@@ -266,13 +223,7 @@ fn describe(directory: &Path) -> Result<BTreeMap<String, ManifestFile>, ImageErr
     for name in [file::KERNEL, file::INITRAMFS, file::ROOT_DISK] {
         let path = directory.join(name);
         let size = fs::metadata(&path).doing("look at", &path)?.len();
-        files.insert(
-            name.to_owned(),
-            ManifestFile {
-                size,
-                sha256: hash_file(&path)?,
-            },
-        );
+        files.insert(name.to_owned(), ManifestFile { size, sha256: hash_file(&path)? });
     }
     Ok(files)
 }
@@ -280,17 +231,13 @@ fn describe(directory: &Path) -> Result<BTreeMap<String, ManifestFile>, ImageErr
 fn sync_all(directory: &Path) -> Result<(), ImageError> {
     for entry in fs::read_dir(directory).doing("list", directory)?.flatten() {
         let path = entry.path();
-        File::open(&path)
-            .and_then(|f| f.sync_all())
-            .doing("write", &path)?;
+        File::open(&path).and_then(|f| f.sync_all()).doing("write", &path)?;
     }
     sync_directory(directory)
 }
 
 fn sync_directory(directory: &Path) -> Result<(), ImageError> {
-    File::open(directory)
-        .and_then(|d| d.sync_all())
-        .doing("write", directory)
+    File::open(directory).and_then(|d| d.sync_all()).doing("write", directory)
 }
 
 /// Makes `current` point to the image, in one step.

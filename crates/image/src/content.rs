@@ -19,28 +19,13 @@ pub(crate) const FILES: [(&str, &str); 11] = [
     ("etc/group", include_str!("../guest/etc/group")),
     ("etc/hostname", include_str!("../guest/etc/hostname")),
     ("etc/hosts", include_str!("../guest/etc/hosts")),
-    (
-        "etc/nsswitch.conf",
-        include_str!("../guest/etc/nsswitch.conf"),
-    ),
+    ("etc/nsswitch.conf", include_str!("../guest/etc/nsswitch.conf")),
     ("etc/os-release", include_str!("../guest/etc/os-release")),
     ("etc/profile", include_str!("../guest/etc/profile")),
-    (
-        "usr/lib/systemd/system/httpd.service",
-        include_str!("../guest/units/httpd.service"),
-    ),
-    (
-        "usr/lib/systemd/system/crond.service",
-        include_str!("../guest/units/crond.service"),
-    ),
-    (
-        "usr/lib/systemd/system/dhcp@.service",
-        include_str!("../guest/units/dhcp@.service"),
-    ),
-    (
-        "var/www/index.html",
-        include_str!("../guest/www/index.html"),
-    ),
+    ("usr/lib/systemd/system/httpd.service", include_str!("../guest/units/httpd.service")),
+    ("usr/lib/systemd/system/crond.service", include_str!("../guest/units/crond.service")),
+    ("usr/lib/systemd/system/dhcp@.service", include_str!("../guest/units/dhcp@.service")),
+    ("var/www/index.html", include_str!("../guest/www/index.html")),
 ];
 
 /// Called by the DHCP client; the only text that is a program.
@@ -51,8 +36,8 @@ const GUEST_PROGRAM: &str = "usr/lib/visor/guest-init";
 
 /// Applets of busybox that would only do harm: other package managers' tools, and what visor's own program does.
 const UNWANTED_APPLETS: [&str; 12] = [
-    "init", "linuxrc", "run-init", "modprobe", "depmod", "dpkg", "dpkg-deb", "rpm", "rpm2cpio",
-    "login", "sulogin", "busybox",
+    "init", "linuxrc", "run-init", "modprobe", "depmod", "dpkg", "dpkg-deb", "rpm", "rpm2cpio", "login", "sulogin",
+    "busybox",
 ];
 
 /// Directories that are mount points, or empty at first.
@@ -130,16 +115,11 @@ fn base() -> Tree {
 /// A link to busybox for each applet that no better program stands for.
 fn add_applets(tree: &mut Tree, sysroot: &Path) -> Result<(), ImageError> {
     let busybox = sysroot.join("bin/busybox");
-    let output = Command::new(&busybox)
-        .arg("--list-full")
-        .output()
-        .doing("run", &busybox)?;
+    let output = Command::new(&busybox).arg("--list-full").output().doing("run", &busybox)?;
     let mut count = 0;
     for path in String::from_utf8_lossy(&output.stdout).lines() {
         let name = path.rsplit('/').next().unwrap_or_default();
-        let taken = ["usr/bin", "usr/sbin"]
-            .iter()
-            .any(|d| tree.contains(&format!("{d}/{name}")));
+        let taken = ["usr/bin", "usr/sbin"].iter().any(|d| tree.contains(&format!("{d}/{name}")));
         if taken || name.is_empty() || UNWANTED_APPLETS.contains(&name) {
             continue;
         }
@@ -149,10 +129,7 @@ fn add_applets(tree: &mut Tree, sysroot: &Path) -> Result<(), ImageError> {
         count += 1;
     }
     if count < 50 {
-        return Err(ImageError::new(
-            ImageErrorKind::Missing,
-            "busybox does not list its applets",
-        ));
+        return Err(ImageError::new(ImageErrorKind::Missing, "busybox does not list its applets"));
     }
     Ok(())
 }
@@ -180,10 +157,6 @@ fn add_certificates(tree: &mut Tree, sysroot: &Path) -> Result<(), ImageError> {
             joined.push(b'\n');
         }
     }
-    tree.file(
-        "etc/ssl/certs/ca-certificates.crt",
-        0o644,
-        Bytes::Bytes(joined),
-    );
+    tree.file("etc/ssl/certs/ca-certificates.crt", 0o644, Bytes::Bytes(joined));
     Ok(())
 }

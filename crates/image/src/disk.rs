@@ -27,30 +27,20 @@ const HASH_SEED: &str = "7669736f-7200-4000-8000-74696e790002";
 const TIME: &str = "1704067200";
 
 /// Makes the disk image `target` from `tree`, with the programs below `sysroot`; `scratch` takes temporary files.
-pub(crate) fn write(
-    tree: &Tree,
-    sysroot: &Path,
-    scratch: &Path,
-    target: &Path,
-) -> Result<(), ImageError> {
+pub(crate) fn write(tree: &Tree, sysroot: &Path, scratch: &Path, target: &Path) -> Result<(), ImageError> {
     let config = scratch.join("mke2fs.conf");
     fs::write(
         &config,
-        "[defaults]\n\tblocksize = 4096\n\tinode_size = 256\n\tinode_ratio = 16384\n",
+        "[defaults]\n\tblocksize = 4096\n\tinode_size = 256\n\tinode_ratio = 16384\n[fs_types]\n\text4 = {\n\t\tinode_size = 256\n\t}\n\tsmall = {\n\t\tinode_size = 256\n\t}\n",
     )
     .doing("write", &config)?;
-    let options = format!(
-        "hash_seed={HASH_SEED},root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-    );
+    let options = format!("hash_seed={HASH_SEED},root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1,nodiscard");
     let features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
                     large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
     let size = format!("{}k", SIZE / 1024);
     let target_text = target.to_string_lossy().into_owned();
     let mut make = tool(sysroot, "mke2fs", &config);
-    make.args([
-        "-q", "-F", "-t", "ext4", "-b", "4096", "-O", features, "-E", &options, "-J", "size=4",
-        "-m", "0",
-    ]);
+    make.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-O", features, "-E", &options, "-J", "size=4", "-m", "0"]);
     make.args(["-U", UUID, "-L", LABEL, &target_text, &size]);
     run(make, "mke2fs")?;
 
@@ -63,62 +53,34 @@ pub(crate) fn write(
 
 /// A program of the unpacked packages, run with their loader and libraries.
 fn tool(sysroot: &Path, name: &str, config: &Path) -> Command {
-    let libraries = [
-        sysroot.join("lib/x86_64-linux-gnu"),
-        sysroot.join("usr/lib/x86_64-linux-gnu"),
-    ];
+    let libraries = [sysroot.join("lib/x86_64-linux-gnu"), sysroot.join("usr/lib/x86_64-linux-gnu")];
     let existing = |p: PathBuf, other: PathBuf| if p.exists() { p } else { other };
     let loader = "x86_64-linux-gnu/ld-linux-x86-64.so.2";
-    let loader = existing(
-        sysroot.join("lib").join(loader),
-        sysroot.join("usr/lib").join(loader),
-    );
+    let loader = existing(sysroot.join("lib").join(loader), sysroot.join("usr/lib").join(loader));
     let mut command = Command::new(loader);
-    let path = libraries
-        .map(|p| p.to_string_lossy().into_owned())
-        .join(":");
+    let path = libraries.map(|p| p.to_string_lossy().into_owned()).join(":");
     command.arg("--library-path").arg(path);
-    command.arg(existing(
-        sysroot.join("sbin").join(name),
-        sysroot.join("usr/sbin").join(name),
-    ));
-    command
-        .env_clear()
-        .env("LC_ALL", "C")
-        .env("MKE2FS_CONFIG", config)
-        .env("E2FSPROGS_FAKE_TIME", TIME);
+    command.arg(existing(sysroot.join("sbin").join(name), sysroot.join("usr/sbin").join(name)));
+    command.env_clear().env("LC_ALL", "C").env("MKE2FS_CONFIG", config).env("E2FSPROGS_FAKE_TIME", TIME);
     command.stdin(Stdio::null());
     command
 }
 
 /// Both programs exit with 0 after errors of single commands, but are silent only when all went well.
 fn run(mut command: Command, name: &str) -> Result<(), ImageError> {
-    let output = command
-        .output()
-        .map_err(|e| ImageError::io("run", Path::new(name), e))?;
+    let output = command.output().map_err(|e| ImageError::io("run", Path::new(name), e))?;
     let words = String::from_utf8_lossy(&output.stderr);
-    let complaints: Vec<&str> = words
-        .lines()
-        .filter(|l| !l.starts_with("debugfs 1.") && !l.is_empty())
-        .collect();
+    let complaints: Vec<&str> = words.lines().filter(|l| !l.starts_with("debugfs 1.") && !l.is_empty()).collect();
     if output.status.success() && complaints.is_empty() {
         return Ok(());
     }
-    let first: String = complaints
-        .iter()
-        .take(3)
-        .copied()
-        .collect::<Vec<_>>()
-        .join("; ");
+    let first: String = complaints.iter().take(3).copied().collect::<Vec<_>>().join("; ");
     let kind = if words.contains("No space left") || words.contains("Could not allocate") {
         ImageErrorKind::NoSpace
     } else {
         ImageErrorKind::Format
     };
-    Err(ImageError::new(
-        kind,
-        format!("{name} failed ({}): {first}", output.status),
-    ))
+    Err(ImageError::new(kind, format!("{name} failed ({}): {first}", output.status)))
 }
 
 /// The script for debugfs that fills the file system.
@@ -135,16 +97,13 @@ fn commands(tree: &Tree, scratch: &Path) -> Result<String, ImageError> {
         }
         match node {
             Node::Dir { mode } => {
-                let _ = writeln!(script, "mkdir \"{name}\"\nsif \"{name}\" mode 040{mode:o}");
+                let _ = writeln!(script, "mkdir \"{name}\"\nsif \"{name}\" mode 0{:o}", 0o040_000 | mode);
             }
             Node::File { mode, content } => {
                 let source = source(content, scratch, number)?;
                 check(&source.to_string_lossy())?;
                 let source = source.display();
-                let _ = writeln!(
-                    script,
-                    "write \"{source}\" \"{name}\"\nsif \"{name}\" mode 0100{mode:o}"
-                );
+                let _ = writeln!(script, "write \"{source}\" \"{name}\"\nsif \"{name}\" mode 0100{mode:o}");
             }
             Node::Link { target } => {
                 check(target)?;
@@ -169,10 +128,7 @@ fn source(content: &Content, scratch: &Path, number: usize) -> Result<PathBuf, I
 /// debugfs has no way to quote a quote; a name with one would be read as something else.
 fn check(name: &str) -> Result<(), ImageError> {
     if name.is_empty() || name.contains(['"', '\n', '\\']) {
-        return Err(ImageError::new(
-            ImageErrorKind::Format,
-            format!("the name {name:?} cannot be written to a disk"),
-        ));
+        return Err(ImageError::new(ImageErrorKind::Format, format!("the name {name:?} cannot be written to a disk")));
     }
     Ok(())
 }
@@ -189,11 +145,7 @@ mod tests {
         tree.link("etc/mtab", "/proc/mounts");
         let script = commands(&tree, dir.path()).unwrap();
         let expected = "cd \"/etc\"\nwrite \"";
-        assert!(
-            script.starts_with(
-                "set_current_time 1704067200\nmkdir \"etc\"\nsif \"etc\" mode 040755\n"
-            )
-        );
+        assert!(script.starts_with("set_current_time 1704067200\nmkdir \"etc\"\nsif \"etc\" mode 040755\n"));
         assert!(script.contains(expected) && script.contains("sif \"hostname\" mode 0100644\n"));
         assert!(script.ends_with("symlink \"mtab\" \"/proc/mounts\"\n"));
     }

@@ -14,12 +14,7 @@ use crate::error::{ImageError, ImageErrorKind, IoContext};
 mod tests;
 
 /// Directories of shared libraries, as Debian lays them out.
-const LIBRARY_DIRECTORIES: [&str; 4] = [
-    "lib/x86_64-linux-gnu",
-    "usr/lib/x86_64-linux-gnu",
-    "lib",
-    "usr/lib",
-];
+const LIBRARY_DIRECTORIES: [&str; 4] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "usr/lib"];
 
 /// What an ELF file needs in order to run.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,14 +45,9 @@ pub(crate) fn needs(data: &[u8]) -> Result<Needs, object::read::Error> {
             continue;
         };
         let strings = sections.strings(endian, data, strings)?;
-        for entry in entries
-            .iter()
-            .filter(|e| e.tag32(endian) == Some(DT_NEEDED))
-        {
+        for entry in entries.iter().filter(|e| e.tag32(endian) == Some(DT_NEEDED)) {
             let name = entry.string(endian, strings)?;
-            needs
-                .libraries
-                .push(String::from_utf8_lossy(name).into_owned());
+            needs.libraries.push(String::from_utf8_lossy(name).into_owned());
         }
     }
     Ok(needs)
@@ -70,17 +60,11 @@ pub(crate) fn closure(sysroot: &Path, programs: &[PathBuf]) -> Result<Vec<String
     while let Some(program) = queue.pop_front() {
         let data = fs::read(&program).doing("read", &program)?;
         let needs = needs(&data).map_err(|e| {
-            ImageError::new(
-                ImageErrorKind::Format,
-                format!("{} is a damaged ELF file: {e}", program.display()),
-            )
+            ImageError::new(ImageErrorKind::Format, format!("{} is a damaged ELF file: {e}", program.display()))
         })?;
         let libraries = needs.libraries.iter().map(|name| {
             find_library(sysroot, name).ok_or_else(|| {
-                let words = format!(
-                    "{} needs {name}, which no package brings",
-                    program.display()
-                );
+                let words = format!("{} needs {name}, which no package brings", program.display());
                 ImageError::new(ImageErrorKind::Missing, words)
             })
         });
@@ -96,9 +80,7 @@ pub(crate) fn closure(sysroot: &Path, programs: &[PathBuf]) -> Result<Vec<String
 
 fn find_library(sysroot: &Path, name: &str) -> Option<String> {
     let paths = LIBRARY_DIRECTORIES.iter().map(|d| format!("{d}/{name}"));
-    paths
-        .into_iter()
-        .find(|p| fs::symlink_metadata(sysroot.join(p)).is_ok())
+    paths.into_iter().find(|p| fs::symlink_metadata(sysroot.join(p)).is_ok())
 }
 
 /// The file behind a path of the package tree: absolute links there mean the tree, not this machine.
@@ -126,8 +108,5 @@ pub(crate) fn module_info(data: &[u8], key: &str) -> Result<Vec<String>, object:
     };
     let entries = section.data(endian, data)?.split(|b| *b == 0);
     let values = entries.filter_map(|e| std::str::from_utf8(e).ok()?.split_once('='));
-    Ok(values
-        .filter(|(k, _)| *k == key)
-        .map(|(_, v)| v.to_owned())
-        .collect())
+    Ok(values.filter(|(k, _)| *k == key).map(|(_, v)| v.to_owned()).collect())
 }

@@ -36,11 +36,7 @@ pub struct ImageError {
 impl ImageError {
     /// An error with words that say what was attempted and what happened.
     pub(crate) fn new(kind: ImageErrorKind, context: impl Into<String>) -> Self {
-        Self {
-            kind,
-            context: context.into(),
-            source: None,
-        }
+        Self { kind, context: context.into(), source: None }
     }
 
     /// The error of an operating system call on `path`; `doing` as in "cannot `doing` /a/b".
@@ -49,11 +45,7 @@ impl ImageError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ImageErrorKind::NoSpace,
             _ => ImageErrorKind::Io,
         };
-        Self {
-            kind,
-            context: format!("cannot {doing} {}", path.display()),
-            source: Some(Box::new(error)),
-        }
+        Self { kind, context: format!("cannot {doing} {}", path.display()), source: Some(Box::new(error)) }
     }
 
     /// The kind, for control flow.
@@ -68,12 +60,8 @@ impl ImageError {
                 "the image is made of Debian packages: build it on a Debian or Ubuntu host, or copy the directory \
                  visor/images from the cache of one"
             }
-            ImageErrorKind::Network => {
-                "check the network, and that `apt-get update` works on this host"
-            }
-            ImageErrorKind::Corrupt => {
-                "a mirror or proxy delivers damaged files: try again later, or another mirror"
-            }
+            ImageErrorKind::Network => "check the network, and that `apt-get update` works on this host",
+            ImageErrorKind::Corrupt => "a mirror or proxy delivers damaged files: try again later, or another mirror",
             ImageErrorKind::NoSpace => "free about 300 MB, or set XDG_CACHE_HOME to a larger disk",
             ImageErrorKind::Missing => {
                 "the host's package sources do not fit this recipe: Debian 12 or newer is needed"

@@ -21,30 +21,14 @@ pub(crate) struct KernelModules {
 impl KernelModules {
     /// Finds the kernel's modules below `sysroot`.
     pub(crate) fn find(sysroot: &Path) -> Result<Self, ImageError> {
-        let missing = || {
-            ImageError::new(
-                ImageErrorKind::Missing,
-                "the kernel's package brings no modules",
-            )
-        };
-        let base = ["usr/lib/modules", "lib/modules"]
-            .iter()
-            .map(|d| sysroot.join(d))
-            .find(|d| d.is_dir());
+        let missing = || ImageError::new(ImageErrorKind::Missing, "the kernel's package brings no modules");
+        let base = ["usr/lib/modules", "lib/modules"].iter().map(|d| sysroot.join(d)).find(|d| d.is_dir());
         let base = base.ok_or_else(missing)?;
-        let entry = fs::read_dir(&base)
-            .doing("list", &base)?
-            .flatten()
-            .next()
-            .ok_or_else(missing)?;
+        let entry = fs::read_dir(&base).doing("list", &base)?.flatten().next().ok_or_else(missing)?;
         let directory = entry.path();
         let mut by_name = BTreeMap::new();
         collect(&directory, Path::new(""), &mut by_name)?;
-        Ok(Self {
-            directory,
-            release: entry.file_name().to_string_lossy().into_owned(),
-            by_name,
-        })
+        Ok(Self { directory, release: entry.file_name().to_string_lossy().into_owned(), by_name })
     }
 
     /// A table of the modules `names` and all they need. Names the kernel does not offer are left out when `optional`.
@@ -61,20 +45,14 @@ impl KernelModules {
                 if optional || !wanted.contains(&name) {
                     continue;
                 }
-                return Err(ImageError::new(
-                    ImageErrorKind::Missing,
-                    format!("the kernel has no module {name}"),
-                ));
+                return Err(ImageError::new(ImageErrorKind::Missing, format!("the kernel has no module {name}")));
             };
             let module = read_module(&self.directory, path)?;
             open.extend(module.needs.iter().cloned());
             table.modules.insert(name, module);
         }
         let built_in = |n: &String| self.by_name.contains_key(n);
-        table
-            .modules
-            .values_mut()
-            .for_each(|m| m.needs.retain(built_in));
+        table.modules.values_mut().for_each(|m| m.needs.retain(built_in));
         check_order(&table)?;
         Ok(table)
     }
@@ -83,9 +61,7 @@ impl KernelModules {
 /// Everything in a table must be loadable: a circle shows here, not in a guest that does not boot.
 fn check_order(table: &Table) -> Result<(), ImageError> {
     for name in table.modules.keys() {
-        table
-            .load_order(name)
-            .map_err(|e: OrderError| ImageError::new(ImageErrorKind::Format, e.to_string()))?;
+        table.load_order(name).map_err(|e: OrderError| ImageError::new(ImageErrorKind::Format, e.to_string()))?;
     }
     Ok(())
 }
@@ -95,41 +71,22 @@ fn read_module(directory: &Path, path: &Path) -> Result<Module, ImageError> {
     let data = fs::read(&file).doing("read", &file)?;
     let info = |key| {
         module_info(&data, key).map_err(|e| {
-            ImageError::new(
-                ImageErrorKind::Format,
-                format!("{} is no kernel module: {e}", file.display()),
-            )
+            ImageError::new(ImageErrorKind::Format, format!("{} is no kernel module: {e}", file.display()))
         })
     };
     let depends = info("depends")?;
-    let needs = depends
-        .iter()
-        .flat_map(|d| d.split(','))
-        .filter(|n| !n.is_empty())
-        .map(normalise)
-        .collect();
+    let needs = depends.iter().flat_map(|d| d.split(',')).filter(|n| !n.is_empty()).map(normalise).collect();
     let mut aliases = info("alias")?;
     aliases.retain(|a| !a.contains(char::is_whitespace));
     aliases.sort();
     aliases.dedup();
-    Ok(Module {
-        path: path.to_owned(),
-        needs,
-        aliases,
-    })
+    Ok(Module { path: path.to_owned(), needs, aliases })
 }
 
-fn collect(
-    directory: &Path,
-    below: &Path,
-    found: &mut BTreeMap<String, PathBuf>,
-) -> Result<(), ImageError> {
+fn collect(directory: &Path, below: &Path, found: &mut BTreeMap<String, PathBuf>) -> Result<(), ImageError> {
     let here = directory.join(below);
     for entry in fs::read_dir(&here).doing("list", &here)?.flatten() {
-        let (name, path) = (
-            entry.file_name().to_string_lossy().into_owned(),
-            below.join(entry.file_name()),
-        );
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), below.join(entry.file_name()));
         if entry.file_type().doing("look at", &entry.path())?.is_dir() {
             collect(directory, &path, found)?;
         } else if let Some(stem) = name.strip_suffix(".ko") {

@@ -39,9 +39,8 @@ impl Recipe {
     /// # Errors
     /// `Format` when it is no TOML, lacks a key, has an unknown one, or a path that is absolute or climbs.
     pub fn parse(text: &str) -> Result<Self, ImageError> {
-        let recipe: Self = toml::from_str(text).map_err(|e| {
-            ImageError::new(ImageErrorKind::Format, format!("the recipe is wrong: {e}"))
-        })?;
+        let recipe: Self = toml::from_str(text)
+            .map_err(|e| ImageError::new(ImageErrorKind::Format, format!("the recipe is wrong: {e}")))?;
         for path in recipe.package.iter().flat_map(|p| &p.files) {
             if path.starts_with('/') || path.split('/').any(|c| matches!(c, "" | "." | "..")) {
                 let words = format!("the recipe is wrong: path `{path}`");
@@ -66,10 +65,7 @@ mod tests {
         let recipe = Recipe::parse(Recipe::TINY).unwrap();
         assert_eq!(recipe.name, "tiny");
         assert!(recipe.package_names().any(|n| n == "busybox-static"));
-        assert!(
-            !Recipe::TINY.contains("6.1."),
-            "no kernel version in the recipe"
-        );
+        assert!(!Recipe::TINY.contains("6.1."), "no kernel version in the recipe");
     }
 
     #[test]
@@ -77,15 +73,9 @@ mod tests {
         let base = "name='x'\nkernel='k'\nboot_modules=[]\nmodules=[]\n";
         assert!(Recipe::parse(&format!("{base}[[package]]\nname='a'\nfiles=['b/c']")).is_ok());
         for bad in ["/b", "b/../c", "b//c", ""] {
-            assert!(
-                Recipe::parse(&format!("{base}[[package]]\nname='a'\nfiles=['{bad}']")).is_err(),
-                "{bad}"
-            );
+            assert!(Recipe::parse(&format!("{base}[[package]]\nname='a'\nfiles=['{bad}']")).is_err(), "{bad}");
         }
         assert!(Recipe::parse(&format!("typo=1\n{base}package=[]")).is_err());
-        assert_eq!(
-            Recipe::parse("name=").unwrap_err().kind(),
-            ImageErrorKind::Format
-        );
+        assert_eq!(Recipe::parse("name=").unwrap_err().kind(), ImageErrorKind::Format);
     }
 }

@@ -118,25 +118,17 @@ impl Image {
     pub fn open(directory: &Path) -> Result<Self, ImageError> {
         let path = directory.join(MANIFEST);
         let text = fs::read_to_string(&path).doing("read", &path)?;
-        let manifest: Manifest = serde_json::from_str(&text).map_err(|e| {
-            ImageError::new(ImageErrorKind::Format, format!("{}: {e}", path.display()))
-        })?;
+        let manifest: Manifest = serde_json::from_str(&text)
+            .map_err(|e| ImageError::new(ImageErrorKind::Format, format!("{}: {e}", path.display())))?;
         for (name, expected) in &manifest.files {
             let path = directory.join(name);
             let size = fs::metadata(&path).doing("open", &path)?.len();
             if size != expected.size {
-                let words = format!(
-                    "{} has {size} bytes instead of {}",
-                    path.display(),
-                    expected.size
-                );
+                let words = format!("{} has {size} bytes instead of {}", path.display(), expected.size);
                 return Err(ImageError::new(ImageErrorKind::Format, words));
             }
         }
-        Ok(Self {
-            directory: directory.to_owned(),
-            manifest,
-        })
+        Ok(Self { directory: directory.to_owned(), manifest })
     }
 
     /// Compares all files with their hashes. Takes a second or so.
@@ -164,32 +156,20 @@ pub struct ImageStore {
 impl ImageStore {
     /// The store below visor's cache directory, which need not exist yet.
     pub fn open(cache: &Path) -> Self {
-        Self {
-            directory: cache.to_owned(),
-        }
+        Self { directory: cache.to_owned() }
     }
 
     /// Visor's cache directory by the XDG rules: `$XDG_CACHE_HOME/visor`, or `~/.cache/visor`; without a home,
     /// a directory for this user in the place for temporary files.
     pub fn default_directory() -> PathBuf {
-        let absolute = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|p| p.is_absolute())
-        };
-        let home = || {
-            absolute("HOME")
-                .filter(|h| h.is_dir())
-                .map(|h| h.join(".cache"))
-        };
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let home = || absolute("HOME").filter(|h| h.is_dir()).map(|h| h.join(".cache"));
         let temporary = || {
             use std::os::unix::fs::MetadataExt;
             let user = fs::metadata("/proc/self").map_or(0, |m| m.uid());
             std::env::temp_dir().join(format!("visor-cache-{user}"))
         };
-        absolute("XDG_CACHE_HOME")
-            .or_else(home)
-            .map_or_else(temporary, |base| base.join("visor"))
+        absolute("XDG_CACHE_HOME").or_else(home).map_or_else(temporary, |base| base.join("visor"))
     }
 
     /// The image `tiny` that was built last, if it is whole.
@@ -217,12 +197,7 @@ impl ImageStore {
     pub(crate) fn lock(&self, waiting: impl FnOnce()) -> Result<File, ImageError> {
         fs::create_dir_all(&self.directory).doing("create", &self.directory)?;
         let path = self.directory.join("build.lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .doing("open", &path)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(&path).doing("open", &path)?;
         if lock.try_lock().is_err() {
             waiting();
             lock.lock().doing("lock", &path)?;

@@ -47,22 +47,13 @@ impl Tree {
         let mut tree = Self::default();
         for name in MERGED {
             tree.dir(&format!("usr/{name}"), 0o755);
-            tree.nodes.insert(
-                name.to_owned(),
-                Node::Link {
-                    target: format!("usr/{name}"),
-                },
-            );
+            tree.nodes.insert(name.to_owned(), Node::Link { target: format!("usr/{name}") });
         }
         tree
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Node)> {
         self.nodes.iter().map(|(p, n)| (p.as_str(), n))
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
     }
 
     pub(crate) fn contains(&self, path: &str) -> bool {
@@ -92,12 +83,7 @@ impl Tree {
     pub(crate) fn link(&mut self, path: &str, target: &str) {
         let path = merged(path);
         self.parents(&path);
-        self.nodes.insert(
-            path,
-            Node::Link {
-                target: target.to_owned(),
-            },
-        );
+        self.nodes.insert(path, Node::Link { target: target.to_owned() });
     }
 
     /// Takes a file over from an unpacked package; behind a link also what it leads to. Returns the files (not links)
@@ -113,11 +99,7 @@ impl Tree {
             if !meta.is_symlink() {
                 use std::os::unix::fs::PermissionsExt;
                 // Who is root already gains nothing from set-user-id, and there is nobody else.
-                let mode = if meta.permissions().mode() & 0o111 != 0 {
-                    0o755
-                } else {
-                    0o644
-                };
+                let mode = if meta.permissions().mode() & 0o111 != 0 { 0o755 } else { 0o644 };
                 self.file(&path, mode, Content::At(source.clone()));
                 return Ok(vec![source]);
             }
@@ -128,10 +110,7 @@ impl Tree {
             self.link(&path, &target);
             path = next;
         }
-        Err(ImageError::new(
-            ImageErrorKind::Format,
-            format!("too many links behind /{path}"),
-        ))
+        Err(ImageError::new(ImageErrorKind::Format, format!("too many links behind /{path}")))
     }
 
     fn parents(&mut self, path: &str) {
@@ -139,9 +118,7 @@ impl Tree {
         while let Some(at) = path.get(end..).and_then(|rest| rest.find('/')) {
             end += at;
             let parent = path.get(..end).unwrap_or_default().to_owned();
-            self.nodes
-                .entry(parent)
-                .or_insert(Node::Dir { mode: 0o755 });
+            self.nodes.entry(parent).or_insert(Node::Dir { mode: 0o755 });
             end += 1;
         }
     }
@@ -150,20 +127,12 @@ impl Tree {
 /// Where a path of a package lies in a merged system.
 pub(crate) fn merged(path: &str) -> String {
     let first = path.split('/').next().unwrap_or_default();
-    if MERGED.contains(&first) && path.contains('/') {
-        format!("usr/{path}")
-    } else {
-        path.to_owned()
-    }
+    if MERGED.contains(&first) && path.contains('/') { format!("usr/{path}") } else { path.to_owned() }
 }
 
 /// The path, without leading slash, that a link's `target` names when the link lies in `parent`.
 fn resolve(parent: &Path, target: &str) -> String {
-    let base = if target.starts_with('/') {
-        Path::new("")
-    } else {
-        parent
-    };
+    let base = if target.starts_with('/') { Path::new("") } else { parent };
     let mut parts: Vec<String> = Vec::new();
     for part in base.join(target.trim_start_matches('/')).components() {
         match part {
@@ -202,19 +171,9 @@ mod tests {
         std::os::unix::fs::symlink("loop", root.join("sbin/loop")).unwrap();
         let mut tree = Tree::merged_usr();
         assert_eq!(tree.take(root, "sbin/a").unwrap(), [root.join("bin/real")]);
-        assert!(
-            tree.contains("usr/sbin/a")
-                && tree.contains("usr/sbin/b")
-                && tree.contains("usr/bin/real")
-        );
-        assert_eq!(
-            tree.take(root, "sbin/loop").unwrap_err().kind(),
-            ImageErrorKind::Format
-        );
-        assert_eq!(
-            tree.take(root, "sbin/none").unwrap_err().kind(),
-            ImageErrorKind::Missing
-        );
+        assert!(tree.contains("usr/sbin/a") && tree.contains("usr/sbin/b") && tree.contains("usr/bin/real"));
+        assert_eq!(tree.take(root, "sbin/loop").unwrap_err().kind(), ImageErrorKind::Format);
+        assert_eq!(tree.take(root, "sbin/none").unwrap_err().kind(), ImageErrorKind::Missing);
     }
 
     #[test]

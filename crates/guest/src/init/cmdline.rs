@@ -27,14 +27,8 @@ impl Cmdline {
     }
 
     pub(super) fn parse(text: &str) -> Self {
-        let mut settings = Self {
-            root: None,
-            writable: true,
-            shell: true,
-            hostname: None,
-            network: true,
-            consoles: Vec::new(),
-        };
+        let mut settings =
+            Self { root: None, writable: true, shell: true, hostname: None, network: true, consoles: Vec::new() };
         for word in text.split_whitespace() {
             match word.split_once('=').unwrap_or((word, "")) {
                 ("ro", "") => settings.writable = false,
@@ -42,19 +36,14 @@ impl Cmdline {
                 ("root", spec) => {
                     settings.root = match spec.strip_prefix("LABEL=") {
                         Some(label) => Some(RootSpec::Label(label.to_owned())),
-                        None => Some(RootSpec::Device(spec.to_owned()))
-                            .filter(|_| spec.starts_with("/dev/")),
+                        None => Some(RootSpec::Device(spec.to_owned())).filter(|_| spec.starts_with("/dev/")),
                     }
                 }
                 ("visor.console", value) => settings.shell = value != "off",
-                ("visor.hostname", name) if !name.is_empty() => {
-                    settings.hostname = Some(name.to_owned())
-                }
+                ("visor.hostname", name) if !name.is_empty() => settings.hostname = Some(name.to_owned()),
                 ("visor.net", value) => settings.network = value != "off",
                 ("console", device) => {
-                    settings
-                        .consoles
-                        .extend(device.split(',').next().map(str::to_owned));
+                    settings.consoles.extend(device.split(',').next().map(str::to_owned));
                 }
                 _ => {}
             }

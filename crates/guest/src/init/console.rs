@@ -40,9 +40,7 @@ pub(super) fn terminals(consoles: &[String]) -> Vec<PathBuf> {
 /// Prints a line on a terminal, or on the kernel's console when that cannot be opened.
 pub(super) fn print(terminal: Option<&PathBuf>, line: &str) {
     let open = |p: &Path| OpenOptions::new().write(true).open(p);
-    let file = terminal
-        .and_then(|p| open(p).ok())
-        .or_else(|| open(Path::new("/dev/console")).ok());
+    let file = terminal.and_then(|p| open(p).ok()).or_else(|| open(Path::new("/dev/console")).ok());
     if let Some(mut file) = file {
         // A terminal that is not read by anybody is no reason to stop.
         let _ = file.write_all(format!("{line}\r\n").as_bytes());
@@ -60,12 +58,7 @@ pub(super) struct Shell {
 impl Shell {
     pub(super) fn new(terminal: PathBuf) -> Self {
         let now = Instant::now();
-        Self {
-            terminal,
-            pid: None,
-            started: now,
-            due: Some(now),
-        }
+        Self { terminal, pid: None, started: now, due: Some(now) }
     }
 
     /// Starts the shell when it is due.
@@ -86,11 +79,7 @@ impl Shell {
     /// Takes note that the shell has ended.
     pub(super) fn ended(&mut self, now: Instant) {
         self.pid = None;
-        let pause = if now.duration_since(self.started) < SHORT_LIFE {
-            SHORT_LIFE
-        } else {
-            Duration::ZERO
-        };
+        let pause = if now.duration_since(self.started) < SHORT_LIFE { SHORT_LIFE } else { Duration::ZERO };
         self.due = Some(now + pause);
     }
 
@@ -103,15 +92,8 @@ impl Shell {
         command.arg0("-sh").env_clear().envs(DEFAULT_ENV);
         let serial = self.terminal.to_string_lossy().contains("ttyS");
         command.env("TERM", if serial { "vt220" } else { "linux" });
-        command.current_dir(if Path::new("/root").is_dir() {
-            "/root"
-        } else {
-            "/"
-        });
-        command
-            .stdin(terminal.try_clone()?)
-            .stdout(terminal.try_clone()?)
-            .stderr(terminal);
+        command.current_dir(if Path::new("/root").is_dir() { "/root" } else { "/" });
+        command.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal);
         sys::acquire_tty_for(&mut command);
         command.spawn().map(|child| child.id())
     }

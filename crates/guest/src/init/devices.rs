@@ -22,10 +22,7 @@ impl Devices {
     /// Listens for events. Do this before [`Self::load_for_present`], so that no device falls between the two.
     pub(super) fn open(modules: &Path) -> Self {
         let socket = sys::uevent_socket().map(fs::File::from).ok();
-        Self {
-            socket,
-            loader: Loader::open(modules),
-        }
+        Self { socket, loader: Loader::open(modules) }
     }
 
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -85,8 +82,7 @@ mod tests {
 
     #[test]
     fn an_event_is_its_variables() {
-        let e =
-            parse_event(b"add@/devices/x\0ACTION=add\0MODALIAS=virtio:d2v1\0SEQNUM=5\0\xff=1\0");
+        let e = parse_event(b"add@/devices/x\0ACTION=add\0MODALIAS=virtio:d2v1\0SEQNUM=5\0\xff=1\0");
         assert_eq!(e.get("ACTION").map(String::as_str), Some("add"));
         assert_eq!(e.get("MODALIAS").map(String::as_str), Some("virtio:d2v1"));
         assert_eq!(e.len(), 3);

@@ -32,13 +32,8 @@ pub(super) fn change(cmdline: &Cmdline, devices: &mut Devices) -> io::Result<()>
         return Ok(());
     };
     let device = wait_for(spec, devices)?;
-    let name = device
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let locked = fs::read_to_string(format!("/sys/class/block/{name}/ro"))
-        .is_ok_and(|s| s.trim_end() == "1");
+    let name = device.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let locked = fs::read_to_string(format!("/sys/class/block/{name}/ro")).is_ok_and(|s| s.trim_end() == "1");
     let new_root = Path::new(NEW_ROOT);
     fs::create_dir_all(new_root)?;
     let source = device.to_string_lossy();
@@ -64,10 +59,7 @@ fn wait_for(spec: &RootSpec, devices: &mut Devices) -> io::Result<PathBuf> {
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("no root disk {spec:?}"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("no root disk {spec:?}")));
         }
         let mut set = PollSet::new();
         if let Some(events) = devices.descriptor() {
@@ -83,14 +75,9 @@ fn find(spec: &RootSpec) -> Option<PathBuf> {
         RootSpec::Device(path) => Some(PathBuf::from(path)).filter(|p| p.exists()),
         RootSpec::Label(label) => {
             let blocks = fs::read_dir("/sys/class/block").ok()?;
-            let mut paths: Vec<PathBuf> = blocks
-                .flatten()
-                .map(|b| Path::new("/dev").join(b.file_name()))
-                .collect();
+            let mut paths: Vec<PathBuf> = blocks.flatten().map(|b| Path::new("/dev").join(b.file_name())).collect();
             paths.sort();
-            paths
-                .into_iter()
-                .find(|p| read_super(p).is_some_and(|s| label_of(&s) == label.as_bytes()))
+            paths.into_iter().find(|p| read_super(p).is_some_and(|s| label_of(&s) == label.as_bytes()))
         }
     }
 }
@@ -98,10 +85,7 @@ fn find(spec: &RootSpec) -> Option<PathBuf> {
 /// The superblock of an ext4 file system on the device.
 fn read_super(device: &Path) -> Option<[u8; 1024]> {
     let mut block = [0; 1024];
-    File::open(device)
-        .ok()?
-        .read_exact_at(&mut block, ext4::SUPERBLOCK)
-        .ok()?;
+    File::open(device).ok()?.read_exact_at(&mut block, ext4::SUPERBLOCK).ok()?;
     (block.get(ext4::MAGIC..ext4::MAGIC + 2)? == [0x53, 0xef]).then_some(block)
 }
 
@@ -111,10 +95,7 @@ fn label_of(block: &[u8; 1024]) -> &[u8] {
 }
 
 fn field(block: &[u8; 1024], at: usize) -> u64 {
-    block
-        .get(at..)
-        .and_then(<[u8]>::first_chunk::<4>)
-        .map_or(0, |b| u32::from_le_bytes(*b).into())
+    block.get(at..).and_then(<[u8]>::first_chunk::<4>).map_or(0, |b| u32::from_le_bytes(*b).into())
 }
 
 /// Lets the file system fill a disk that was made larger than the image.
@@ -142,13 +123,7 @@ fn mount_layered(source: &str, new_root: &Path, devices: &mut Devices) -> io::Re
     sys::mount("tmpfs", upper, "tmpfs", 0, "mode=0755")?;
     fs::create_dir_all(upper.join("data"))?;
     fs::create_dir_all(upper.join("work"))?;
-    sys::mount(
-        "overlay",
-        new_root,
-        "overlay",
-        0,
-        "lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work",
-    )
+    sys::mount("overlay", new_root, "overlay", 0, "lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work")
 }
 
 /// Gives back the memory of the initial ramfs, which cannot be unmounted. This program's own file stays until it ends.
@@ -170,11 +145,7 @@ fn free_initramfs() {
         if meta.dev() != here.dev() {
             continue;
         }
-        let _ = if meta.is_dir() {
-            remove_tree(&entry.path(), here.dev())
-        } else {
-            fs::remove_file(entry.path())
-        };
+        let _ = if meta.is_dir() { remove_tree(&entry.path(), here.dev()) } else { fs::remove_file(entry.path()) };
     }
 }
 
@@ -184,11 +155,7 @@ fn remove_tree(path: &Path, device: u64) -> io::Result<()> {
         if meta.dev() != device {
             continue;
         }
-        let _ = if meta.is_dir() {
-            remove_tree(&entry.path(), device)
-        } else {
-            fs::remove_file(entry.path())
-        };
+        let _ = if meta.is_dir() { remove_tree(&entry.path(), device) } else { fs::remove_file(entry.path()) };
     }
     fs::remove_dir(path)
 }

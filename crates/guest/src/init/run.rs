@@ -58,15 +58,9 @@ fn modules_directory() -> PathBuf {
 
 fn set_names(cmdline: &Cmdline) {
     let configured = fs::read_to_string("/etc/hostname").unwrap_or_default();
-    let name = cmdline
-        .hostname
-        .as_deref()
-        .unwrap_or_else(|| configured.trim());
+    let name = cmdline.hostname.as_deref().unwrap_or_else(|| configured.trim());
     for (what, done) in [
-        (
-            "set the host name",
-            sys::set_hostname(if name.is_empty() { "visor" } else { name }),
-        ),
+        ("set the host name", sys::set_hostname(if name.is_empty() { "visor" } else { name })),
         ("switch lo on", sys::link_up("lo")),
     ] {
         if let Err(error) = done {
@@ -81,15 +75,8 @@ impl Init {
         if modules_directory().join(TABLE_NAME).exists() {
             devices.loader = crate::modules::Loader::open(&modules_directory());
         }
-        let wanted = [
-            libc::SIGCHLD,
-            libc::SIGTERM,
-            libc::SIGINT,
-            libc::SIGUSR1,
-            libc::SIGUSR2,
-            libc::SIGPWR,
-            libc::SIGHUP,
-        ];
+        let wanted =
+            [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGPWR, libc::SIGHUP];
         let signals = match SignalFd::new(&wanted) {
             Ok(signals) => signals,
             // Without it nothing would ever be reaped or stopped; the kernel's panic is the honest end.
@@ -98,8 +85,7 @@ impl Init {
                 std::process::exit(1);
             }
         };
-        let server = Server::bind(Path::new(SOCKET))
-            .inspect_err(|e| kernel_log(&format!("no control socket: {e}")));
+        let server = Server::bind(Path::new(SOCKET)).inspect_err(|e| kernel_log(&format!("no control socket: {e}")));
         Self {
             terminals: console::terminals(&cmdline.consoles),
             cmdline,
@@ -121,10 +107,7 @@ impl Init {
         self.start_network();
         self.manager.start_enabled();
         let uptime = sys::uptime_ms();
-        console::print(
-            self.terminals.first(),
-            &format!("READY {}.{:03}", uptime / 1000, uptime % 1000),
-        );
+        console::print(self.terminals.first(), &format!("READY {}.{:03}", uptime / 1000, uptime % 1000));
         if self.cmdline.shell {
             self.shells = self.terminals.iter().cloned().map(Shell::new).collect();
         }
@@ -165,10 +148,7 @@ impl Init {
             set.add(&fd, true, false);
         }
         let shells = self.shells.iter().filter_map(|s| s.due);
-        let next = shells
-            .chain(self.agent_due)
-            .chain(self.manager.next_deadline())
-            .min();
+        let next = shells.chain(self.agent_due).chain(self.manager.next_deadline()).min();
         let timeout = next.map(|t| t.saturating_duration_since(Instant::now()));
         if set.wait(timeout).is_err() {
             // Never spin as PID 1.
@@ -194,19 +174,11 @@ impl Init {
         let Some(port) = find_port().filter(|_| self.agent.is_none()) else {
             return;
         };
-        let console = self
-            .terminals
-            .first()
-            .cloned()
-            .unwrap_or_else(|| PathBuf::from("/dev/console"));
+        let console = self.terminals.first().cloned().unwrap_or_else(|| PathBuf::from("/dev/console"));
         // This program, still in memory, whatever has become of its file.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("visor-agent").arg(port).arg(console);
-        command
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         match command.spawn() {
             Ok(child) => self.agent = Some(child.id()),
             Err(error) => kernel_log(&format!("cannot start the agent: {error}")),
@@ -214,11 +186,7 @@ impl Init {
     }
 
     fn start_network(&mut self) {
-        for interface in fs::read_dir("/sys/class/net")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for interface in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
             self.interface_came(&interface.file_name().to_string_lossy());
         }
     }

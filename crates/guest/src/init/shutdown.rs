@@ -86,13 +86,7 @@ fn unmount_all() {
             let _ = sys::umount(Path::new(&unescape(point)), false);
         }
     }
-    let _ = sys::mount(
-        "",
-        Path::new("/"),
-        "",
-        libc::MS_REMOUNT | libc::MS_RDONLY,
-        "",
-    );
+    let _ = sys::mount("", Path::new("/"), "", libc::MS_REMOUNT | libc::MS_RDONLY, "");
 }
 
 /// `/proc/mounts` writes spaces and the like as octal numbers.
@@ -100,10 +94,7 @@ fn unescape(field: &str) -> String {
     let mut out = Vec::new();
     let mut rest = field.as_bytes();
     while let [first, tail @ ..] = rest {
-        let octal = (*first == b'\\')
-            .then(|| tail.get(..3))
-            .flatten()
-            .and_then(|d| std::str::from_utf8(d).ok());
+        let octal = (*first == b'\\').then(|| tail.get(..3)).flatten().and_then(|d| std::str::from_utf8(d).ok());
         match octal.and_then(|d| u8::from_str_radix(d, 8).ok()) {
             Some(byte) => {
                 out.push(byte);

@@ -9,18 +9,9 @@ const TEXT: &str = "# comment\n\
 #[test]
 fn needs_come_first_and_once() {
     let table = Table::parse(TEXT);
-    assert_eq!(
-        table.load_order("virtio-blk").unwrap(),
-        ["virtio", "virtio_ring", "virtio_blk"]
-    );
-    assert_eq!(
-        table.load_order("nothing"),
-        Err(OrderError::Unknown("nothing".into()))
-    );
-    assert_eq!(
-        table.load_order("loop_a"),
-        Err(OrderError::Circle("loop_a".into()))
-    );
+    assert_eq!(table.load_order("virtio-blk").unwrap(), ["virtio", "virtio_ring", "virtio_blk"]);
+    assert_eq!(table.load_order("nothing"), Err(OrderError::Unknown("nothing".into())));
+    assert_eq!(table.load_order("loop_a"), Err(OrderError::Circle("loop_a".into())));
 }
 
 #[test]
@@ -44,26 +35,14 @@ fn patterns_match_like_fnmatch() {
         ("*", "", true),
         ("a*b*c", "aXbYbZc", true),
         ("a*b*c", "aXbYbZ", false),
-        (
-            "pci:v00001AF4d*sv*sd*bc*sc*i*",
-            "pci:v00001AF4d00001042sv00001AF4sd00001100bc01sc00i00",
-            true,
-        ),
-        (
-            "pci:v00001AF4d*sv*sd*bc*sc*i*",
-            "pci:v00008086d00001237sv00001AF4sd00001100bc06sc00i00",
-            false,
-        ),
+        ("pci:v00001AF4d*sv*sd*bc*sc*i*", "pci:v00001AF4d00001042sv00001AF4sd00001100bc01sc00i00", true),
+        ("pci:v00001AF4d*sv*sd*bc*sc*i*", "pci:v00008086d00001237sv00001AF4sd00001100bc06sc00i00", false),
         ("a[0-3]?", "a2x", true),
         ("a[!0-3]?", "a2x", false),
         ("a[", "a[", false),
         ("?", "", false),
     ] {
-        assert_eq!(
-            glob(pattern.as_bytes(), text.as_bytes()),
-            expected,
-            "{pattern} {text}"
-        );
+        assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
     }
     // Many stars against a long text: must not explode.
     assert!(!glob("*a".repeat(30).as_bytes(), &[b'a'; 29]));

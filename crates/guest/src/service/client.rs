@@ -99,8 +99,7 @@ impl Systemctl<'_> {
                     self.out.write_all(USAGE.as_bytes())?;
                     return Ok(status::OK);
                 }
-                "--no-pager" | "-l" | "--full" | "-a" | "--all" | "--system" | "--no-block"
-                | "-f" | "--force" => {}
+                "--no-pager" | "-l" | "--full" | "-a" | "--all" | "--system" | "--no-block" | "-f" | "--force" => {}
                 other if other.starts_with('-') => {
                     writeln!(self.err, "systemctl: unrecognized option '{other}'")?;
                     return Ok(status::FAILURE);
@@ -108,11 +107,7 @@ impl Systemctl<'_> {
                 word => words.push(word.to_owned()),
             }
         }
-        let verb = if words.is_empty() {
-            "list-units".to_owned()
-        } else {
-            words.remove(0)
-        };
+        let verb = if words.is_empty() { "list-units".to_owned() } else { words.remove(0) };
         self.dispatch(&verb, &words, &options)
     }
 
@@ -186,11 +181,7 @@ impl Systemctl<'_> {
         for name in units {
             if !self.request(&format!("{verb} {name}"))? {
                 let known = full_name(name).is_ok_and(|n| unit::find(self.root, &n).is_some());
-                worst = worst.max(if known {
-                    status::FAILURE
-                } else {
-                    status::START_NO_SUCH_UNIT
-                });
+                worst = worst.max(if known { status::FAILURE } else { status::START_NO_SUCH_UNIT });
             }
         }
         Ok(worst)
@@ -213,11 +204,7 @@ impl Systemctl<'_> {
 
     fn facts(&mut self, name: &str) -> Result<BTreeMap<String, String>, String> {
         let text = ask(self.socket, &format!("show {name}"))?;
-        Ok(text
-            .lines()
-            .filter_map(|l| l.split_once('='))
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect())
+        Ok(text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
     }
 
     fn show(&mut self, name: &str) -> io::Result<u8> {
@@ -248,12 +235,7 @@ impl Systemctl<'_> {
         let since: u64 = get("StateChangeTimestamp").parse().unwrap_or(0);
         let mut text = String::new();
         let _ = writeln!(text, "{dot} {id} - {}", get("Description"));
-        let _ = writeln!(
-            text,
-            "     Loaded: {} ({}; {enabled})",
-            get("LoadState"),
-            get("FragmentPath")
-        );
+        let _ = writeln!(text, "     Loaded: {} ({}; {enabled})", get("LoadState"), get("FragmentPath"));
         let _ = write!(text, "     Active: {active} ({sub})");
         if active != "inactive" || facts.contains_key("ExecMainStatus") {
             let _ = write!(text, " since {}", date::since(since));
@@ -277,11 +259,7 @@ impl Systemctl<'_> {
             });
         }
         self.out.write_all(text.as_bytes())?;
-        Ok(if matches!(active, "active" | "reloading") {
-            status::OK
-        } else {
-            status::NOT_RUNNING
-        })
+        Ok(if matches!(active, "active" | "reloading") { status::OK } else { status::NOT_RUNNING })
     }
 
     fn cat(&mut self, name: &str) -> io::Result<u8> {
@@ -296,13 +274,7 @@ impl Systemctl<'_> {
     }
 
     /// Prints a word per unit; 0 when at least one is in one of the `good` states.
-    fn is_state(
-        &mut self,
-        units: &[String],
-        options: &Options,
-        good: &[&str],
-        otherwise: u8,
-    ) -> io::Result<u8> {
+    fn is_state(&mut self, units: &[String], options: &Options, good: &[&str], otherwise: u8) -> io::Result<u8> {
         let mut any = false;
         for name in units {
             let facts = self.facts(name).unwrap_or_default();
@@ -319,10 +291,7 @@ impl Systemctl<'_> {
         let mut any = false;
         for name in units {
             let Some(state) = full_name(name).ok().and_then(|n| enablement(self.root, &n)) else {
-                writeln!(
-                    self.err,
-                    "Failed to get unit file state for {name}: No such file or directory"
-                )?;
+                writeln!(self.err, "Failed to get unit file state for {name}: No such file or directory")?;
                 continue;
             };
             any |= matches!(state, "enabled" | "static");
@@ -341,10 +310,7 @@ impl Systemctl<'_> {
                 Ok(unit) => unit,
                 Err(UnitError::NotFound | UnitError::BadName) => {
                     let verb = if on { "enable" } else { "disable" };
-                    writeln!(
-                        self.err,
-                        "Failed to {verb} unit: Unit file {name} does not exist."
-                    )?;
+                    writeln!(self.err, "Failed to {verb} unit: Unit file {name} does not exist.")?;
                     return Ok(status::FAILURE);
                 }
                 Err(other) => {
@@ -380,12 +346,7 @@ impl Systemctl<'_> {
             if on && !exists {
                 fs::create_dir_all(self.root.join(wants_directory(target)))?;
                 std::os::unix::fs::symlink(&unit.path, &link)?;
-                writeln!(
-                    self.err,
-                    "Created symlink /{} → {}.",
-                    relative.display(),
-                    unit.path.display()
-                )?;
+                writeln!(self.err, "Created symlink /{} → {}.", relative.display(), unit.path.display())?;
             } else if !on && exists {
                 fs::remove_file(&link)?;
                 writeln!(self.err, "Removed \"/{}\".", relative.display())?;
@@ -400,9 +361,7 @@ impl Systemctl<'_> {
             Err(words) => return writeln!(self.err, "{words}").map(|()| status::FAILURE),
         };
         let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split('\t').collect()).collect();
-        let rows = rows
-            .into_iter()
-            .filter(|r| !options.failed || r.get(2) == Some(&"failed"));
+        let rows = rows.into_iter().filter(|r| !options.failed || r.get(2) == Some(&"failed"));
         let mut table = vec![vec!["UNIT", "LOAD", "ACTIVE", "SUB", "DESCRIPTION"]];
         table.extend(rows);
         let count = table.len() - 1;
@@ -426,13 +385,9 @@ impl Systemctl<'_> {
 /// `enabled`, `disabled` or `static`; `None` when there is no such unit.
 fn enablement(root: &Path, name: &str) -> Option<&'static str> {
     let unit = Unit::load(root, name).ok()?;
-    let links: Vec<PathBuf> = unit
-        .wanted_by
-        .iter()
-        .map(|target| root.join(wants_directory(target)).join(name))
-        .collect();
-    let shipped = unit::enabled(root).iter().any(|n| n == name)
-        && unit.wanted_by.iter().any(|t| t == DEFAULT_TARGET);
+    let links: Vec<PathBuf> =
+        unit.wanted_by.iter().map(|target| root.join(wants_directory(target)).join(name)).collect();
+    let shipped = unit::enabled(root).iter().any(|n| n == name) && unit.wanted_by.iter().any(|t| t == DEFAULT_TARGET);
     Some(if links.is_empty() {
         "static"
     } else if shipped || links.iter().any(|l| fs::symlink_metadata(l).is_ok()) {
@@ -445,13 +400,7 @@ fn enablement(root: &Path, name: &str) -> Option<&'static str> {
 /// Columns as wide as their longest entry; the last one is not padded.
 fn write_table(out: &mut dyn Write, rows: &[Vec<&str>]) -> io::Result<()> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |c: usize| {
-        rows.iter()
-            .filter_map(|r| r.get(c))
-            .map(|s| s.chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     for row in rows {
         let mut line = String::from("  ");

@@ -47,11 +47,7 @@ impl Server {
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
-        Ok(Self {
-            listener,
-            clients: Vec::new(),
-            next: 1,
-        })
+        Ok(Self { listener, clients: Vec::new(), next: 1 })
     }
 
     /// Descriptors to wait on for reading.
@@ -68,12 +64,7 @@ impl Server {
                 break;
             };
             if stream.set_nonblocking(true).is_ok() {
-                let client = Client {
-                    waiter: self.next,
-                    stream,
-                    request: Vec::new(),
-                    asked: false,
-                };
+                let client = Client { waiter: self.next, stream, request: Vec::new(), asked: false };
                 self.next += 1;
                 self.clients.push(client);
             }
@@ -97,9 +88,7 @@ impl Client {
         let mut buffer = [0u8; MAX_REQUEST];
         match self.stream.read(&mut buffer) {
             Ok(0) => return false,
-            Ok(n) if !self.asked => self
-                .request
-                .extend_from_slice(buffer.get(..n).unwrap_or_default()),
+            Ok(n) if !self.asked => self.request.extend_from_slice(buffer.get(..n).unwrap_or_default()),
             Ok(_) => {}
             Err(e) => return e.kind() == io::ErrorKind::WouldBlock,
         }
@@ -123,9 +112,7 @@ impl Client {
     fn answer(&self, text: &str) {
         // Some thousand bytes fit into the socket's buffer; a client that went away is not our loss.
         let _ = self.stream.set_nonblocking(false);
-        let _ = self
-            .stream
-            .set_write_timeout(Some(Duration::from_millis(200)));
+        let _ = self.stream.set_write_timeout(Some(Duration::from_millis(200)));
         let _ = (&self.stream).write_all(text.as_bytes());
     }
 }
@@ -133,19 +120,13 @@ impl Client {
 /// Carries out a request; `None`: the manager answers later.
 fn perform(line: &str, waiter: Waiter, manager: &mut Manager) -> Option<String> {
     let mut words = line.split_whitespace();
-    let (verb, name) = (
-        words.next().unwrap_or_default(),
-        words.next().unwrap_or_default(),
-    );
+    let (verb, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     match verb {
         "start" => manager.start(name, Some(waiter)),
         "stop" => manager.stop(name, Some(waiter)),
         "restart" => manager.restart(name, Some(waiter)),
         "kill" => {
-            let signo = words
-                .next()
-                .and_then(|s| s.parse().ok())
-                .unwrap_or(libc::SIGTERM);
+            let signo = words.next().and_then(|s| s.parse().ok()).unwrap_or(libc::SIGTERM);
             return Some(match manager.signal(name, signo) {
                 Ok(()) => "ok\n".to_owned(),
                 Err(words) => format!("error {words}\n"),

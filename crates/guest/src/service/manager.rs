@@ -90,12 +90,7 @@ impl Manager {
     /// A manager for the system at `root` (`/` but for tests), with the output of services below the directory `logs`.
     /// Nothing runs yet.
     pub fn new(root: &Path, logs: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-            logs: logs.to_owned(),
-            services: BTreeMap::new(),
-            answers: Vec::new(),
-        }
+        Self { root: root.to_owned(), logs: logs.to_owned(), services: BTreeMap::new(), answers: Vec::new() }
     }
 
     /// Starts everything that is enabled, in the order of `After=`.
@@ -134,10 +129,7 @@ impl Manager {
 
     /// Stops a service if it runs, and starts it.
     pub fn restart(&mut self, name: &str, waiter: Option<Waiter>) {
-        let busy = full_name(name)
-            .ok()
-            .and_then(|n| self.services.get_mut(&n))
-            .filter(|s| s.is_up());
+        let busy = full_name(name).ok().and_then(|n| self.services.get_mut(&n)).filter(|s| s.is_up());
         match busy {
             Some(service) => {
                 service.start_after_stop = true;
@@ -154,9 +146,7 @@ impl Manager {
     /// When it is unknown or not running.
     pub fn signal(&self, name: &str, signo: i32) -> Answer {
         let service = full_name(name).ok().and_then(|n| self.services.get(&n));
-        let pid = service
-            .and_then(|s| s.main)
-            .ok_or_else(|| format!("Unit {name} is not running."))?;
+        let pid = service.and_then(|s| s.main).ok_or_else(|| format!("Unit {name} is not running."))?;
         sys::kill_group(pid, signo).map_err(|e| format!("Failed to kill unit {name}: {e}"))
     }
 
@@ -202,11 +192,7 @@ impl Manager {
 
     /// Processes of all services.
     pub fn pids(&self) -> Vec<u32> {
-        self.services
-            .values()
-            .flat_map(|s| [s.main, s.control])
-            .flatten()
-            .collect()
+        self.services.values().flat_map(|s| [s.main, s.control]).flatten().collect()
     }
 
     /// What `systemctl show` prints about a unit: one `Key=value` per line.
@@ -218,9 +204,7 @@ impl Manager {
                 _ => "bad-setting",
             };
             let id = full_name(name).unwrap_or_else(|_| name.to_owned());
-            return format!(
-                "Id={id}\nDescription={id}\nLoadState={state}\nActiveState=inactive\nSubState=dead\n"
-            );
+            return format!("Id={id}\nDescription={id}\nLoadState={state}\nActiveState=inactive\nSubState=dead\n");
         };
         service.show()
     }
@@ -235,18 +219,14 @@ impl Manager {
         }
         let line = |s: &Service| {
             let (active, sub) = s.state.words();
-            format!(
-                "{}\tloaded\t{active}\t{sub}\t{}\n",
-                s.unit.name, s.unit.description
-            )
+            format!("{}\tloaded\t{active}\t{sub}\t{}\n", s.unit.name, s.unit.description)
         };
         self.services.values().map(line).collect()
     }
 
     /// Reads the files of units that do not run again.
     pub fn reload(&mut self) {
-        self.services
-            .retain(|_, s| s.is_up() || s.state == State::Failed);
+        self.services.retain(|_, s| s.is_up() || s.state == State::Failed);
         for (name, service) in &mut self.services {
             if let Ok(unit) = Unit::load(&self.root, name) {
                 service.unit = unit;
@@ -286,13 +266,7 @@ fn explain(verb: &str, name: &str, error: &UnitError) -> String {
 
 /// The names with those a unit comes `After=` in front of it; a circle is broken at its first name.
 fn order(root: &Path, names: &BTreeSet<String>) -> Vec<String> {
-    fn visit(
-        root: &Path,
-        name: &String,
-        names: &BTreeSet<String>,
-        seen: &mut BTreeSet<String>,
-        out: &mut Vec<String>,
-    ) {
+    fn visit(root: &Path, name: &String, names: &BTreeSet<String>, seen: &mut BTreeSet<String>, out: &mut Vec<String>) {
         if !seen.insert(name.clone()) {
             return;
         }
@@ -355,8 +329,7 @@ impl Service {
 
     fn begin(&mut self, answers: &mut Vec<(Waiter, Answer)>) {
         let now = Instant::now();
-        self.starts
-            .retain(|t| now.duration_since(*t) < START_WINDOW);
+        self.starts.retain(|t| now.duration_since(*t) < START_WINDOW);
         self.deadline = None;
         if self.starts.len() >= START_BURST {
             let name = &self.unit.name;
@@ -378,10 +351,7 @@ impl Service {
         match process::spawn(&self.unit, command, &self.log) {
             Ok(pid) => self.main = Some(pid),
             Err(error) => {
-                let (name, program) = (
-                    &self.unit.name,
-                    command.argv.first().map_or("", String::as_str),
-                );
+                let (name, program) = (&self.unit.name, command.argv.first().map_or("", String::as_str));
                 let words = format!("Job for {name} failed: cannot run {program}: {error}");
                 return self.fail(words, answers);
             }
@@ -398,20 +368,14 @@ impl Service {
 
     fn fail(&mut self, words: String, answers: &mut Vec<(Waiter, Answer)>) {
         self.set_state(State::Failed);
-        answers.extend(
-            self.start_waiters
-                .drain(..)
-                .map(|w| (w, Err(words.clone()))),
-        );
+        answers.extend(self.start_waiters.drain(..).map(|w| (w, Err(words.clone()))));
         answers.extend(self.stop_waiters.drain(..).map(|w| (w, Ok(()))));
     }
 
     fn request_stop(&mut self, waiter: Option<Waiter>, answers: &mut Vec<(Waiter, Answer)>) {
         self.stop_waiters.extend(waiter);
         match self.state {
-            State::Inactive | State::Failed | State::Exited | State::AutoRestart => {
-                self.stopped(answers)
-            }
+            State::Inactive | State::Failed | State::Exited | State::AutoRestart => self.stopped(answers),
             State::Deactivating => {}
             State::Activating | State::Running => {
                 self.set_state(State::Deactivating);
@@ -446,11 +410,7 @@ impl Service {
     fn stopped(&mut self, answers: &mut Vec<(Waiter, Answer)>) {
         self.deadline = None;
         let failed = self.state == State::Failed || self.killed;
-        self.set_state(if failed {
-            State::Failed
-        } else {
-            State::Inactive
-        });
+        self.set_state(if failed { State::Failed } else { State::Inactive });
         answers.extend(self.stop_waiters.drain(..).map(|w| (w, Ok(()))));
         if std::mem::take(&mut self.start_after_stop) {
             self.starts.clear();
@@ -490,35 +450,18 @@ impl Service {
     }
 
     fn start_step_ended(&mut self, status: ExitStatus, answers: &mut Vec<(Waiter, Answer)>) {
-        let may_fail = self
-            .unit
-            .exec_start
-            .get(self.step)
-            .is_some_and(|c| c.may_fail);
+        let may_fail = self.unit.exec_start.get(self.step).is_some_and(|c| c.may_fail);
         if !status.success() && !may_fail {
             if !self.start_waiters.is_empty() {
-                let words = format!(
-                    "Job for {} failed because the control process exited with error code.",
-                    self.unit.name
-                );
-                answers.extend(
-                    self.start_waiters
-                        .drain(..)
-                        .map(|w| (w, Err(words.clone()))),
-                );
+                let words =
+                    format!("Job for {} failed because the control process exited with error code.", self.unit.name);
+                answers.extend(self.start_waiters.drain(..).map(|w| (w, Err(words.clone()))));
             }
             return self.ended_by_itself(status, answers);
         }
         if self.unit.service_type == ServiceType::Forking {
             self.main = process::read_pid_file(&self.unit);
-            return self.started(
-                if self.main.is_some() {
-                    State::Running
-                } else {
-                    State::Exited
-                },
-                answers,
-            );
+            return self.started(if self.main.is_some() { State::Running } else { State::Exited }, answers);
         }
         self.step += 1;
         if self.step < self.unit.exec_start.len() {
@@ -535,8 +478,7 @@ impl Service {
         // These signals are how daemons are asked to end (systemd.service(5), SuccessExitStatus=).
         let asked = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE];
         let may_fail = self.unit.exec_start.first().is_some_and(|c| c.may_fail);
-        let well =
-            status.success() || may_fail || status.signal().is_some_and(|s| asked.contains(&s));
+        let well = status.success() || may_fail || status.signal().is_some_and(|s| asked.contains(&s));
         let again = match self.unit.restart {
             Restart::No => false,
             Restart::Always => true,
@@ -558,10 +500,7 @@ impl Service {
 
     fn show(&self) -> String {
         let (active, sub) = self.state.words();
-        let since = self
-            .since
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs());
+        let since = self.since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let unit = &self.unit;
         let mut out = format!(
             "Id={}\nDescription={}\nLoadState=loaded\nActiveState={active}\nSubState={sub}\nFragmentPath={}\n",
@@ -569,10 +508,7 @@ impl Service {
             unit.description,
             unit.path.display()
         );
-        out.push_str(&format!(
-            "StateChangeTimestamp={since}\nMainPID={}\n",
-            self.main.unwrap_or(0)
-        ));
+        out.push_str(&format!("StateChangeTimestamp={since}\nMainPID={}\n", self.main.unwrap_or(0)));
         if let Some(exit) = self.last_exit {
             out.push_str(&format!("ExecMainStatus={}\n", process::describe(exit)));
         }

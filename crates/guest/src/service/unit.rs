@@ -11,12 +11,8 @@ use super::unit_file::{Section, parse_duration, parse_sections, split_command};
 mod tests;
 
 /// Directories with unit files, the first wins.
-pub const UNIT_DIRECTORIES: [&str; 4] = [
-    "etc/systemd/system",
-    "run/systemd/system",
-    "usr/lib/systemd/system",
-    "lib/systemd/system",
-];
+pub const UNIT_DIRECTORIES: [&str; 4] =
+    ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
 
 /// The target all services belong to.
 pub const DEFAULT_TARGET: &str = "multi-user.target";
@@ -127,11 +123,7 @@ pub fn full_name(typed: &str) -> Result<String, UnitError> {
         return Err(UnitError::BadName);
     }
     let has_type = [".service", ".target"].iter().any(|t| typed.ends_with(t));
-    Ok(if has_type {
-        typed.to_owned()
-    } else {
-        format!("{typed}.service")
-    })
+    Ok(if has_type { typed.to_owned() } else { format!("{typed}.service") })
 }
 
 impl Unit {
@@ -158,11 +150,7 @@ impl Unit {
             stop_timeout: Duration::from_secs(10),
             ..Self::default()
         };
-        for Section {
-            name: section,
-            settings,
-        } in parse_sections(text)
-        {
+        for Section { name: section, settings } in parse_sections(text) {
             for (key, value) in settings {
                 unit.set(&section, &key, &specifiers(&value, name))?;
             }
@@ -197,23 +185,15 @@ impl Unit {
             }
             ("Service", "ExecStart") => add_command(&mut self.exec_start, value)?,
             ("Service", "ExecStop") => add_command(&mut self.exec_stop, value)?,
-            ("Service", "RestartSec") => {
-                self.restart_delay = parse_duration(value).unwrap_or(self.restart_delay)
-            }
-            ("Service", "TimeoutStopSec") => {
-                self.stop_timeout = parse_duration(value).unwrap_or(self.stop_timeout)
-            }
+            ("Service", "RestartSec") => self.restart_delay = parse_duration(value).unwrap_or(self.restart_delay),
+            ("Service", "TimeoutStopSec") => self.stop_timeout = parse_duration(value).unwrap_or(self.stop_timeout),
             ("Service", "RemainAfterExit") => self.remain_after_exit = is_true(value),
-            ("Service", "WorkingDirectory") => {
-                self.working_directory = Some(value.trim_start_matches('-').into())
-            }
+            ("Service", "WorkingDirectory") => self.working_directory = Some(value.trim_start_matches('-').into()),
             ("Service", "PIDFile") => self.pid_file = Some(value.into()),
             ("Service", "Environment") => {
-                let entries =
-                    split_command(value).ok_or_else(|| UnitError::Bad("open quote".into()))?;
+                let entries = split_command(value).ok_or_else(|| UnitError::Bad("open quote".into()))?;
                 let pairs = entries.iter().filter_map(|e| e.split_once('='));
-                self.environment
-                    .extend(pairs.map(|(n, v)| (n.to_owned(), v.to_owned())));
+                self.environment.extend(pairs.map(|(n, v)| (n.to_owned(), v.to_owned())));
             }
             // What systemd knows and this system does not is no reason to refuse the service.
             _ => {}
@@ -241,9 +221,7 @@ pub fn find(root: &Path, name: &str) -> Option<PathBuf> {
     });
     let names = [Some(name.to_owned()), template];
     let candidates = names.iter().flatten();
-    candidates
-        .flat_map(|n| UNIT_DIRECTORIES.iter().map(move |d| Path::new(d).join(n)))
-        .find(|p| root.join(p).is_file())
+    candidates.flat_map(|n| UNIT_DIRECTORIES.iter().map(move |d| Path::new(d).join(n))).find(|p| root.join(p).is_file())
 }
 
 /// All units of the system at `root`, templates included, by name.
@@ -267,9 +245,7 @@ pub fn wants_directory(target: &str) -> PathBuf {
 
 /// Names of the services that are enabled, in no useful order.
 pub fn enabled(root: &Path) -> Vec<String> {
-    let directories = UNIT_DIRECTORIES
-        .iter()
-        .map(|d| Path::new(d).join(format!("{DEFAULT_TARGET}.wants")));
+    let directories = UNIT_DIRECTORIES.iter().map(|d| Path::new(d).join(format!("{DEFAULT_TARGET}.wants")));
     let mut names: Vec<String> = directories
         .filter_map(|d| fs::read_dir(root.join(d)).ok())
         .flat_map(|entries| entries.flatten())
@@ -289,23 +265,16 @@ fn add_command(commands: &mut Vec<CommandLine>, value: &str) -> Result<(), UnitE
     }
     let plain = value.trim_start_matches(['-', '@', ':', '+', '!']);
     let prefix = value.strip_suffix(plain).unwrap_or_default();
-    let argv =
-        split_command(plain).ok_or_else(|| UnitError::Bad(format!("open quote in `{value}`")))?;
+    let argv = split_command(plain).ok_or_else(|| UnitError::Bad(format!("open quote in `{value}`")))?;
     if argv.is_empty() {
         return Err(UnitError::Bad("empty command".into()));
     }
-    commands.push(CommandLine {
-        argv,
-        may_fail: prefix.contains('-'),
-    });
+    commands.push(CommandLine { argv, may_fail: prefix.contains('-') });
     Ok(())
 }
 
 fn is_true(value: &str) -> bool {
-    matches!(
-        value.to_ascii_lowercase().as_str(),
-        "1" | "yes" | "true" | "on"
-    )
+    matches!(value.to_ascii_lowercase().as_str(), "1" | "yes" | "true" | "on")
 }
 
 /// Replaces `%n`, `%N`, `%p`, `%i` and `%%` (systemd.unit(5), "Specifiers").

@@ -15,16 +15,9 @@ pub(super) fn parse_sections(text: &str) -> Vec<Section> {
     for line in logical_lines(text) {
         let line = line.trim();
         if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-            sections.push(Section {
-                name: name.to_owned(),
-                settings: Vec::new(),
-            });
-        } else if let (Some((key, value)), Some(section)) =
-            (line.split_once('='), sections.last_mut())
-        {
-            section
-                .settings
-                .push((key.trim_end().to_owned(), value.trim_start().to_owned()));
+            sections.push(Section { name: name.to_owned(), settings: Vec::new() });
+        } else if let (Some((key, value)), Some(section)) = (line.split_once('='), sections.last_mut()) {
+            section.settings.push((key.trim_end().to_owned(), value.trim_start().to_owned()));
         }
     }
     sections
@@ -90,14 +83,10 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
         return None;
     }
     while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
         let (number, tail) = rest.split_at_checked(digits)?;
         let tail = tail.trim_start();
-        let letters = tail
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(tail.len());
+        let letters = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at_checked(letters)?;
         let scale = match unit {
             "us" | "usec" => 1e-6,

@@ -29,10 +29,7 @@ pub fn kill_group(group: u32, signo: i32) -> io::Result<()> {
 
 /// Only real process ids: 0, 1 and negative numbers mean "many" to `kill`, and nobody here wants that by accident.
 fn to_pid(pid: u32) -> io::Result<libc::pid_t> {
-    libc::pid_t::try_from(pid)
-        .ok()
-        .filter(|p| *p > 0)
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+    libc::pid_t::try_from(pid).ok().filter(|p| *p > 0).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
 /// A descriptor that becomes readable when the process ends.
@@ -131,11 +128,7 @@ impl SignalFd {
             for signo in signals {
                 libc::sigaddset(&raw mut set, *signo);
             }
-            check(libc::sigprocmask(
-                libc::SIG_BLOCK,
-                &raw const set,
-                std::ptr::null_mut(),
-            ))?;
+            check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
             let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
             let fd = check(libc::signalfd(-1, &raw const set, flags))?;
             Ok(Self(std::fs::File::from_raw_fd(fd)))

@@ -11,6 +11,9 @@ pub(crate) struct Package {
     pub(crate) size: u64,
     /// SHA-256 of the package file, hexadecimal.
     pub(crate) sha256: String,
+    /// Part of the archive it belongs to, for example `libs`.
+    #[serde(skip)]
+    pub(crate) section: String,
     /// Names of needed packages; of alternatives only the first.
     #[serde(skip)]
     pub(crate) depends: Vec<String>,
@@ -24,15 +27,9 @@ pub(crate) fn parse_packages(text: &str) -> Vec<Package> {
 fn parse_paragraph(text: &str) -> Option<Package> {
     let field = |name: &str| {
         let mut lines = text.lines();
-        lines
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
+        lines.find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
     };
-    let depends = ["Pre-Depends", "Depends"]
-        .iter()
-        .filter_map(|n| field(n))
-        .flat_map(parse_depends)
-        .collect();
+    let depends = ["Pre-Depends", "Depends"].iter().filter_map(|n| field(n)).flat_map(parse_depends).collect();
     let sha256 = field("SHA256")?.to_ascii_lowercase();
     if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
@@ -42,6 +39,7 @@ fn parse_paragraph(text: &str) -> Option<Package> {
         version: field("Version")?.to_owned(),
         size: field("Size")?.parse().ok()?,
         sha256,
+        section: field("Section").unwrap_or_default().to_owned(),
         depends,
     })
 }
@@ -63,17 +61,15 @@ mod tests {
     fn paragraphs_become_packages() {
         let hash = "0123456789abcdef".repeat(4);
         let text = format!(
-            "Package: curl\nVersion: 7.88.1-10+deb12u5\nDepends: libc6 (>= 2.34), libcurl4:any (= 7), a | b\n\
+            "Package: curl\nVersion: 7.88.1-10+deb12u5\nSection: web\nDepends: libc6 (>= 2.34), libcurl4:any (= 7), a | b\n\
              Pre-Depends: pre\nSize: 315764\nSHA256: {hash}\nDescription: x\n more: y\n\n\
              Package: broken\nVersion: 1\nSize: x\nSHA256: {hash}\n\nPackage: nohash\nVersion: 1\nSize: 2\n"
         );
         let packages = parse_packages(&text);
         assert_eq!(packages.len(), 1);
+        assert_eq!(packages[0].section, "web");
         assert_eq!(packages[0].depends, ["pre", "libc6", "libcurl4", "a"]);
-        assert_eq!(
-            (packages[0].size, packages[0].sha256.as_str()),
-            (315_764, hash.as_str())
-        );
+        assert_eq!((packages[0].size, packages[0].sha256.as_str()), (315_764, hash.as_str()));
         assert!(parse_packages("").is_empty());
     }
 }

@@ -32,13 +32,7 @@ impl Apt {
     /// Prepares apt's directories below `directory`. `programs` is empty, or (for tests) a directory that holds the
     /// only `apt-get`, `apt-cache` and `dpkg-deb` to use.
     pub(crate) fn new(directory: &Path, programs: &Path) -> Result<Self, ImageError> {
-        for name in [
-            "lists/partial",
-            "cache/archives/partial",
-            "state",
-            "log",
-            "debs",
-        ] {
+        for name in ["lists/partial", "cache/archives/partial", "state", "log", "debs"] {
             let path = directory.join(name);
             fs::create_dir_all(&path).doing("create", &path)?;
         }
@@ -47,20 +41,14 @@ impl Apt {
         fs::write(&status, "").doing("write", &status)?;
         let config = directory.join("apt.conf");
         fs::write(&config, configuration(directory)).doing("write", &config)?;
-        Ok(Self {
-            directory: directory.to_owned(),
-            config,
-            programs: programs.to_owned(),
-        })
+        Ok(Self { directory: directory.to_owned(), config, programs: programs.to_owned() })
     }
 
     /// Fetches the package lists unless they are fresh; `now`: even then. Old lists are better than none.
     pub(crate) fn update(&self, now: bool, progress: &mut dyn Progress) -> Result<(), ImageError> {
         let stamp = self.directory.join("updated");
-        let age = fs::metadata(&stamp)
-            .and_then(|m| m.modified())
-            .ok()
-            .and_then(|t| SystemTime::now().duration_since(t).ok());
+        let age =
+            fs::metadata(&stamp).and_then(|m| m.modified()).ok().and_then(|t| SystemTime::now().duration_since(t).ok());
         if !now && age.is_some_and(|a| a < FRESH) {
             return Ok(());
         }
@@ -71,15 +59,10 @@ impl Apt {
         }
         let words = complaint(&output);
         if age.is_some() {
-            progress.note(&format!(
-                "using the package lists of an earlier build: {words}"
-            ));
+            progress.note(&format!("using the package lists of an earlier build: {words}"));
             return Ok(());
         }
-        Err(ImageError::new(
-            network_or_space(&words),
-            format!("the package lists cannot be fetched: {words}"),
-        ))
+        Err(ImageError::new(network_or_space(&words), format!("the package lists cannot be fetched: {words}")))
     }
 
     /// The candidates of these packages, as the lists describe them. Unknown names are left out.
@@ -92,11 +75,7 @@ impl Apt {
     }
 
     /// Fetches those packages that are not in the cache.
-    pub(crate) fn download(
-        &self,
-        packages: &[Package],
-        progress: &mut dyn Progress,
-    ) -> Result<(), ImageError> {
+    pub(crate) fn download(&self, packages: &[Package], progress: &mut dyn Progress) -> Result<(), ImageError> {
         let missing: Vec<&Package> = packages.iter().filter(|p| !self.deb(p).is_file()).collect();
         let total = missing.iter().map(|p| p.size).sum();
         progress.phase(Phase::Download, total);
@@ -107,10 +86,7 @@ impl Apt {
             .prefix("partial-")
             .tempdir_in(&self.directory)
             .doing("create a directory in", &self.directory)?;
-        let wanted: Vec<String> = missing
-            .iter()
-            .map(|p| format!("{}={}", p.name, p.version))
-            .collect();
+        let wanted: Vec<String> = missing.iter().map(|p| format!("{}={}", p.name, p.version)).collect();
         self.fetch(&wanted, partial.path(), total, progress)?;
         for package in missing {
             let file = find_deb(partial.path(), package)?;
@@ -122,11 +98,7 @@ impl Apt {
     }
 
     /// Compares packages with their hashes; returns those that differ, deleted from the cache.
-    pub(crate) fn verify(
-        &self,
-        packages: &[Package],
-        progress: &mut dyn Progress,
-    ) -> Result<Vec<Package>, ImageError> {
+    pub(crate) fn verify(&self, packages: &[Package], progress: &mut dyn Progress) -> Result<Vec<Package>, ImageError> {
         progress.phase(Phase::Verify, packages.iter().map(|p| p.size).sum());
         let (mut done, mut bad) = (0, Vec::new());
         for package in packages {
@@ -150,36 +122,18 @@ impl Apt {
             return Ok(());
         }
         let words = complaint(&output);
-        let kind = if words.contains("No space left") {
-            ImageErrorKind::NoSpace
-        } else {
-            ImageErrorKind::Format
-        };
-        Err(ImageError::new(
-            kind,
-            format!("package {} cannot be unpacked: {words}", package.name),
-        ))
+        let kind = if words.contains("No space left") { ImageErrorKind::NoSpace } else { ImageErrorKind::Format };
+        Err(ImageError::new(kind, format!("package {} cannot be unpacked: {words}", package.name)))
     }
 
     /// Where the cache keeps a package.
     fn deb(&self, package: &Package) -> PathBuf {
-        self.directory
-            .join("debs")
-            .join(format!("{}.deb", package.sha256))
+        self.directory.join("debs").join(format!("{}.deb", package.sha256))
     }
 
-    fn fetch(
-        &self,
-        wanted: &[String],
-        into: &Path,
-        total: u64,
-        progress: &mut dyn Progress,
-    ) -> Result<(), ImageError> {
+    fn fetch(&self, wanted: &[String], into: &Path, total: u64, progress: &mut dyn Progress) -> Result<(), ImageError> {
         let mut command = self.command("apt-get");
-        command
-            .args(["download", "-q"])
-            .args(wanted)
-            .current_dir(into);
+        command.args(["download", "-q"]).args(wanted).current_dir(into);
         let log = into.join("log");
         let errors = File::create(&log).doing("create", &log)?;
         command.stdout(Stdio::null()).stderr(errors);
@@ -196,10 +150,7 @@ impl Apt {
             return Ok(());
         }
         let words = last_lines(&fs::read_to_string(&log).unwrap_or_default());
-        Err(ImageError::new(
-            network_or_space(&words),
-            format!("packages cannot be fetched: {words}"),
-        ))
+        Err(ImageError::new(network_or_space(&words), format!("packages cannot be fetched: {words}")))
     }
 
     fn command(&self, program: &str) -> Command {
@@ -207,18 +158,12 @@ impl Apt {
         if program != "dpkg-deb" {
             command.arg("-c").arg(&self.config);
         }
-        command
-            .env("LC_ALL", "C")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdin(Stdio::null());
+        command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
         command
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> Result<Output, ImageError> {
-        self.command(program)
-            .args(arguments)
-            .output()
-            .map_err(|e| no_program(program, e))
+        self.command(program).args(arguments).output().map_err(|e| no_program(program, e))
     }
 }
 
@@ -256,11 +201,7 @@ fn no_program(program: &str, error: std::io::Error) -> ImageError {
 }
 
 fn network_or_space(words: &str) -> ImageErrorKind {
-    if words.contains("No space left") {
-        ImageErrorKind::NoSpace
-    } else {
-        ImageErrorKind::Network
-    }
+    if words.contains("No space left") { ImageErrorKind::NoSpace } else { ImageErrorKind::Network }
 }
 
 fn complaint(output: &Output) -> String {
@@ -269,52 +210,29 @@ fn complaint(output: &Output) -> String {
 
 /// The last few lines a program complained with, as one.
 fn last_lines(text: &str) -> String {
-    let errors: Vec<&str> = text
-        .lines()
-        .filter(|l| l.starts_with("E:") || l.contains("error"))
-        .collect();
-    let lines = if errors.is_empty() {
-        text.lines().collect()
-    } else {
-        errors
-    };
+    let errors: Vec<&str> = text.lines().filter(|l| l.starts_with("E:") || l.contains("error")).collect();
+    let lines = if errors.is_empty() { text.lines().collect() } else { errors };
     let tail = lines.len().saturating_sub(3);
     let short = |l: &&str| l.chars().take(300).collect::<String>();
-    lines
-        .iter()
-        .skip(tail)
-        .map(short)
-        .collect::<Vec<_>>()
-        .join("; ")
+    lines.iter().skip(tail).map(short).collect::<Vec<_>>().join("; ")
 }
 
 /// The file `apt-get download` made for the package: `name_version_arch.deb` with `:` written as `%3a`.
 fn find_deb(directory: &Path, package: &Package) -> Result<PathBuf, ImageError> {
     let prefix = format!("{}_", package.name);
     let entries = fs::read_dir(directory).doing("list", directory)?;
-    let mut names = entries
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     let found = names.find(|n| n.starts_with(&prefix) && n.ends_with(".deb"));
-    found.map(|n| directory.join(n)).ok_or_else(|| {
-        ImageError::new(
-            ImageErrorKind::Network,
-            format!("package {} did not arrive", package.name),
-        )
-    })
+    found
+        .map(|n| directory.join(n))
+        .ok_or_else(|| ImageError::new(ImageErrorKind::Network, format!("package {} did not arrive", package.name)))
 }
 
 fn directory_size(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries
         .filter_map(|e| e.metadata().ok().map(|m| (e.path(), m)))
-        .map(|(path, m)| {
-            if m.is_dir() {
-                directory_size(&path)
-            } else {
-                m.len()
-            }
-        })
+        .map(|(path, m)| if m.is_dir() { directory_size(&path) } else { m.len() })
         .sum()
 }
 

@@ -6,10 +6,7 @@ use super::*;
 fn this_test_needs_the_c_library() {
     let data = fs::read(std::env::current_exe().unwrap()).unwrap();
     let needs = needs(&data).unwrap();
-    assert!(
-        needs.libraries.iter().any(|l| l.starts_with("libc.so")),
-        "{needs:?}"
-    );
+    assert!(needs.libraries.iter().any(|l| l.starts_with("libc.so")), "{needs:?}");
     assert!(needs.loader.unwrap().contains("ld-linux"));
 }
 

@@ -4,9 +4,7 @@ use std::time::SystemTime;
 
 /// For example `Sat 2026-11-21 04:09:00 UTC; 5s ago`, from seconds since 1970.
 pub(super) fn since(then: u64) -> String {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     format!("{}; {} ago", date(then), ago(now.saturating_sub(then)))
 }
 
@@ -28,16 +26,11 @@ fn date(secs: u64) -> String {
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let (hour, minute, second) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
     format!("{weekday} {year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
@@ -52,10 +45,7 @@ mod tests {
         assert_eq!(date(0), "Thu 1970-01-01 00:00:00 UTC");
         assert_eq!(date(951_782_399), "Mon 2000-02-28 23:59:59 UTC");
         assert_eq!(date(951_782_400), "Tue 2000-02-29 00:00:00 UTC");
-        assert_eq!(
-            date(1_795_233_600),
-            "Sat 2026-11-21 00:00:00 UTC".replace("00:00:00", "04:00:00")
-        );
+        assert_eq!(date(1_795_233_600), "Sat 2026-11-21 00:00:00 UTC".replace("00:00:00", "04:00:00"));
     }
 
     #[test]

@@ -20,10 +20,7 @@ pub(crate) fn log_path(logs: &Path, unit: &str) -> PathBuf {
 }
 
 pub(super) fn spawn(unit: &Unit, line: &CommandLine, log: &Path) -> io::Result<u32> {
-    let (program, arguments) = line
-        .argv
-        .split_first()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let (program, arguments) = line.argv.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(DEFAULT_ENV);
     command.envs(unit.environment.iter().map(|(n, v)| (n, v)));
