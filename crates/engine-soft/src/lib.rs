@@ -18,6 +18,7 @@ pub mod op;
 mod blocks;
 mod decode;
 mod exec;
+mod fabric;
 mod mmu;
 mod run;
 mod sys;

@@ -1,8 +1,6 @@
 //! The engine contract over the software CPU.
 
-/// What the CPUs of one VM share.
-#[derive(Debug, Default)]
-pub struct Fabric {}
+pub(crate) use crate::fabric::Fabric;
 
 /// The software engine.
 #[derive(Debug, Default)]
