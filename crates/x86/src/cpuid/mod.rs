@@ -1,5 +1,13 @@
 //! CPUID tables as data (SDM 2A, CPUID).
 
+pub mod feature;
+mod model;
+#[cfg(test)]
+mod tests;
+
+pub use feature::{Feature, Register};
+pub use model::{Model, ModelConfig};
+
 /// The four registers that one leaf returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[allow(missing_docs)]
@@ -34,5 +42,20 @@ impl Cpuid {
     /// The entry that answers `leaf` and `subleaf`, if the table has one.
     pub fn get(&self, leaf: u32, subleaf: u32) -> Option<Regs> {
         self.entries.iter().find(|e| e.leaf == leaf && e.subleaf.is_none_or(|s| s == subleaf)).map(|e| e.regs)
+    }
+
+    /// Whether the bit of `feature` is set.
+    pub fn has(&self, feature: Feature) -> bool {
+        let regs = self.get(feature.leaf, feature.subleaf);
+        regs.is_some_and(|r| feature.register.of(&r) >> feature.bit & 1 != 0)
+    }
+
+    /// Sets or clears the bit of `feature` in its leaf, if the table has the leaf.
+    pub fn set(&mut self, feature: Feature, on: bool) {
+        let matches = |e: &&mut Entry| e.leaf == feature.leaf && e.subleaf.is_none_or(|s| s == feature.subleaf);
+        if let Some(entry) = self.entries.iter_mut().find(matches) {
+            let register = feature.register.of_mut(&mut entry.regs);
+            *register = (*register & !(1 << feature.bit)) | (u32::from(on) << feature.bit);
+        }
     }
 }
