@@ -25,11 +25,7 @@ pub(crate) struct Emitter {
 
 impl Emitter {
     pub(crate) fn new() -> Self {
-        Self {
-            encoder: Encoder::new(64),
-            failed: None,
-            length: 0,
-        }
+        Self { encoder: Encoder::new(64), failed: None, length: 0 }
     }
 
     /// Appends one instruction.

@@ -63,10 +63,7 @@ fn detect() -> FpuFeatures {
         (FpuFeatures::F16C, avx && is_x86_feature_detected!("f16c")),
         (FpuFeatures::GFNI, is_x86_feature_detected!("gfni")),
         (FpuFeatures::VAES, avx && is_x86_feature_detected!("vaes")),
-        (
-            FpuFeatures::VPCLMULQDQ,
-            avx && is_x86_feature_detected!("vpclmulqdq"),
-        ),
+        (FpuFeatures::VPCLMULQDQ, avx && is_x86_feature_detected!("vpclmulqdq")),
     ];
     for (feature, present) in probes {
         found.set(feature, present);

@@ -4,8 +4,7 @@
 //! renamed ([`crate::emit`] has the register conventions).
 
 use iced_x86::{
-    Code, CodeSize, EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
-    Register,
+    Code, CodeSize, EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
 use crate::emit::{BUFFER, Emitter, GPRS, STATE, at};
@@ -101,25 +100,14 @@ impl Plan {
         (operands <= 1).then_some(())
     }
 
-    fn use_gpr(
-        &mut self,
-        register: Register,
-        renamed: &[usize],
-        read: bool,
-        written: bool,
-    ) -> Option<()> {
+    fn use_gpr(&mut self, register: Register, renamed: &[usize], read: bool, written: bool) -> Option<()> {
         let guest = match register {
             BUFFER => return Some(()),
             // PCMPESTRI and PCMPESTRM read RAX and RDX, the index forms write RCX.
             Register::RAX | Register::RCX | Register::RDX => register.number(),
             _ => *renamed.get(RENAMED.iter().position(|&r| r == register)?)?,
         };
-        self.gprs.push(UsedGpr {
-            guest,
-            host: register,
-            read,
-            written,
-        });
+        self.gprs.push(UsedGpr { guest, host: register, read, written });
         Some(())
     }
 
@@ -172,11 +160,7 @@ impl Plan {
             out.plain(Code::VEX_Vzeroupper);
         }
         let target = at(Register::RSP, scratch);
-        out.push_result(Instruction::with2(
-            Code::Mov_rm32_imm32,
-            target,
-            MXCSR_DEFAULT,
-        ));
+        out.push_result(Instruction::with2(Code::Mov_rm32_imm32, target, MXCSR_DEFAULT));
         out.memory(Code::Ldmxcsr_m32, Register::RSP, scratch);
         out.give_up();
         out.finish()
@@ -211,11 +195,7 @@ impl Plan {
             let ymm = Register::YMM0 + used.number as u32;
             let low = OFFSET_XMM + 16 * used.number;
             let high = OFFSET_YMM_HI + 16 * used.number;
-            let code = if self.vex {
-                Code::VEX_Vmovaps_xmm_xmmm128
-            } else {
-                Code::Movaps_xmm_xmmm128
-            };
+            let code = if self.vex { Code::VEX_Vmovaps_xmm_xmmm128 } else { Code::Movaps_xmm_xmmm128 };
             out.load(code, xmm, STATE, low);
             if self.wide {
                 out.push_result(Instruction::with4(
@@ -245,12 +225,7 @@ impl Plan {
             }
             out.store(Code::VEX_Vmovaps_xmmm128_xmm, STATE, low, xmm);
             if self.wide {
-                out.push_result(Instruction::with3(
-                    Code::VEX_Vextractf128_xmmm128_ymm_imm8,
-                    at(STATE, high),
-                    ymm,
-                    1,
-                ));
+                out.push_result(Instruction::with3(Code::VEX_Vextractf128_xmmm128_ymm_imm8, at(STATE, high), ymm, 1));
             } else {
                 // VEX.128 zeroes the upper half.
                 for offset in [high, high + 8] {
@@ -328,11 +303,7 @@ fn merge(list: &mut Vec<Used>, number: usize, read: bool, written: bool) {
         used.read |= read;
         used.written |= written;
     } else {
-        list.push(Used {
-            number,
-            read,
-            written,
-        });
+        list.push(Used { number, read, written });
     }
 }
 
@@ -350,12 +321,7 @@ fn direction(access: OpAccess) -> (bool, bool) {
 /// floating-point instructions the value stays.
 fn enter_guest_mxcsr(out: &mut Emitter) {
     out.memory(Code::Stmxcsr_m32, Register::RSP, 0_usize.wrapping_sub(8));
-    out.load(
-        Code::Mov_r32_rm32,
-        Register::ECX,
-        Register::RSP,
-        0_usize.wrapping_sub(8),
-    );
+    out.load(Code::Mov_r32_rm32, Register::ECX, Register::RSP, 0_usize.wrapping_sub(8));
     out.load(Code::Cmp_r32_rm32, Register::ECX, STATE, OFFSET_MXCSR);
     out.raw(&[0x74, 4]); // je over the 4-byte ldmxcsr
     out.memory(Code::Ldmxcsr_m32, STATE, OFFSET_MXCSR);
@@ -367,23 +333,11 @@ fn leave_guest_mxcsr(out: &mut Emitter) {
     let scratch = 0_usize.wrapping_sub(8);
     out.memory(Code::Stmxcsr_m32, STATE, OFFSET_MXCSR);
     out.load(Code::Mov_r32_rm32, Register::ECX, STATE, OFFSET_MXCSR);
-    out.push_result(Instruction::with2(
-        Code::And_rm32_imm32,
-        Register::ECX,
-        MXCSR_CONTROL,
-    ));
-    out.push_result(Instruction::with2(
-        Code::Cmp_rm32_imm32,
-        Register::ECX,
-        MXCSR_DEFAULT,
-    ));
+    out.push_result(Instruction::with2(Code::And_rm32_imm32, Register::ECX, MXCSR_CONTROL));
+    out.push_result(Instruction::with2(Code::Cmp_rm32_imm32, Register::ECX, MXCSR_DEFAULT));
     out.raw(&[0x74, 13]); // je over the next two, of 8 and 5 bytes
     let target = at(Register::RSP, scratch);
-    out.push_result(Instruction::with2(
-        Code::Mov_rm32_imm32,
-        target,
-        MXCSR_DEFAULT,
-    ));
+    out.push_result(Instruction::with2(Code::Mov_rm32_imm32, target, MXCSR_DEFAULT));
     out.memory(Code::Ldmxcsr_m32, Register::RSP, scratch);
 }
 
@@ -391,8 +345,8 @@ fn leave_guest_mxcsr(out: &mut Emitter) {
 /// others (moves, integer, logic, shuffles) neither read nor write it.
 fn depends_on_mxcsr(mnemonic: Mnemonic) -> bool {
     const PREFIXES: [&str; 19] = [
-        "add", "sub", "mul", "div", "sqrt", "min", "max", "cmp", "comi", "ucomi", "cvt", "round",
-        "dpp", "hadd", "hsub", "fm", "fnm", "rcp", "rsqrt",
+        "add", "sub", "mul", "div", "sqrt", "min", "max", "cmp", "comi", "ucomi", "cvt", "round", "dpp", "hadd",
+        "hsub", "fm", "fnm", "rcp", "rsqrt",
     ];
     let name = format!("{mnemonic:?}").to_lowercase();
     let name = name.strip_prefix('v').unwrap_or(&name);

@@ -321,11 +321,8 @@ impl X87State {
     pub(crate) fn full_tag_word(&self) -> u16 {
         let mut word = 0;
         for physical in 0..8 {
-            let tag = if self.ftw & (1 << physical) == 0 {
-                3
-            } else {
-                classify(self.st[self.slot_of_physical(physical)])
-            };
+            let tag =
+                if self.ftw & (1 << physical) == 0 { 3 } else { classify(self.st[self.slot_of_physical(physical)]) };
             word |= tag << (2 * physical);
         }
         word

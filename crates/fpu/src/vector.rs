@@ -148,19 +148,13 @@ impl VectorOp {
         // A SIMD exception leaves the transition done, as processors do.
         result?;
         if self.access == Access::Write {
-            mem.write(0, &buffer.0[..usize::from(self.size)])
-                .inspect_err(|_| state.x87 = saved)?;
+            mem.write(0, &buffer.0[..usize::from(self.size)]).inspect_err(|_| state.x87 = saved)?;
         }
         Ok(())
     }
 
     #[inline]
-    fn compute(
-        &self,
-        state: &mut FpuState,
-        regs: &mut OpRegs<'_>,
-        buffer: *mut u8,
-    ) -> Result<(), FpuFault> {
+    fn compute(&self, state: &mut FpuState, regs: &mut OpRegs<'_>, buffer: *mut u8) -> Result<(), FpuFault> {
         if self.float {
             let mxcsr = state.x87.mxcsr;
             if let Some(quick) = self.quick
@@ -186,12 +180,7 @@ impl VectorOp {
 
     /// Runs with all exceptions masked on a copy and commits only if none is unmasked.
     #[cold]
-    fn compute_unmasked(
-        &self,
-        state: &mut FpuState,
-        regs: &mut OpRegs<'_>,
-        buffer: *mut u8,
-    ) -> Result<(), FpuFault> {
+    fn compute_unmasked(&self, state: &mut FpuState, regs: &mut OpRegs<'_>, buffer: *mut u8) -> Result<(), FpuFault> {
         let guest = state.x87.mxcsr;
         let unmasked = !(guest >> 7) & 0x3F;
         let masked = (guest & MXCSR_CONTROL) | MXCSR_ALL_MASKED;
@@ -216,11 +205,7 @@ impl VectorOp {
                 raised &= FLAGS_PRE_COMPUTATION;
             }
             state.x87.mxcsr = guest | raised;
-            return Err(if regs.osxmmexcpt {
-                FpuFault::SimdFault
-            } else {
-                FpuFault::Undefined
-            });
+            return Err(if regs.osxmmexcpt { FpuFault::SimdFault } else { FpuFault::Undefined });
         }
         *state = trial;
         state.x87.mxcsr = guest | raised;
@@ -231,13 +216,7 @@ impl VectorOp {
     }
 
     #[inline]
-    fn call(
-        &self,
-        function: ThunkFn,
-        state: &mut FpuState,
-        regs: &mut OpRegs<'_>,
-        buffer: *mut u8,
-    ) -> u32 {
+    fn call(&self, function: ThunkFn, state: &mut FpuState, regs: &mut OpRegs<'_>, buffer: *mut u8) -> u32 {
         // SAFETY: the thunk was generated for this operation; it accesses `state`, the 16
         // registers and, when the operation has a memory operand, up to 64 bytes at `buffer`,
         // which is then not null. It preserves what the calling convention demands.
@@ -252,24 +231,11 @@ fn required_alignment(ins: &Instruction, vex: bool, access: Access, size: u8) ->
     use Mnemonic as M;
     let aligned_vex = matches!(
         ins.mnemonic(),
-        M::Vmovaps
-            | M::Vmovapd
-            | M::Vmovdqa
-            | M::Vmovntps
-            | M::Vmovntpd
-            | M::Vmovntdq
-            | M::Vmovntdqa
+        M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovntps | M::Vmovntpd | M::Vmovntdq | M::Vmovntdqa
     );
     let unaligned_legacy = matches!(
         ins.mnemonic(),
-        M::Movups
-            | M::Movupd
-            | M::Movdqu
-            | M::Lddqu
-            | M::Pcmpestri
-            | M::Pcmpestrm
-            | M::Pcmpistri
-            | M::Pcmpistrm
+        M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm
     );
     match access {
         Access::None => 1,

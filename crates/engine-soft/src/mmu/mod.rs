@@ -11,6 +11,6 @@ mod walk;
 
 pub use access::Word;
 pub(crate) use access::{peek, poke};
-pub(crate) use slow::{FetchPlace, Place};
+pub(crate) use slow::Place;
 pub(crate) use tlb::{Mmu, Paging, Privilege};
 pub(crate) use walk::Access;

@@ -5,8 +5,8 @@ use visor_memory::{Frame, Gpa, PAGE, RamPage};
 use visor_x86::exception::{Exception, Vector};
 
 use crate::cpu::Cpu;
-use crate::mmu::tlb::Fill;
 use crate::mmu::access::{peek, poke};
+use crate::mmu::tlb::Fill;
 use crate::mmu::{Access, Privilege, Word};
 use crate::op::{Guest, Op};
 
@@ -46,6 +46,10 @@ impl Cpu {
     /// A page fault, or #GP for a non-canonical address.
     pub(crate) fn fetch(&mut self, lin: u64) -> Guest<FetchPlace> {
         let user = self.cpl == 3;
+        let lin = self.wrap(lin);
+        if !self.is_64() && self.wrap(lin.wrapping_sub(self.seg_base[1])) > u64::from(self.seg[1].limit) {
+            return self.fail(Exception::gp(0));
+        }
         let offset = lin % PAGE;
         if let Some((gpa, page)) = self.mmu.code_page(lin, user) {
             return Ok(FetchPlace { gpa: Gpa(gpa + offset), page });

@@ -428,7 +428,15 @@ impl Mmu {
     }
 
     /// Caches where the page of code at `lin` is; `gpa` is that of the page.
-    pub(crate) fn fill_code(&mut self, lin: u64, user: bool, gpa: u64, page: Option<RamPage>, global: bool, large: bool) {
+    pub(crate) fn fill_code(
+        &mut self,
+        lin: u64,
+        user: bool,
+        gpa: u64,
+        page: Option<RamPage>,
+        global: bool,
+        large: bool,
+    ) {
         let upper = lin >> 63 != 0;
         self.upper_not_global |= upper && !global;
         let filter = if upper { &mut self.upper_code } else { &mut self.space.code };

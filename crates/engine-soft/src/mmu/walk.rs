@@ -173,14 +173,7 @@ impl Cpu {
     }
 
     /// Checks the rights and sets accessed and dirty bits.
-    fn finish(
-        &self,
-        walk: &Walk,
-        gpa: u64,
-        large: bool,
-        access: Access,
-        who: Privilege,
-    ) -> Result<Translation, Miss> {
+    fn finish(&self, walk: &Walk, gpa: u64, large: bool, access: Access, who: Privilege) -> Result<Translation, Miss> {
         if !self.allowed(walk.rights, access, who) {
             return Err(Miss::Fault(pf::PRESENT));
         }
@@ -204,9 +197,7 @@ impl Cpu {
             return false;
         }
         match access {
-            Access::Fetch => {
-                rights & NX == 0 && (who.is_user() || !user_page || self.cr4 & Cr4::SMEP.bits() == 0)
-            }
+            Access::Fetch => rights & NX == 0 && (who.is_user() || !user_page || self.cr4 & Cr4::SMEP.bits() == 0),
             _ if user_page && who == Privilege::Supervisor && self.cr4 & Cr4::SMAP.bits() != 0 => false,
             Access::Load => true,
             Access::Store => rights & WRITE != 0 || (!who.is_user() && self.cr0 & Cr0::WP.bits() == 0),
@@ -220,7 +211,9 @@ impl Cpu {
         let raw = match page {
             // SAFETY: aligned and within a page of guest RAM, which lives as long as the CPU; read atomically, since
             // other processors may change it.
-            Some(page) if wide => unsafe { (*page.host.add(offset as usize).cast::<AtomicU64>()).load(Ordering::Acquire) },
+            Some(page) if wide => unsafe {
+                (*page.host.add(offset as usize).cast::<AtomicU64>()).load(Ordering::Acquire)
+            },
             // SAFETY: as above.
             Some(page) => {
                 u64::from(unsafe { (*page.host.add(offset as usize).cast::<AtomicU32>()).load(Ordering::Acquire) })

@@ -228,10 +228,8 @@ pub(super) fn invpcid(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let address = cpu.read::<u64>(cpu.wrap(lin.wrapping_add(8)), op.mem.seg)?;
     let pcid = low as u16 & 0xfff;
     let no_pcids = cpu.cr4 & PCIDE == 0;
-    let bad = low >> 12 != 0
-        || kind > 3
-        || (kind < 2 && no_pcids && pcid != 0)
-        || (kind == 0 && !is_canonical(address));
+    let bad =
+        low >> 12 != 0 || kind > 3 || (kind < 2 && no_pcids && pcid != 0) || (kind == 0 && !is_canonical(address));
     if bad {
         return cpu.fail(Exception::gp(0));
     }

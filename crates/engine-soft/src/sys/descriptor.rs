@@ -327,7 +327,7 @@ pub(super) fn push_seg(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     // SDM 2B, PUSH: with a 32-bit operand size current processors write 16 bits only.
     let width = if size == 4 { 2 } else { size };
     cpu.write_sized(lin, SS as u8, width, u64::from(selector), op)?;
-    cpu.set_rsp(rsp);
+    cpu.set_sp(rsp);
     Ok(Flow::Next)
 }
 

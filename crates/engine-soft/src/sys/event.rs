@@ -1,8 +1,8 @@
 //! What interrupts the instruction stream, and when (SDM 3A §6.9: priority among simultaneous events).
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
-use visor_apic::{Delivery, Interrupt};
+use visor_apic::Interrupt;
 use visor_x86::exception::{Exception, Vector};
 use visor_x86::regs::Rflags;
 
@@ -36,50 +36,13 @@ pub(crate) enum Activity {
     Shutdown,
 }
 
-/// Signals other than vectored interrupts that other threads send to a CPU. Whoever posts sets the INTERRUPT bit of the
-/// CPU's attention word afterwards and wakes it.
-#[derive(Debug, Default)]
-pub struct Signals(AtomicU32);
-
-const NMI: u32 = 1 << 8;
-const INIT: u32 = 1 << 9;
-const START_UP: u32 = 1 << 10;
-
-impl Signals {
-    /// Posts what [`visor_apic::LocalApic::deliver`] or a LINT pin asks for. True if the CPU must look at it.
-    pub fn post(&self, delivery: Delivery) -> bool {
-        match delivery {
-            Delivery::Ignored | Delivery::Smi => return false,
-            Delivery::Interrupt => {}
-            Delivery::Nmi => drop(self.0.fetch_or(NMI, Ordering::Release)),
-            // An INIT takes back an older start-up IPI.
-            Delivery::Init => drop(self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |s| {
-                Some((s & NMI) | INIT)
-            })),
-            Delivery::StartUp(vector) => {
-                drop(self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |s| {
-                    Some((s & !0xff) | START_UP | u32::from(vector))
-                }));
-            }
-        }
-        true
-    }
-
-    fn take(&self) -> u32 {
-        if self.0.load(Ordering::Relaxed) == 0 { 0 } else { self.0.swap(0, Ordering::Acquire) }
-    }
-}
-
 impl Cpu {
     /// At a block boundary with the INTERRUPT attention bit set or `timer_tsc` reached, in single mode, before sleeping and
     /// after waking: delivers at most one of INIT, start-up IPI, #DB trap, NMI, interrupt. Clears the INTERRUPT attention
     /// bit.
     pub(crate) fn take_events(&mut self) -> Activity {
-        self.attention.fetch_and(!attention::INTERRUPT, Ordering::Acquire);
-        let signals = self.signals.take();
-        if signals != 0 {
-            self.take_signals(signals);
-        }
+        self.port.attention.fetch_and(!attention::INTERRUPT, Ordering::SeqCst);
+        self.take_signals();
         if self.shutdown {
             return Activity::Shutdown;
         }
@@ -89,15 +52,14 @@ impl Cpu {
         if self.debug.pending != 0 {
             self.halted = false;
             self.take_debug_trap();
-            self.attention.fetch_or(attention::INTERRUPT, Ordering::Relaxed);
+            self.look_again();
             return if self.shutdown { Activity::Shutdown } else { Activity::Run };
         }
-        if self.nmi_pending && !self.nmi_blocked && !self.shadow {
-            self.nmi_pending = false;
+        if !self.nmi_blocked && !self.shadow && self.port.nmi.swap(false, Ordering::Relaxed) {
             self.nmi_blocked = true;
             self.halted = false;
             self.deliver(Event::Nmi);
-            self.attention.fetch_or(attention::INTERRUPT, Ordering::Relaxed);
+            self.look_again();
         } else {
             self.take_interrupt();
         }
@@ -112,7 +74,6 @@ impl Cpu {
 
     /// Delivers an interrupt from the local APIC or the 8259, if RFLAGS.IF and the shadow allow it.
     fn take_interrupt(&mut self) {
-        self.tick_apic();
         self.irq_waiting = self.apic_pending();
         if !self.irq_waiting || self.shadow || !self.interrupts_enabled() {
             return;
@@ -138,19 +99,25 @@ impl Cpu {
     /// To be called after RFLAGS.IF was set: has the run loop look at interrupts that wait.
     pub(crate) fn interrupts_opened(&mut self) {
         if self.irq_waiting {
-            self.attention.fetch_or(attention::INTERRUPT, Ordering::Relaxed);
+            self.look_again();
         }
     }
 
-    fn take_signals(&mut self, signals: u32) {
-        if signals & INIT != 0 {
+    /// Has the run loop call [`Cpu::take_events`] at the end of this block.
+    pub(super) fn look_again(&self) {
+        self.port.attention.fetch_or(attention::INTERRUPT, Ordering::Relaxed);
+    }
+
+    /// INIT and start-up IPIs.
+    fn take_signals(&mut self) {
+        if self.port.init.load(Ordering::Relaxed) && self.port.init.swap(false, Ordering::Acquire) {
             self.reset(ResetKind::Init);
         }
-        if signals & NMI != 0 {
-            self.nmi_pending = true;
-        }
-        if signals & START_UP != 0 && self.wait_for_sipi {
-            self.start_up(signals as u8);
+        if self.port.sipi.load(Ordering::Relaxed) != 0 {
+            let vector = self.port.sipi.swap(0, Ordering::Acquire);
+            if self.wait_for_sipi {
+                self.start_up(vector as u8);
+            }
         }
     }
 

@@ -87,8 +87,8 @@ impl Cpu {
         }
         let transfer = if far.call { Transfer::Call } else { Transfer::Jump };
         match d.kind() {
-            kind::CALL16 | kind::CALL32 if long => self.gate_long(far, &d)?,
-            kind::CALL16 | kind::CALL32 => self.gate(far, &d)?,
+            kind::CALL16 | kind::CALL32 if long => self.call_gate_long(far, &d)?,
+            kind::CALL16 | kind::CALL32 => self.call_gate(far, &d)?,
             kind::TASK => self.task_gate(d.gate_selector(), transfer, far.next)?,
             _ => self.switch_task(&d, transfer, far.next, None)?,
         }
@@ -102,7 +102,7 @@ impl Cpu {
         if far.call {
             let mut stack = self.current_stack(0);
             stack.push_all(self, far.size, &[u64::from(self.seg[CS].selector), far.next])?;
-            self.set_rsp(stack.rsp);
+            self.set_sp(stack.rsp);
         }
         let cs = self.real_segment(CS, far.selector);
         self.commit_code(cs, self.cpl, far.offset);
@@ -112,11 +112,8 @@ impl Cpu {
     /// Straight to a code segment of the same privilege level, or a conforming one.
     fn far_code(&mut self, far: &Far, d: &Descriptor) -> Guest<()> {
         let a = d.attr();
-        let level = if a.is_down_or_conforming() {
-            a.dpl() <= self.cpl
-        } else {
-            d.rpl() <= self.cpl && a.dpl() == self.cpl
-        };
+        let level =
+            if a.is_down_or_conforming() { a.dpl() <= self.cpl } else { d.rpl() <= self.cpl && a.dpl() == self.cpl };
         if !level || (self.long_mode() && a.long() && a.db()) {
             return self.fail(Exception::gp(d.error()));
         }
@@ -130,7 +127,7 @@ impl Cpu {
         }
         self.mark_accessed(d)?;
         if far.call {
-            self.set_rsp(stack.rsp);
+            self.set_sp(stack.rsp);
         }
         self.commit_code(d.segment(self.cpl), self.cpl, far.offset);
         Ok(())
@@ -157,7 +154,7 @@ impl Cpu {
     }
 
     /// A 16- or 32-bit call gate.
-    fn gate(&mut self, far: &Far, gate: &Descriptor) -> Guest<()> {
+    fn call_gate(&mut self, far: &Far, gate: &Descriptor) -> Guest<()> {
         let wide = gate.kind() == kind::CALL32;
         let size = if wide { 4 } else { 2 };
         let target = gate.gate_offset() & ones(size);
@@ -172,7 +169,7 @@ impl Cpu {
                 stack.push_all(self, size, &return_to)?;
             }
             self.mark_accessed(&cs)?;
-            self.set_rsp(stack.rsp);
+            self.set_sp(stack.rsp);
             self.commit_code(cs.segment(cpl), cpl, target);
             return Ok(());
         }
@@ -193,12 +190,12 @@ impl Cpu {
         self.mark_accessed(&ss)?;
         self.seg[SS] = segment;
         self.commit_code(cs.segment(cpl), cpl, target);
-        self.set_rsp(stack.rsp);
+        self.set_sp(stack.rsp);
         Ok(())
     }
 
     /// A 64-bit call gate (SDM 3A §5.8.3.1).
-    fn gate_long(&mut self, far: &Far, gate: &Descriptor) -> Guest<()> {
+    fn call_gate_long(&mut self, far: &Far, gate: &Descriptor) -> Guest<()> {
         let high = self.descriptor_high(gate, Exception::gp, 0)?;
         if (high >> 40) & 0x1f != 0 {
             return self.fail(Exception::gp(gate.error()));
@@ -263,7 +260,7 @@ pub(super) fn ret_far(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     }
     cpu.seg[SS] = stack.map_or_else(|| null_segment(ss as u16), |d| d.segment(rpl));
     cpu.commit_code(cs.segment(rpl), rpl, rip);
-    cpu.return_rsp(rsp.wrapping_add(parameters));
+    cpu.set_sp(rsp.wrapping_add(parameters));
     cpu.drop_inner_segments();
     Ok(Flow::End)
 }

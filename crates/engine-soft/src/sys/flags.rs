@@ -100,7 +100,7 @@ pub(super) fn sti(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     // Within a block nothing interrupts, so the next instruction is held off by itself; only where something waits or
     // the block ends here must the run loop take the one instruction apart.
     let last = std::ptr::from_ref(op).wrapping_add(1) == cpu.block_end;
-    if !last && !cpu.irq_waiting && cpu.attention.load(Ordering::Relaxed) == 0 {
+    if !last && !cpu.irq_waiting && cpu.port.attention.load(Ordering::Relaxed) == 0 {
         return Ok(Flow::Next);
     }
     cpu.shadow = true;
@@ -123,7 +123,7 @@ pub(super) fn pushf(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let rsp = cpu.gpr[4].wrapping_sub(size) & cpu.stack_mask;
     let lin = cpu.stack_linear(rsp, size, true)?;
     cpu.write_sized(lin, SS as u8, op.aux, image, op)?;
-    cpu.set_rsp(rsp);
+    cpu.set_sp(rsp);
     Ok(Flow::Next)
 }
 

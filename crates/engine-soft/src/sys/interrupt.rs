@@ -166,7 +166,7 @@ impl Cpu {
         let vector = self.sys_read::<u32>(self.idtr.base.wrapping_add(at))?;
         let mut stack = self.current_stack(0);
         stack.push_all(self, 2, &[d.flags, u64::from(self.seg[CS].selector), d.rip])?;
-        self.set_rsp(stack.rsp);
+        self.set_sp(stack.rsp);
         self.sysflags &= !(IF | TF | RF | Rflags::AC.bits());
         self.seg[CS] = self.real_segment(CS, (vector >> 16) as u16);
         self.rip = u64::from(vector & 0xffff);
@@ -227,8 +227,7 @@ impl Cpu {
             (n, _) => self.tss_rsp(0x24 + 8 * (n - 1), ext)?,
         };
         let who = self.rights_of(cpl);
-        let mut stack =
-            NewStack { ss: self.seg[SS], rsp: rsp & !15, mask: !0, flat: true, who, error: ext };
+        let mut stack = NewStack { ss: self.seg[SS], rsp: rsp & !15, mask: !0, flat: true, who, error: ext };
         let ss = u64::from(self.seg[SS].selector);
         stack.push_all(self, 8, &[ss, self.gpr[4], d.flags, u64::from(self.seg[CS].selector), d.rip])?;
         if let Some(error) = d.error {
@@ -316,7 +315,7 @@ impl Cpu {
             }
         }
         self.commit_handler(&cs, cpl, target, gate.kind() & 1 == 0);
-        self.set_rsp(stack.rsp);
+        self.set_sp(stack.rsp);
         Ok(())
     }
 

@@ -82,7 +82,7 @@ impl Cpu {
         let mut stack = self.current_stack(0);
         let next = op.next_rip(self);
         stack.push_all(self, 2, &[image, u64::from(self.seg[CS].selector), next])?;
-        self.set_rsp(stack.rsp);
+        self.set_sp(stack.rsp);
         let clear = if virtual_if { Rflags::VIF } else { Rflags::IF };
         self.sysflags &= !(Rflags::TF | Rflags::NT | clear).bits();
         let cs = self.real_segment(CS, (target >> 16) as u16);

@@ -6,7 +6,7 @@ use visor_x86::exception::Exception;
 use visor_x86::paging::is_canonical;
 use visor_x86::regs::Rflags;
 
-use crate::cpu::{Cpu, attention};
+use crate::cpu::Cpu;
 use crate::op::{Flow, Guest, Op};
 use crate::sys::descriptor::{CS, Descriptor, SS, is_stack, null_segment, v86_segment};
 use crate::sys::flags::{ANY_RING, InterruptFlag};
@@ -38,8 +38,8 @@ pub(super) fn iret(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     }
     if cpu.nmi_blocked {
         cpu.nmi_blocked = false;
-        if cpu.nmi_pending {
-            cpu.attention.fetch_or(attention::INTERRUPT, Ordering::Relaxed);
+        if cpu.port.nmi.load(Ordering::Relaxed) {
+            cpu.look_again();
         }
     }
     cpu.keep_rf();
@@ -169,19 +169,11 @@ impl Cpu {
         self.iret_flags(flags, self.privileged_flags(), size);
         self.seg[SS] = stack.map_or_else(|| null_segment(ss as u16), |d| d.segment(rpl));
         self.commit_code(cs.segment(rpl), rpl, rip);
-        self.return_rsp(rsp);
+        self.set_sp(rsp);
         if outer {
             self.drop_inner_segments();
         }
         Ok(())
-    }
-
-    /// Sets the stack pointer of an outer ring, whose stack segment is already loaded.
-    pub(super) fn return_rsp(&mut self, rsp: u64) {
-        match self.stack_mask {
-            0xffff => self.set_rsp(rsp),
-            mask => self.gpr[4] = rsp & mask,
-        }
     }
 
     fn iret_protected(&mut self, op: &Op) -> Guest<()> {
@@ -210,7 +202,7 @@ impl Cpu {
         self.iret_flags(flags, mask, size);
         self.seg[SS] = stack.segment(rpl);
         self.commit_code(cs.segment(rpl), rpl, eip);
-        self.return_rsp(esp);
+        self.set_sp(esp);
         self.drop_inner_segments();
         Ok(())
     }

@@ -10,7 +10,6 @@ use crate::cpu::Cpu;
 use crate::op::{Flow, Guest, Op};
 use crate::sys::descriptor::{FS, GS};
 use crate::sys::operand::end;
-use crate::sys::time::host_tsc;
 
 /// Machine-check banks.
 const BANKS: u32 = 4;
@@ -118,12 +117,6 @@ fn all_memory_types(value: u64, pat: bool) -> bool {
 }
 
 impl Cpu {
-    /// What RDTSC returns.
-    #[inline]
-    pub(crate) fn tsc(&self) -> u64 {
-        host_tsc().wrapping_add(self.tsc_offset)
-    }
-
     /// Reads `msr`; #GP(0) if it does not exist.
     pub(super) fn read_msr(&mut self, msr: u32) -> Guest<u64> {
         let m = &self.msr;
@@ -135,7 +128,7 @@ impl Cpu {
             IA32_FEATURE_CONTROL => m.feature_control,
             IA32_TSC_ADJUST if self.cpuid.has(feature::TSC_ADJUST) => m.tsc_adjust,
             IA32_BIOS_SIGN_ID => m.bios_sign_id,
-            MSR_PLATFORM_INFO => (super::time::tsc_hz() / 100_000_000).min(0xff) << 8,
+            MSR_PLATFORM_INFO => (self.clock.hz / 100_000_000).min(0xff) << 8,
             IA32_MTRRCAP => MTRRCAP,
             IA32_ARCH_CAPABILITIES if self.cpuid.has(feature::ARCH_CAPABILITIES) => arch_capabilities::ALL,
             IA32_SYSENTER_CS => m.sysenter_cs,
@@ -185,7 +178,7 @@ impl Cpu {
                 let delta = value.wrapping_sub(m.tsc_adjust);
                 m.tsc_adjust = value;
                 self.tsc_offset = self.tsc_offset.wrapping_add(delta);
-                self.refresh_timer();
+                self.rearm_timer();
             }
             IA32_BIOS_SIGN_ID => m.bios_sign_id = value,
             IA32_SYSENTER_CS => m.sysenter_cs = value & 0xffff_ffff,
@@ -257,9 +250,8 @@ impl Cpu {
 
     fn accepts_efer(&self, value: u64) -> bool {
         let has = |f, bit: Efer| if self.cpuid.has(f) { bit.bits() } else { 0 };
-        let bits = has(feature::SYSCALL, Efer::SCE)
-            | has(feature::LM, Efer::LME | Efer::LMA)
-            | has(feature::NX, Efer::NXE);
+        let bits =
+            has(feature::SYSCALL, Efer::SCE) | has(feature::LM, Efer::LME | Efer::LMA) | has(feature::NX, Efer::NXE);
         let lme_changes = (self.efer ^ value) & Efer::LME.bits() != 0;
         value & !bits == 0 && !(lme_changes && self.cr0 & Cr0::PG.bits() != 0)
     }
@@ -279,7 +271,7 @@ impl Cpu {
         let delta = value.wrapping_sub(self.tsc());
         self.tsc_offset = self.tsc_offset.wrapping_add(delta);
         self.msr.tsc_adjust = self.msr.tsc_adjust.wrapping_add(delta);
-        self.refresh_timer();
+        self.rearm_timer();
     }
 }
 
@@ -391,4 +383,18 @@ pub(super) fn cpuid(cpu: &mut Cpu, _op: &Op) -> Guest<Flow> {
         cpu.gpr[i] = u64::from(value);
     }
     Ok(Flow::Next)
+}
+
+impl Cpu {
+    /// Sets an MSR of a snapshot: as WRMSR, but for TSC and TSC_ADJUST, which do not move each other, and for those that
+    /// software may not write.
+    pub(super) fn restore_msr(&mut self, msr: u32, value: u64) -> bool {
+        match msr {
+            IA32_TSC => self.tsc_offset = self.tsc_offset.wrapping_add(value.wrapping_sub(self.tsc())),
+            IA32_TSC_ADJUST => self.msr.tsc_adjust = value,
+            IA32_FEATURE_CONTROL => self.msr.feature_control = value,
+            _ => return self.write_msr(msr, value).is_ok(),
+        }
+        true
+    }
 }

@@ -95,12 +95,7 @@ pub(super) fn out_dx(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
 }
 
 /// Runs one INS or OUTS element after another. `index` is the register that walks.
-fn string(
-    cpu: &mut Cpu,
-    op: &Op,
-    index: usize,
-    element: fn(&mut Cpu, &Op, u16, u8, u64) -> Guest<()>,
-) -> Guest<Flow> {
+fn string(cpu: &mut Cpu, op: &Op, index: usize, element: fn(&mut Cpu, &Op, u16, u8, u64) -> Guest<()>) -> Guest<Flow> {
     let (size, mask) = (size_of(op), op.mem.mask);
     let port = cpu.gpr[RDX] as u16;
     cpu.check_ports(port, size)?;

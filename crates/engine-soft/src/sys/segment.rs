@@ -93,9 +93,13 @@ mod tests {
 
     #[test]
     fn rights() {
-        for (attr, read, write) in
-            [(0x93, true, true), (0x91, true, false), (0x9b, true, false), (0x99, false, false), (0x10000, false, false)]
-        {
+        for (attr, read, write) in [
+            (0x93, true, true),
+            (0x91, true, false),
+            (0x9b, true, false),
+            (0x99, false, false),
+            (0x10000, false, false),
+        ] {
             let s = seg(0xffff, attr);
             assert_eq!((permits(&s, false, true), permits(&s, true, true)), (read, write), "{attr:#x}");
         }

@@ -6,7 +6,7 @@ use visor_x86::paging::is_canonical;
 use visor_x86::segment::Segment;
 
 use crate::cpu::Cpu;
-use crate::mmu::{Access, Place, Privilege, peek, poke};
+use crate::mmu::{Access, Place, Privilege, poke};
 use crate::op::Guest;
 use crate::sys::descriptor::SS;
 use crate::sys::segment::within;
@@ -69,20 +69,6 @@ impl Cpu {
         }
     }
 
-    /// Sets the stack pointer as far as it has bits.
-    pub(super) fn set_rsp(&mut self, rsp: u64) {
-        self.gpr[4] = (self.gpr[4] & !self.stack_mask) | (rsp & self.stack_mask);
-    }
-
-    /// Linear address of `size` bytes at offset `rsp` of the current stack.
-    pub(super) fn stack_linear(&mut self, rsp: u64, size: u64, write: bool) -> Guest<u64> {
-        if self.is_64() {
-            self.check_canonical(rsp, size, SS as u8)?;
-            return Ok(rsp);
-        }
-        self.checked_linear(SS as u8, rsp, size, write)
-    }
-
     /// Reads `N` values of `size` bytes from the top of the current stack, `skip` bytes in, without moving the pointer.
     pub(super) fn peek_stack<const N: usize>(&mut self, skip: u64, size: u8) -> Guest<[u64; N]> {
         let mut values = [0; N];
@@ -97,7 +83,7 @@ impl Cpu {
 
     /// Moves the stack pointer up.
     pub(super) fn drop_stack(&mut self, bytes: u64) {
-        self.set_rsp(self.gpr[4].wrapping_add(bytes));
+        self.set_sp(self.gpr[4].wrapping_add(bytes));
     }
 
     /// Stores `size` bytes with the rights of `who`.
@@ -118,17 +104,6 @@ impl Cpu {
         self.store_slow(lin, &value.to_le_bytes()[..usize::from(size.min(8))], who, None)
     }
 
-    /// Loads `size` bytes with the rights of `who`.
-    pub(super) fn load_as(&mut self, lin: u64, size: u8, who: Privilege) -> Guest<u64> {
-        if let Some(host) = self.mmu.space.load[who as usize].lookup(lin, 8) {
-            // SAFETY: a TLB hit is eight bytes of guest RAM.
-            return Ok(unsafe { peek::<u64>(host) } & super::operand::ones(size));
-        }
-        let mut raw = [0; 8];
-        self.load_slow(lin, &mut raw[..usize::from(size.min(8))], who)?;
-        Ok(u64::from_le_bytes(raw))
-    }
-
     /// Faults unless `len` bytes (at most a page) at `lin` may be written by the running code.
     pub(super) fn probe_write(&mut self, lin: u64, len: u64) -> Guest<()> {
         let who = self.mmu.privilege;
@@ -141,7 +116,7 @@ impl Cpu {
     }
 
     /// A linear address after arithmetic: 32 bits outside 64-bit mode.
-    pub(super) fn wrap(&self, lin: u64) -> u64 {
+    pub(crate) fn wrap(&self, lin: u64) -> u64 {
         if self.is_64() { lin } else { lin & 0xffff_ffff }
     }
 }

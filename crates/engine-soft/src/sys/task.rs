@@ -40,7 +40,14 @@ impl Cpu {
     }
 
     /// An event through a task gate: `error` is pushed on the new task's stack.
-    pub(super) fn enter_task(&mut self, selector: u16, error: Option<u32>, rip: u64, flags: u64, ext: u32) -> Guest<()> {
+    pub(super) fn enter_task(
+        &mut self,
+        selector: u16,
+        error: Option<u32>,
+        rip: u64,
+        flags: u64,
+        ext: u32,
+    ) -> Guest<()> {
         let tss = self.gate_tss(selector, ext)?;
         let old = self.rflags();
         // The outgoing task's image gets the flags that the frame would have had.
@@ -124,7 +131,7 @@ impl Cpu {
         if let Some(error) = error {
             let mut stack = self.current_stack(1);
             stack.push(self, if wide { 4 } else { 2 }, u64::from(error))?;
-            self.set_rsp(stack.rsp);
+            self.set_sp(stack.rsp);
         }
         if self.rip > u64::from(self.seg[CS].limit) {
             return self.fail(Exception::gp(0));
@@ -137,8 +144,7 @@ impl Cpu {
     }
 
     fn read_task(&mut self, base: u64, wide: bool) -> Guest<Image> {
-        let mut image =
-            Image { cr3: None, eip: 0, eflags: 0, gpr: [0; 8], seg: [0; 6], ldt: 0, trap: false };
+        let mut image = Image { cr3: None, eip: 0, eflags: 0, gpr: [0; 8], seg: [0; 6], ldt: 0, trap: false };
         if wide {
             image.cr3 = Some(self.sys_read(base + 0x1c)?);
             image.eip = self.sys_read(base + 0x20)?;

@@ -40,12 +40,7 @@ fn add_sub_mul_div_agree_with_apfloat() {
         (&[0xD8, 0xC9], |a, b, r| a.mul_r(b, r)),
         (&[0xD8, 0xF1], |a, b, r| a.div_r(b, r)),
     ];
-    let rounds = [
-        Round::NearestTiesToEven,
-        Round::TowardNegative,
-        Round::TowardPositive,
-        Round::TowardZero,
-    ];
+    let rounds = [Round::NearestTiesToEven, Round::TowardNegative, Round::TowardPositive, Round::TowardZero];
     let mut random = Random::new(11);
     let mut compared = 0;
     for (bytes, operation) in operations {
@@ -73,16 +68,8 @@ fn add_sub_mul_div_agree_with_apfloat() {
             // The denormal-operand flag has no counterpart. The library detects tininess
             // otherwise at the boundary, and reports no overflow when a directed rounding gives
             // the largest finite number.
-            let mask = if expected.value.is_infinite() {
-                0x2D
-            } else {
-                0x25
-            };
-            assert_eq!(
-                machine.state.fsw() & mask,
-                flags(expected.status) & mask,
-                "{context}"
-            );
+            let mask = if expected.value.is_infinite() { 0x2D } else { 0x25 };
+            assert_eq!(machine.state.fsw() & mask, flags(expected.status) & mask, "{context}");
             compared += 1;
         }
     }

@@ -1,9 +1,7 @@
 //! Instructions to test: every code of the supported sets, with varied operands.
 
 use iced_x86::Register;
-use iced_x86::{
-    Code, Encoder, EncodingKind, Instruction, MemoryOperand, OpCodeOperandKind, OpKind,
-};
+use iced_x86::{Code, Encoder, EncodingKind, Instruction, MemoryOperand, OpCodeOperandKind, OpKind};
 
 use super::random::Random;
 use crate::{features, host_features};
@@ -35,16 +33,10 @@ pub(crate) fn is_engines(code: Code) -> bool {
     use iced_x86::Mnemonic as M;
     let vectors = (0..code.op_code().op_count()).any(|i| {
         let kind = format!("{:?}", code.op_code().op_kind(i));
-        ["mm_", "xmm", "ymm", "vsib"]
-            .iter()
-            .any(|s| kind.contains(s))
+        ["mm_", "xmm", "ymm", "vsib"].iter().any(|s| kind.contains(s))
     });
-    let sl = code
-        .cpuid_features()
-        .contains(&iced_x86::CpuidFeature::FPU387SL_ONLY)
-        || code
-            .cpuid_features()
-            .contains(&iced_x86::CpuidFeature::FPU287XL_ONLY);
+    let sl = code.cpuid_features().contains(&iced_x86::CpuidFeature::FPU387SL_ONLY)
+        || code.cpuid_features().contains(&iced_x86::CpuidFeature::FPU287XL_ONLY);
     sl || (!vectors
         && matches!(
             code.mnemonic(),
@@ -113,8 +105,7 @@ fn operands(code: Code, form: Form, random: &mut Random) -> Option<Instruction> 
     };
     for i in 0..info.op_count() {
         let kind = info.op_kind(i);
-        let gpr =
-            |random: &mut Random| [0, 1, 2, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15][random.below(13)];
+        let gpr = |random: &mut Random| [0, 1, 2, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15][random.below(13)];
         let memory = |ins: &mut Instruction| {
             let operand = MemoryOperand::with_base(Register::RBX);
             ins.set_op_kind(i, OpKind::Memory);
@@ -141,9 +132,7 @@ fn operands(code: Code, form: Form, random: &mut Random) -> Option<Instruction> 
                 ins.set_memory_index_scale(1 << random.below(4));
                 continue;
             }
-            K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem | K::ymm_or_mem
-                if form == Form::Memory =>
-            {
+            K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem | K::ymm_or_mem if form == Form::Memory => {
                 has_form = true;
                 memory(&mut ins);
                 continue;

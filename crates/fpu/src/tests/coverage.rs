@@ -45,12 +45,8 @@ fn no_code_is_limited_to_legacy_modes() {
 #[test]
 fn legacy_modes_are_prepared() {
     // 16-bit: fld dword [bx]; 32-bit: movaps xmm1, [edi]; movd eax, mm0; maskmovdqu xmm0, xmm1
-    let cases: [(&[u8], u32); 4] = [
-        (&[0xD9, 0x07], 16),
-        (&[0x0F, 0x28, 0x0F], 32),
-        (&[0x0F, 0x7E, 0xC0], 32),
-        (&[0x66, 0x0F, 0xF7, 0xC1], 32),
-    ];
+    let cases: [(&[u8], u32); 4] =
+        [(&[0xD9, 0x07], 16), (&[0x0F, 0x28, 0x0F], 32), (&[0x0F, 0x7E, 0xC0], 32), (&[0x66, 0x0F, 0xF7, 0xC1], 32)];
     for (bytes, bitness) in cases {
         let op = super::prepare(bytes, bitness);
         let mut machine = super::Machine::new();
@@ -73,11 +69,7 @@ fn other_instructions_are_not_taken() {
     ];
     for bytes in foreign {
         let ins = decode(bytes, 64);
-        assert!(
-            FpuOp::prepare(unit(), &ins, 64).is_none(),
-            "{:?}",
-            ins.code()
-        );
+        assert!(FpuOp::prepare(unit(), &ins, 64).is_none(), "{:?}", ins.code());
     }
 }
 
@@ -134,10 +126,8 @@ fn unused_thunks_are_reclaimed() {
 /// Random code in the unit's opcode space, in all modes: whatever decodes runs or faults.
 #[test]
 fn random_code_is_harmless() {
-    const LEADS: [u8; 16] = [
-        0x0F, 0x66, 0xF2, 0xF3, 0xC4, 0xC5, 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0x9B,
-        0x67,
-    ];
+    const LEADS: [u8; 16] =
+        [0x0F, 0x66, 0xF2, 0xF3, 0xC4, 0xC5, 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0x9B, 0x67];
     let unit = crate::FpuUnit::new().unwrap();
     let mut random = Random::new(5);
     let mut machine = super::Machine::new();

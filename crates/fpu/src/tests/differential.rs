@@ -51,9 +51,7 @@ fn all_codes_match_the_host() {
 /// the host's units by one instruction must not leak into the next.
 #[test]
 fn sequences_match_the_host() {
-    let codes: Vec<Code> = codes_in_scope()
-        .filter(|&c| !is_gather(c) && !loads_control(c))
-        .collect();
+    let codes: Vec<Code> = codes_in_scope().filter(|&c| !is_gather(c) && !loads_control(c)).collect();
     let mut oracle = Oracle::new();
     for seed in 0..10_000 {
         let mut random = Random::new(0xABCD_0000 + seed);
@@ -63,11 +61,7 @@ fn sequences_match_the_host() {
             let code = codes[random.below(codes.len())];
             let is_x87 = format!("{code:?}").starts_with('F');
             if is_x87 == x87 {
-                program.extend(build(
-                    code,
-                    [Form::Register, Form::Memory][random.below(2)],
-                    &mut random,
-                ));
+                program.extend(build(code, [Form::Register, Form::Memory][random.below(2)], &mut random));
             }
         }
         let mut ours = machine(&decode(&program[0], 64), &mut random);
@@ -80,15 +74,9 @@ fn sequences_match_the_host() {
         for bytes in &program {
             oracle.run(bytes, &mut theirs);
         }
-        assert!(
-            results.iter().all(Result::is_ok),
-            "{results:?} {program:02x?}"
-        );
+        assert!(results.iter().all(Result::is_ok), "{results:?} {program:02x?}");
         let difference = difference(&ours, &theirs);
-        assert!(
-            difference.is_none(),
-            "{difference:?}: {program:02x?}, seed {seed}"
-        );
+        assert!(difference.is_none(), "{difference:?}: {program:02x?}, seed {seed}");
     }
 }
 
@@ -148,10 +136,7 @@ pub(super) fn compare(code: Code, form: Form, round: u64, failures: &mut Failure
     let before = machine(&ins, &mut random);
     let mut ours = before.clone();
     let mut theirs = before.clone();
-    let trapped = failures
-        .oracle
-        .get_or_insert_with(Oracle::new)
-        .run(&bytes, &mut theirs);
+    let trapped = failures.oracle.get_or_insert_with(Oracle::new).run(&bytes, &mut theirs);
     let op = FpuOp::prepare(unit(), &ins, 64).unwrap();
     let result = ours.run(&op);
     failures.cases += 1;
@@ -186,10 +171,7 @@ pub(super) fn compare(code: Code, form: Form, round: u64, failures: &mut Failure
 /// | all | DPPS, DPPD | natively a fault in the multiplications keeps the additions from being done |
 fn forgive_flags(code: Code, before: &Machine, ours: &mut Machine, theirs: &Machine) {
     let (mine, native) = (ours.state.mxcsr(), theirs.state.mxcsr());
-    let mask = if format!("{:?}", code.mnemonic())
-        .to_lowercase()
-        .contains("dpp")
-    {
+    let mask = if format!("{:?}", code.mnemonic()).to_lowercase().contains("dpp") {
         0x3F
     } else if native & !(before.state.mxcsr() >> 7) & 0x18 != 0 {
         0x20
@@ -204,11 +186,7 @@ fn machine(ins: &Instruction, random: &mut Random) -> Machine {
     let unmasked = random.one_in(3);
     machine.state = random.state(unmasked);
     for gpr in &mut machine.gpr {
-        *gpr = if random.one_in(3) {
-            random.next() % 32
-        } else {
-            random.next()
-        };
+        *gpr = if random.one_in(3) { random.next() % 32 } else { random.next() };
     }
     machine.rflags = 2 | (random.next() & ARITHMETIC_FLAGS);
     random.bytes(&mut machine.memory.bytes[MEMORY / 2 - 1024..MEMORY / 2 + 1024]);
@@ -227,11 +205,7 @@ fn machine(ins: &Instruction, random: &mut Random) -> Machine {
             let lanes = if wide { 2 } else { 4 };
             (0..lanes).fold(0_u128, |v, _| {
                 let i = random.below(200) as i64 - 100;
-                if wide {
-                    v << 64 | u128::from(i as u64)
-                } else {
-                    v << 32 | u128::from(i as i32 as u32)
-                }
+                if wide { v << 64 | u128::from(i as u64) } else { v << 32 | u128::from(i as i32 as u32) }
             })
         };
         let (low, high) = (half(), half());
@@ -250,11 +224,7 @@ fn difference(ours: &Machine, theirs: &Machine) -> Option<String> {
         ("fsw", a.fsw().into(), b.fsw().into()),
         ("ftw", a.ftw().into(), b.ftw().into()),
         ("mxcsr", a.mxcsr(), b.mxcsr()),
-        (
-            "flags",
-            (ours.rflags & ARITHMETIC_FLAGS) as u32,
-            (theirs.rflags & ARITHMETIC_FLAGS) as u32,
-        ),
+        ("flags", (ours.rflags & ARITHMETIC_FLAGS) as u32, (theirs.rflags & ARITHMETIC_FLAGS) as u32),
     ];
     for (name, x, y) in words {
         if x != y {

@@ -54,8 +54,8 @@ fn pointers_follow_the_manual() {
 #[test]
 fn environment_protected_32() {
     let expected = [
-        0x7F, 3, 0xFF, 0xFF, 0, 0x38, 0xFF, 0xFF, 0xFF, 0x3F, 0xFF, 0xFF, 0xDE, 0xBC, 0xA, 0, 0x33,
-        0, 3, 4, 0x45, 0x23, 1, 0, 0x2B, 0, 0xFF, 0xFF,
+        0x7F, 3, 0xFF, 0xFF, 0, 0x38, 0xFF, 0xFF, 0xFF, 0x3F, 0xFF, 0xFF, 0xDE, 0xBC, 0xA, 0, 0x33, 0, 3, 4, 0x45,
+        0x23, 1, 0, 0x2B, 0, 0xFF, 0xFF,
     ];
     assert_eq!(environment(false, FNSTENV, 64, 28), expected);
     assert_eq!(environment(false, FNSTENV, 32, 28), expected);
@@ -63,22 +63,18 @@ fn environment_protected_32() {
 
 #[test]
 fn environment_protected_16() {
-    let expected = [
-        0x7F, 3, 0, 0x38, 0xFF, 0x3F, 0xDE, 0xBC, 0x33, 0, 0x45, 0x23, 0x2B, 0,
-    ];
+    let expected = [0x7F, 3, 0, 0x38, 0xFF, 0x3F, 0xDE, 0xBC, 0x33, 0, 0x45, 0x23, 0x2B, 0];
     assert_eq!(environment(false, &[0x66, 0xD9, 0x33], 64, 14), expected);
 }
 
 #[test]
 fn environment_real_mode() {
-    let bits16 = [
-        0x7F, 3, 0, 0x38, 0xFF, 0x3F, 0xDE, 0xBC, 3, 0xA4, 0x45, 0x23, 0, 0x10,
-    ];
+    let bits16 = [0x7F, 3, 0, 0x38, 0xFF, 0x3F, 0xDE, 0xBC, 3, 0xA4, 0x45, 0x23, 0, 0x10];
     // fnstenv [bx]
     assert_eq!(environment(true, &[0xD9, 0x37], 16, 14), bits16);
     let bits32 = [
-        0x7F, 3, 0xFF, 0xFF, 0, 0x38, 0xFF, 0xFF, 0xFF, 0x3F, 0xFF, 0xFF, 0xDE, 0xBC, 0xFF, 0xFF,
-        3, 0xA4, 0, 0, 0x45, 0x23, 0xFF, 0xFF, 0, 0x10, 0, 0,
+        0x7F, 3, 0xFF, 0xFF, 0, 0x38, 0xFF, 0xFF, 0xFF, 0x3F, 0xFF, 0xFF, 0xDE, 0xBC, 0xFF, 0xFF, 3, 0xA4, 0, 0, 0x45,
+        0x23, 0xFF, 0xFF, 0, 0x10, 0, 0,
     ];
     assert_eq!(environment(true, &[0x66, 0xD9, 0x37], 16, 28), bits32);
 }
@@ -99,11 +95,7 @@ fn environments_round_trip() {
             let state = &machine.state;
             assert_eq!((state.fsw(), state.ftw()), (before.fsw(), before.ftw()));
             assert_eq!(state.st(0), before.st(0), "registers stay in place");
-            let mask = if prefix.is_empty() || real_mode {
-                !0
-            } else {
-                0xFFFF
-            };
+            let mask = if prefix.is_empty() || real_mode { !0 } else { 0xFFFF };
             assert_eq!(state.fip(), before.fip() & mask);
             assert_eq!(state.fdp(), before.fdp() & mask);
             if !real_mode {
@@ -121,9 +113,7 @@ fn save_and_restore() {
     for prefix in [&[][..], &[0x66]] {
         let mut machine = loaded();
         for i in 0..8 {
-            machine
-                .state
-                .set_st(i, 0x4000_8000_0000_0000_0000 + i as u128);
+            machine.state.set_st(i, 0x4000_8000_0000_0000_0000 + i as u128);
         }
         let before = machine.state.clone();
         machine.run_bytes(&[prefix, FNSAVE].concat()).unwrap();
@@ -159,10 +149,7 @@ fn unmasking_a_flag_makes_it_pending() {
     assert_eq!(machine.state.fsw(), 0x8081);
     assert_eq!(machine.run_bytes(&[0x9B]), Err(FpuFault::MathFault));
     assert_eq!(machine.run_bytes(FLD1), Err(FpuFault::MathFault));
-    assert_eq!(
-        machine.run_bytes(&[0x0F, 0xFC, 0xC1]),
-        Err(FpuFault::MathFault)
-    );
+    assert_eq!(machine.run_bytes(&[0x0F, 0xFC, 0xC1]), Err(FpuFault::MathFault));
     // Non-waiting instructions run.
     machine.run_bytes(&[0xDD, 0x3B]).unwrap();
     assert_eq!(machine.memory.bytes[HERE..HERE + 2], [0x81, 0x80]);

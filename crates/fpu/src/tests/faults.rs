@@ -34,10 +34,7 @@ fn faults_leave_no_trace() {
             let result = machine.run(&op);
             let suppressed = ins.mnemonic() == iced_x86::Mnemonic::Fbstp
                 || InstructionInfoFactory::new().info(&ins).op_access(0) == OpAccess::None;
-            assert!(
-                result == Err(FpuFault::Memory) || suppressed,
-                "{code:?}: {result:?}"
-            );
+            assert!(result == Err(FpuFault::Memory) || suppressed, "{code:?}: {result:?}");
             assert_eq!(before, fingerprint(&machine), "{code:?}");
             count += 1;
         }
@@ -90,16 +87,8 @@ fn alignment() {
         for address in [1, 2, 4, 8, 16, 32_u64] {
             let mut machine = Machine::new();
             machine.memory.address = address;
-            let expected = if address % align == 0 {
-                Ok(())
-            } else {
-                Err(FpuFault::Memory)
-            };
-            assert_eq!(
-                machine.run_bytes(bytes),
-                expected,
-                "{bytes:x?} at {address}"
-            );
+            let expected = if address % align == 0 { Ok(()) } else { Err(FpuFault::Memory) };
+            assert_eq!(machine.run_bytes(bytes), expected, "{bytes:x?} at {address}");
         }
     }
 }
@@ -111,12 +100,8 @@ fn gathers_keep_their_progress() {
     let mut machine = Machine::new();
     machine.state.set_xmm(0, !0);
     machine.state.set_ymm_hi(0, !0);
-    machine
-        .state
-        .set_xmm(1, 0x0000_0000_0000_0300_0000_0001_0000_0000);
-    machine
-        .state
-        .set_xmm(2, 0x8000_0000_8000_0000_0000_0000_8000_0000);
+    machine.state.set_xmm(1, 0x0000_0000_0000_0300_0000_0001_0000_0000);
+    machine.state.set_xmm(2, 0x8000_0000_8000_0000_0000_0000_8000_0000);
     let here = super::MEMORY / 2;
     machine.memory.bytes[here..here + 4].copy_from_slice(&[1, 2, 3, 4]);
     machine.memory.limit = 64;
@@ -125,10 +110,7 @@ fn gathers_keep_their_progress() {
     assert_eq!(machine.state.xmm(2), 0x8000_0000_8000_0000_u128 << 64);
     machine.memory.limit = here as i64;
     machine.run_bytes(&gather).unwrap();
-    assert_eq!(
-        machine.state.xmm(0),
-        0x0403_0201_0000_0000_FFFF_FFFF_0403_0201
-    );
+    assert_eq!(machine.state.xmm(0), 0x0403_0201_0000_0000_FFFF_FFFF_0403_0201);
     assert_eq!((machine.state.xmm(2), machine.state.ymm_hi(0)), (0, 0));
 }
 
@@ -151,10 +133,7 @@ fn masked_moves_touch_only_selected_bytes() {
     assert_eq!(machine.memory.bytes[here + 8], 0xEE);
     machine.memory.bytes.fill(0xEE);
     machine.run_bytes(&bytes).unwrap();
-    assert_eq!(
-        machine.memory.bytes[here..here + 8],
-        [0xEE, 0xEE, 0xEE, 4, 0xEE, 0xEE, 0xEE, 8]
-    );
+    assert_eq!(machine.memory.bytes[here..here + 8], [0xEE, 0xEE, 0xEE, 4, 0xEE, 0xEE, 0xEE, 8]);
     // The second element lies beyond the limit: nothing is stored.
     machine.memory.bytes.fill(0xEE);
     machine.memory.limit = 4;

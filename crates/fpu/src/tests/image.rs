@@ -2,8 +2,8 @@
 
 use super::random::Random;
 use crate::{
-    FpuFault, FpuState, FxLayout, XCR0_AVX, XCR0_SSE, XCR0_SUPPORTED, XCR0_X87, XSAVE_AREA_SIZE,
-    fxrstor, fxsave, xrstor, xsave, xsavec, xsavec_size,
+    FpuFault, FpuState, FxLayout, XCR0_AVX, XCR0_SSE, XCR0_SUPPORTED, XCR0_X87, XSAVE_AREA_SIZE, fxrstor, fxsave,
+    xrstor, xsave, xsavec, xsavec_size,
 };
 
 const LONG: FxLayout = FxLayout::LongRexW;
@@ -63,11 +63,7 @@ fn init_state_is_not_in_use() {
     xsavec(&state, LONG, XCR0_SUPPORTED, !0, &mut area);
     assert_eq!(area[512], 6, "MXCSR counts for XSAVEC");
     assert_eq!(area[520..528], (1 << 63 | 7_u64).to_le_bytes());
-    assert_eq!(
-        area[0..24],
-        [0xAA; 24],
-        "x87 is in its initial state: not written"
-    );
+    assert_eq!(area[0..24], [0xAA; 24], "x87 is in its initial state: not written");
     let mut restored = random_state();
     xrstor(&mut restored, LONG, XCR0_SUPPORTED, !0, &area).unwrap();
     assert_eq!(text(&state), text(&restored));
@@ -142,14 +138,8 @@ fn fxsave_layouts() {
 #[test]
 fn power_on_and_init_values() {
     let state = FpuState::power_on();
-    assert_eq!(
-        (state.fcw(), state.fsw(), state.full_tag_word()),
-        (0x40, 0, 0x5555)
-    );
+    assert_eq!((state.fcw(), state.fsw(), state.full_tag_word()), (0x40, 0, 0x5555));
     let state = FpuState::default();
-    assert_eq!(
-        (state.fcw(), state.fsw(), state.full_tag_word()),
-        (0x37F, 0, 0xFFFF)
-    );
+    assert_eq!((state.fcw(), state.fsw(), state.full_tag_word()), (0x37F, 0, 0xFFFF));
     assert_eq!(state.mxcsr(), 0x1F80);
 }

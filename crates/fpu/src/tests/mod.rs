@@ -33,12 +33,7 @@ pub(crate) struct TestMemory {
 
 impl TestMemory {
     pub(crate) fn new() -> Self {
-        Self {
-            bytes: [0; MEMORY],
-            limit: MEMORY as i64 / 2,
-            address: 0,
-            writable: true,
-        }
+        Self { bytes: [0; MEMORY], limit: MEMORY as i64 / 2, address: 0, writable: true }
     }
 
     fn range(&self, offset: i64, len: usize) -> Result<std::ops::Range<usize>, MemFault> {
@@ -64,11 +59,7 @@ impl OperandMemory for TestMemory {
     }
 
     fn check_alignment(&mut self, align: u32) -> Result<(), MemFault> {
-        if self.address.is_multiple_of(u64::from(align)) {
-            Ok(())
-        } else {
-            Err(MemFault)
-        }
+        if self.address.is_multiple_of(u64::from(align)) { Ok(()) } else { Err(MemFault) }
     }
 
     fn probe_write(&mut self, offset: i64, len: usize) -> Result<(), MemFault> {

@@ -114,10 +114,7 @@ fn install_handler() {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = on_sigfpe as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO;
-            assert_eq!(
-                libc::sigaction(libc::SIGFPE, &action, std::ptr::null_mut()),
-                0
-            );
+            assert_eq!(libc::sigaction(libc::SIGFPE, &action, std::ptr::null_mut()), 0);
         }
     });
 }
@@ -134,13 +131,7 @@ impl Oracle {
         install_handler();
         Self {
             arena: Arena::new().unwrap(),
-            context: Box::new(Context {
-                before: [0; 1024],
-                after: [0; 1024],
-                gpr: [0; 16],
-                rflags: 0,
-                code: 0,
-            }),
+            context: Box::new(Context { before: [0; 1024], after: [0; 1024], gpr: [0; 16], rflags: 0, code: 0 }),
         }
     }
 

@@ -58,9 +58,7 @@ impl Random {
         ];
         match self.below(4) {
             0 => self.pick(&SPECIAL),
-            1 => {
-                (0x3F00_0000 + (self.next() as u32 & 0x03FF_FFFF)) | (self.next() as u32 & 1 << 31)
-            }
+            1 => (0x3F00_0000 + (self.next() as u32 & 0x03FF_FFFF)) | (self.next() as u32 & 1 << 31),
             2 => self.next() as u32 & 0x80FF_FFFF,
             _ => self.next() as u32,
         }
@@ -87,9 +85,7 @@ impl Random {
         ];
         match self.below(4) {
             0 => self.pick(&SPECIAL),
-            1 => {
-                ((0x3FE << 52) + (self.next() & 0x007F_FFFF_FFFF_FFFF)) | (self.next() & (1 << 63))
-            }
+            1 => ((0x3FE << 52) + (self.next() & 0x007F_FFFF_FFFF_FFFF)) | (self.next() & (1 << 63)),
             2 => self.next() & 0x801F_FFFF_FFFF_FFFF,
             _ => self.next(),
         }
@@ -97,9 +93,8 @@ impl Random {
 
     /// 80-bit values, unsupported encodings included.
     pub(crate) fn f80(&mut self) -> u128 {
-        const EXPONENTS: [u64; 12] = [
-            0, 1, 0x7FFE, 0x7FFF, 0x3FFF, 0x3FFE, 0x3C01, 0x3C00, 0x43FE, 0x3F80, 0x403E, 0x4000,
-        ];
+        const EXPONENTS: [u64; 12] =
+            [0, 1, 0x7FFE, 0x7FFF, 0x3FFF, 0x3FFE, 0x3C01, 0x3C00, 0x43FE, 0x3F80, 0x403E, 0x4000];
         let exponent = match self.below(3) {
             0 => self.pick(&EXPONENTS),
             1 => 0x3FF0 + self.next() % 64,
@@ -131,11 +126,7 @@ impl Random {
 
     pub(crate) fn bytes(&mut self, out: &mut [u8]) {
         for (i, chunk) in out.chunks_mut(16).enumerate() {
-            let value = if i % 4 == 0 {
-                self.f80()
-            } else {
-                self.vector()
-            };
+            let value = if i % 4 == 0 { self.f80() } else { self.vector() };
             chunk.copy_from_slice(&value.to_le_bytes()[..chunk.len()]);
         }
     }

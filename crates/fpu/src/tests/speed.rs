@@ -14,9 +14,7 @@ fn measure_all(name: &str, program: &[&[u8]]) -> f64 {
     let ops: Vec<_> = program.iter().map(|bytes| prepare(bytes, 64)).collect();
     let mut machine = Machine::new();
     for i in 0..16 {
-        machine
-            .state
-            .set_xmm(i, 0x3FF0_0000_0000_0000_3F80_0000_3F80_0000);
+        machine.state.set_xmm(i, 0x3FF0_0000_0000_0000_3F80_0000_3F80_0000);
     }
     machine.state.set_ftw(if ops.len() == 1 { 0xFF } else { 0 });
     for i in 0..8 {

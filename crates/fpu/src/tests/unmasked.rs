@@ -19,11 +19,7 @@ fn dividing_by_zero(mxcsr: u32) -> Machine {
 fn masked_exceptions_set_flags() {
     let mut machine = dividing_by_zero(0x1F80);
     machine.run_bytes(DIVPS).unwrap();
-    assert_eq!(
-        machine.state.mxcsr() & 0x3F,
-        0x25,
-        "0/0 in the upper lanes, ZE, PE"
-    );
+    assert_eq!(machine.state.mxcsr() & 0x3F, 0x25, "0/0 in the upper lanes, ZE, PE");
 }
 
 #[test]
@@ -77,17 +73,11 @@ fn general_registers_survive_a_fault() {
     machine.state.set_mxcsr(0x1F00);
     machine.state.set_xmm(1, 0x7FC0_0000);
     machine.gpr[0] = 77;
-    assert_eq!(
-        machine.run_bytes(&[0xF3, 0x0F, 0x2D, 0xC1]),
-        Err(FpuFault::SimdFault)
-    );
+    assert_eq!(machine.run_bytes(&[0xF3, 0x0F, 0x2D, 0xC1]), Err(FpuFault::SimdFault));
     assert_eq!(machine.gpr[0], 77);
     machine.rflags = 0x8D7;
     // ucomiss
-    assert_eq!(
-        machine.run_bytes(&[0x0F, 0x2F, 0xC1]),
-        Err(FpuFault::SimdFault)
-    );
+    assert_eq!(machine.run_bytes(&[0x0F, 0x2F, 0xC1]), Err(FpuFault::SimdFault));
     assert_eq!(machine.rflags, 0x8D7);
 }
 

@@ -60,10 +60,7 @@ impl Control {
 
     /// Waiting instructions report a pending exception first.
     fn waits(self) -> bool {
-        matches!(
-            self,
-            Self::Wait | Self::LoadCw | Self::LoadEnvironment(_) | Self::Restore(_)
-        )
+        matches!(self, Self::Wait | Self::LoadCw | Self::LoadEnvironment(_) | Self::Restore(_))
     }
 
     pub(crate) fn execute(
@@ -112,12 +109,7 @@ fn init(state: &mut FpuState) {
 }
 
 /// FNSAVE: environment and the eight registers in stack order, then FNINIT.
-fn save(
-    state: &mut FpuState,
-    width: Width,
-    real_mode: bool,
-    mem: &mut dyn OperandMemory,
-) -> Result<(), FpuFault> {
+fn save(state: &mut FpuState, width: Width, real_mode: bool, mem: &mut dyn OperandMemory) -> Result<(), FpuFault> {
     let mut image = [0; env::MAX + 80];
     let (environment, length) = env::store(state, width, real_mode);
     image[..length].copy_from_slice(&environment[..length]);
@@ -129,12 +121,7 @@ fn save(
     Ok(())
 }
 
-fn restore(
-    state: &mut FpuState,
-    width: Width,
-    real_mode: bool,
-    mem: &mut dyn OperandMemory,
-) -> Result<(), FpuFault> {
+fn restore(state: &mut FpuState, width: Width, real_mode: bool, mem: &mut dyn OperandMemory) -> Result<(), FpuFault> {
     let mut image = [0; env::MAX + 80];
     let length = width.bytes();
     mem.read(0, &mut image[..length + 80])?;

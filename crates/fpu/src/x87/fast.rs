@@ -65,29 +65,15 @@ impl Fast {
         }
         let default = unit.thunk(&generate(&small, &shape, flags, false)?).ok()?;
         let own = unit.thunk(&generate(&small, &shape, flags, true)?).ok()?;
-        Some(Self {
-            thunks: [default, own],
-            shape,
-            flags,
-        })
+        Some(Self { thunks: [default, own], shape, flags })
     }
 
     /// Runs the instruction without a memory store: see [`Fast::commit`]. `None`: not possible,
     /// nothing has changed. All exceptions must be masked in the guest's control word.
     #[inline]
-    pub(super) fn compute(
-        &self,
-        state: &mut FpuState,
-        buffer: &mut [u8; 16],
-        gpr: &mut [u64; 16],
-    ) -> Option<u32> {
+    pub(super) fn compute(&self, state: &mut FpuState, buffer: &mut [u8; 16], gpr: &mut [u64; 16]) -> Option<u32> {
         let tags = state.x87.relative_tags();
-        let needed = self
-            .shape
-            .loads
-            .iter()
-            .flatten()
-            .fold(0_u8, |mask, slot| mask | 1 << slot);
+        let needed = self.shape.loads.iter().flatten().fold(0_u8, |mask, slot| mask | 1 << slot);
         if tags & needed != needed || (self.shape.push && tags & 1 << PUSHED != 0) {
             return None;
         }
@@ -123,13 +109,7 @@ fn shape_of(ins: &Instruction) -> Option<Shape> {
     let sti = (0..ins.op_count())
         .find(|&i| ins.op_code().op_kind(i) == OpCodeOperandKind::sti_opcode)
         .map(|i| (ins.op_register(i) as usize) - Register::ST0 as usize);
-    let shape = |loads, pops, result, conditions| Shape {
-        loads,
-        pops,
-        result,
-        push: false,
-        conditions,
-    };
+    let shape = |loads, pops, result, conditions| Shape { loads, pops, result, push: false, conditions };
     let one = [Some(0), None];
     // ST(i) and ST(0), or ST(0) alone.
     let pair = |other: Option<usize>| match other {
@@ -137,12 +117,8 @@ fn shape_of(ins: &Instruction) -> Option<Shape> {
         _ => one,
     };
     Some(match ins.mnemonic() {
-        M::Fadd | M::Fsub | M::Fsubr | M::Fmul | M::Fdiv | M::Fdivr if memory => {
-            shape(one, 0, Some((0, 0)), C1)
-        }
-        M::Fiadd | M::Fisub | M::Fisubr | M::Fimul | M::Fidiv | M::Fidivr => {
-            shape(one, 0, Some((0, 0)), C1)
-        }
+        M::Fadd | M::Fsub | M::Fsubr | M::Fmul | M::Fdiv | M::Fdivr if memory => shape(one, 0, Some((0, 0)), C1),
+        M::Fiadd | M::Fisub | M::Fisubr | M::Fimul | M::Fidiv | M::Fidivr => shape(one, 0, Some((0, 0)), C1),
         M::Fadd | M::Fsub | M::Fsubr | M::Fmul | M::Fdiv | M::Fdivr => {
             let to_sti = ins.op_code().op_kind(0) == OpCodeOperandKind::sti_opcode;
             match sti? {
@@ -165,20 +141,12 @@ fn shape_of(ins: &Instruction) -> Option<Shape> {
         M::Fyl2x | M::Fyl2xp1 | M::Fpatan => shape(pair(Some(1)), 1, Some((1, 0)), C1),
         M::Fst | M::Fist if memory => shape(one, 0, None, C1),
         M::Fstp | M::Fistp | M::Fisttp | M::Fbstp if memory => shape(one, 1, None, C1),
-        M::Fld | M::Fild | M::Fbld if memory => Shape {
-            loads: [None, None],
-            pops: 0,
-            result: Some((PUSHED, 0)),
-            push: true,
-            conditions: C1,
-        },
-        M::Fldl2t | M::Fldl2e | M::Fldpi | M::Fldlg2 | M::Fldln2 => Shape {
-            loads: [None, None],
-            pops: 0,
-            result: Some((PUSHED, 0)),
-            push: true,
-            conditions: C1,
-        },
+        M::Fld | M::Fild | M::Fbld if memory => {
+            Shape { loads: [None, None], pops: 0, result: Some((PUSHED, 0)), push: true, conditions: C1 }
+        }
+        M::Fldl2t | M::Fldl2e | M::Fldpi | M::Fldlg2 | M::Fldln2 => {
+            Shape { loads: [None, None], pops: 0, result: Some((PUSHED, 0)), push: true, conditions: C1 }
+        }
         _ => return None,
     })
 }
@@ -206,11 +174,7 @@ fn generate(small: &Instruction, shape: &Shape, flags: bool, own: bool) -> Optio
     store_result(&mut good, shape);
     if own {
         let target = at(Register::RSP, scratch);
-        good.push_result(Instruction::with2(
-            Code::Mov_rm16_imm16,
-            target,
-            u32::from(FCW_INIT),
-        ));
+        good.push_result(Instruction::with2(Code::Mov_rm16_imm16, target, u32::from(FCW_INIT)));
         good.memory(Code::Fldcw_m2byte, Register::RSP, scratch);
     }
     good.raw(&[0xC1, 0xE0, 0x10]); // shl eax, 16

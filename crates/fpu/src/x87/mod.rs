@@ -59,9 +59,7 @@ impl X87Op {
 fn is_arithmetic(code: Code) -> bool {
     use iced_x86::CpuidFeature as F;
     let features = code.cpuid_features();
-    let x87 = features
-        .iter()
-        .any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387));
+    let x87 = features.iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387));
     let opcode = code.op_code().op_code();
     let escape = if opcode > 0xFF { opcode >> 8 } else { opcode };
     x87 && (0xD8..=0xDF).contains(&escape) && !code.op_code().fwait()

@@ -38,13 +38,8 @@ pub(super) enum Move {
 impl Move {
     pub(super) fn prepare(ins: &Instruction) -> Option<Self> {
         use Mnemonic as M;
-        let index =
-            |operand| (ins.op_register(operand) as usize).wrapping_sub(Register::ST0 as usize);
-        let conditional = |flags, set| Self::Conditional {
-            flags,
-            set,
-            from: index(1),
-        };
+        let index = |operand| (ins.op_register(operand) as usize).wrapping_sub(Register::ST0 as usize);
+        let conditional = |flags, set| Self::Conditional { flags, set, from: index(1) };
         const CF: u64 = 1;
         const PF: u64 = 4;
         const ZF: u64 = 0x40;
@@ -66,14 +61,8 @@ impl Move {
                 Code::Fld_m80fp => Self::Load,
                 Code::Fld_sti => Self::Duplicate(index(0)),
                 Code::Fstp_m80fp => Self::Store,
-                Code::Fst_sti => Self::Copy {
-                    to: index(0),
-                    pop: false,
-                },
-                Code::Fstp_sti => Self::Copy {
-                    to: index(0),
-                    pop: true,
-                },
+                Code::Fst_sti => Self::Copy { to: index(0), pop: false },
+                Code::Fstp_sti => Self::Copy { to: index(0), pop: true },
                 _ => return None,
             },
         })

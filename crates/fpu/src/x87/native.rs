@@ -75,10 +75,7 @@ impl Native {
                 _ => return None,
             }
         }
-        let flags = matches!(
-            ins.mnemonic(),
-            Mnemonic::Fcomi | Mnemonic::Fcomip | Mnemonic::Fucomi | Mnemonic::Fucomip
-        );
+        let flags = matches!(ins.mnemonic(), Mnemonic::Fcomi | Mnemonic::Fcomip | Mnemonic::Fucomi | Mnemonic::Fucomip);
         let code = generate(&host, flags, host.rflags_read() != 0)?;
         let thunk = unit.thunk(&code).ok()?;
         let shortcut = match Move::prepare(ins) {
@@ -165,10 +162,7 @@ impl Native {
         mem: &mut dyn OperandMemory,
         buffer: &mut [u8; 16],
     ) -> Result<(), FpuFault> {
-        let mut image = Image {
-            x87: state.x87,
-            rest: MaybeUninit::uninit(),
-        };
+        let mut image = Image { x87: state.x87, rest: MaybeUninit::uninit() };
         image.x87.mxcsr = MXCSR_DEFAULT;
         let captured = self.run(&mut image, buffer, regs);
         let after = &mut image.x87;

@@ -58,4 +58,16 @@ impl Cpuid {
             *register = (*register & !(1 << feature.bit)) | (u32::from(on) << feature.bit);
         }
     }
+
+    /// Clears the feature bits that `host` does not have, and the leaves of extended state with them.
+    pub fn restrict_to(&mut self, host: &Cpuid) {
+        for feature in feature::ALL {
+            if !host.has(*feature) {
+                self.set(*feature, false);
+            }
+        }
+        if !self.has(feature::XSAVE) {
+            self.entries.retain(|e| e.leaf != 0xd);
+        }
+    }
 }
