@@ -230,7 +230,7 @@ mod tests {
         let line = SerialLine::new(Waker::new().unwrap());
         let mut input = line.host_input();
         input.write_all(b"abcdef").unwrap();
-        let mut got = Vec::new();
+        let mut got: Vec<u8> = Vec::new();
         line.feed(|b| {
             got.extend(&b[..4]);
             4

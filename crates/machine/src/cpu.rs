@@ -43,7 +43,7 @@ pub const MODELS: &[CpuModel] = &[
 ];
 
 /// The CPUID table of a machine with CPUs of the model called `name`; `None` if there is no such model.
-pub fn table(name: &str, offered: &Cpuid, cpus: u32) -> Option<Cpuid> {
+pub(crate) fn table(name: &str, offered: &Cpuid, cpus: u32) -> Option<Cpuid> {
     let model = MODELS.iter().find(|m| m.name == name)?;
     let mut table = offered.clone();
     for (leaf, subleaf, mask) in model.hidden {
@@ -82,7 +82,7 @@ fn topology(table: &mut Cpuid, cpus: u32) {
 }
 
 /// The processor's brand string (leaves 80000002h to 80000004h).
-pub fn brand(table: &Cpuid) -> String {
+pub(crate) fn brand(table: &Cpuid) -> String {
     let leaves = (0x8000_0002..=0x8000_0004).filter_map(|leaf| table.get(leaf, 0));
     let bytes: Vec<u8> = leaves.flat_map(|r| [r.eax, r.ebx, r.ecx, r.edx]).flat_map(u32::to_le_bytes).collect();
     let text: String = bytes.iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
