@@ -8,6 +8,7 @@ pub(crate) mod atomic;
 pub(crate) mod bits;
 pub(crate) mod bmi;
 pub(crate) mod branch;
+pub(crate) mod fpu;
 pub(crate) mod int;
 pub(crate) mod modify;
 pub(crate) mod misc;
