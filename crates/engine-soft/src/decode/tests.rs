@@ -30,7 +30,14 @@ const RDI: usize = 7;
 /// A CPU over a little RAM, without paging.
 fn cpu(size: CodeSize) -> Box<Cpu> {
     let ram = Arc::new(GuestMemory::new(&[RamRange { start: Gpa(0), len: 1 << 20 }]).unwrap());
-    let apic = LocalApic::new(LocalApicConfig { id: 0, bootstrap: true, ..Default::default() });
+    let apic = LocalApic::new(LocalApicConfig {
+        id: 0,
+        boot: true,
+        x2apic: true,
+        tsc_deadline: true,
+        phys_bits: 40,
+        tsc_hz: 1_000_000_000,
+    });
     let port = Arc::new(CpuPort::new(VcpuId(0), apic));
     let mut cpu = Cpu::new(Parts {
         id: VcpuId(0),
@@ -82,12 +89,12 @@ fn long() -> Box<Cpu> {
 #[test]
 fn flags_of_addition_and_subtraction() {
     let table: [(&[u8], u64, u64, u64, u64); 6] = [
-        (&[0x01, 0xd8], 0xffff_ffff, 1, 0, CF | PF | AF | ZF),         // add eax, ebx
+        (&[0x01, 0xd8], 0xffff_ffff, 1, 0, CF | PF | AF | ZF), // add eax, ebx
         (&[0x48, 0x01, 0xd8], i64::MAX as u64, 1, 1 << 63, PF | AF | SF | OF), // add rax, rbx
-        (&[0x00, 0xd8], 0x1180, 0x80, 0x1100, CF | PF | ZF | OF),      // add al, bl
-        (&[0x29, 0xd8], 1, 2, 0xffff_ffff, CF | PF | AF | SF),         // sub eax, ebx
-        (&[0x66, 0x29, 0xd8], 0x1_8000, 1, 0x1_7fff, PF | AF | OF),    // sub ax, bx
-        (&[0x38, 0xdc], 0x0500, 5, 0x0500, PF | ZF),                   // cmp ah, bl
+        (&[0x00, 0xd8], 0x1180, 0x80, 0x1100, CF | PF | ZF | OF), // add al, bl
+        (&[0x29, 0xd8], 1, 2, 0xffff_ffff, CF | PF | AF | SF), // sub eax, ebx
+        (&[0x66, 0x29, 0xd8], 0x1_8000, 1, 0x1_7fff, PF | AF | OF), // sub ax, bx
+        (&[0x38, 0xdc], 0x0500, 5, 0x0500, PF | ZF),           // cmp ah, bl
     ];
     for (code, a, b, result, flags) in table {
         let mut cpu = long();
@@ -112,11 +119,11 @@ fn carries_go_in() {
 fn narrow_writes_merge_and_32_bit_writes_clear() {
     let mut cpu = long();
     cpu.gpr[RAX] = 0x1111_2222_3333_4444;
-    run(&mut cpu, &[0xb4, 0xaa, 0xb0, 0xbb]); // mov ah, 0xaa; mov al, 0xbb
+    assert_eq!(run(&mut cpu, &[0xb4, 0xaa, 0xb0, 0xbb]), Flow::Next); // mov ah, 0xaa; mov al, 0xbb
     assert_eq!(cpu.gpr[RAX], 0x1111_2222_3333_aabb);
-    run(&mut cpu, &[0x66, 0xb8, 0x34, 0x12]); // mov ax, 0x1234
+    assert_eq!(run(&mut cpu, &[0x66, 0xb8, 0x34, 0x12]), Flow::Next); // mov ax, 0x1234
     assert_eq!(cpu.gpr[RAX], 0x1111_2222_3333_1234);
-    run(&mut cpu, &[0x89, 0xc0]); // mov eax, eax
+    assert_eq!(run(&mut cpu, &[0x89, 0xc0]), Flow::Next); // mov eax, eax
     assert_eq!(cpu.gpr[RAX], 0x3333_1234);
 }
 
@@ -157,9 +164,7 @@ fn memory_operands() {
     let mut cpu = long();
     (cpu.gpr[RBX], cpu.gpr[RCX], cpu.gpr[RAX]) = (0x1000, 4, 0x1122_3344_5566_7788);
     // mov [rbx+rcx*8-8], rax; add dword [rbx+rcx*8-8], 1; lock xadd [rbx+rcx*8-4], eax; movzx edx, word [rip+disp]
-    let code = [
-        0x48, 0x89, 0x44, 0xcb, 0xf8, 0x83, 0x44, 0xcb, 0xf8, 0x01, 0xf0, 0x0f, 0xc1, 0x44, 0xcb, 0xfc,
-    ];
+    let code = [0x48, 0x89, 0x44, 0xcb, 0xf8, 0x83, 0x44, 0xcb, 0xf8, 0x01, 0xf0, 0x0f, 0xc1, 0x44, 0xcb, 0xfc];
     assert_eq!(run(&mut cpu, &code), Flow::Next);
     assert_eq!(cpu.gpr[RAX], 0x1122_3344);
     assert_eq!(cpu.read::<u64>(0x1018, 3).unwrap(), (0x1122_3344u64 + 0x5566_7788) << 32 | 0x5566_7789);
@@ -183,12 +188,12 @@ fn bit_tests_reach_beyond_their_operand() {
 fn compare_and_exchange() {
     let mut cpu = long();
     (cpu.gpr[RAX], cpu.gpr[RBX], cpu.gpr[RSI]) = (5, 9, 0x1000);
-    run(&mut cpu, &[0xf0, 0x0f, 0xb1, 0x1e]); // lock cmpxchg [rsi], ebx
+    assert_eq!(run(&mut cpu, &[0xf0, 0x0f, 0xb1, 0x1e]), Flow::Next); // lock cmpxchg [rsi], ebx
     assert_eq!((cpu.gpr[RAX], cpu.status & ZF), (0, 0));
-    run(&mut cpu, &[0xf0, 0x0f, 0xb1, 0x1e]);
+    assert_eq!(run(&mut cpu, &[0xf0, 0x0f, 0xb1, 0x1e]), Flow::Next);
     assert_eq!((cpu.read::<u32>(0x1000, 3).unwrap(), cpu.status & ZF), (9, ZF));
     (cpu.gpr[RDX], cpu.gpr[RAX], cpu.gpr[RCX], cpu.gpr[RBX]) = (0, 9, 0x55, 0x66);
-    run(&mut cpu, &[0xf0, 0x48, 0x0f, 0xc7, 0x0e]); // lock cmpxchg16b [rsi]
+    assert_eq!(run(&mut cpu, &[0xf0, 0x48, 0x0f, 0xc7, 0x0e]), Flow::Next); // lock cmpxchg16b [rsi]
     assert_eq!(cpu.read::<u128>(0x1000, 3).unwrap(), 0x55 << 64 | 0x66);
     cpu.gpr[RSI] = 0x1008;
     assert_eq!(run(&mut cpu, &[0x48, 0x0f, 0xc7, 0x0e]), Flow::Fault);
