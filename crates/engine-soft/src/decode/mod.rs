@@ -56,7 +56,7 @@ mod operands;
 mod string;
 mod system;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use iced_x86::Instruction;
 

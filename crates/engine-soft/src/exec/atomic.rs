@@ -6,7 +6,6 @@ use visor_x86::exception::Exception;
 
 use crate::cpu::Cpu;
 use crate::exec::int::{Int, ZF};
-use crate::exec::modify::SPLIT_LOCK;
 use crate::op::{Faulted, Flow, Guest, Op};
 
 const RAX: usize = 0;
@@ -112,7 +111,8 @@ fn exchange_16(cpu: &mut Cpu, op: &Op, expected: u128, new: u128) -> Guest<u128>
     }
     let who = cpu.mmu.privilege;
     let Some(host) = cpu.rmw_host(lin, 16, who)? else {
-        let _guard = SPLIT_LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let fabric = cpu.fabric.clone();
+        let _guard = fabric.lock_bus();
         let old = cpu.read::<u128>(lin, op.mem.seg)?;
         cpu.write(lin, op.mem.seg, if old == expected { new } else { old }, Some(op))?;
         return Ok(old);

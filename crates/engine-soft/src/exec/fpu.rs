@@ -151,7 +151,7 @@ impl OperandMemory for Operand<'_> {
             4 => self.load::<u32>(lin, data),
             2 => self.load::<u16>(lin, data),
             1 => self.load::<u8>(lin, data),
-            _ => self.cpu.read_bytes(lin, self.op.mem.seg, data),
+            _ => self.cpu.load_bytes(lin, self.op.mem.seg, data),
         }
         .map_err(fault)
     }
@@ -164,7 +164,7 @@ impl OperandMemory for Operand<'_> {
             4 => self.store::<u32>(lin, data),
             2 => self.store::<u16>(lin, data),
             1 => self.store::<u8>(lin, data),
-            _ => self.cpu.write_bytes(lin, self.op.mem.seg, data, Some(self.op)),
+            _ => self.cpu.store_bytes(lin, self.op.mem.seg, data, Some(self.op)),
         }
         .map_err(fault)
     }
@@ -187,7 +187,7 @@ impl OperandMemory for Operand<'_> {
 
 impl Cpu {
     /// Loads up to a page of bytes with the rights of the running code; they may cross one page boundary.
-    pub(crate) fn read_bytes(&mut self, lin: u64, seg: u8, data: &mut [u8]) -> Guest<()> {
+    pub(crate) fn load_bytes(&mut self, lin: u64, seg: u8, data: &mut [u8]) -> Guest<()> {
         let who = self.mmu.privilege;
         if let Some(host) = self.mmu.space.load[who as usize].lookup(lin, (data.len() as u64).min(PAGE)) {
             // SAFETY: a TLB hit for the whole range, which may change under us.
@@ -199,7 +199,7 @@ impl Cpu {
     }
 
     /// Stores up to a page of bytes with the rights of the running code, all or nothing.
-    pub(crate) fn write_bytes(&mut self, lin: u64, seg: u8, data: &[u8], op: Option<&Op>) -> Guest<()> {
+    pub(crate) fn store_bytes(&mut self, lin: u64, seg: u8, data: &[u8], op: Option<&Op>) -> Guest<()> {
         let who = self.mmu.privilege;
         let len = data.len() as u64;
         if let Some(host) = self.mmu.space.store[who as usize].lookup(lin, len.min(PAGE)) {

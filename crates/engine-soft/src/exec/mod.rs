@@ -11,7 +11,7 @@ pub(crate) mod branch;
 pub(crate) mod fpu;
 pub(crate) mod int;
 pub(crate) mod misc;
-pub(crate) mod modify;
+mod modify;
 pub(crate) mod mov;
 pub(crate) mod muldiv;
 mod regs;
