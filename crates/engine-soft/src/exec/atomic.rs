@@ -115,11 +115,31 @@ fn exchange_16(cpu: &mut Cpu, op: &Op, expected: u128, new: u128) -> Guest<u128>
         cpu.write(lin, op.mem.seg, if old == expected { new } else { old }, Some(op))?;
         return Ok(old);
     };
-    // SAFETY: 16 aligned bytes of writable guest RAM; the decoder has found CMPXCHG16B on this host.
-    let old = unsafe {
-        let order = std::sync::atomic::Ordering::SeqCst;
-        std::arch::x86_64::cmpxchg16b(host.cast(), expected, new, order, order)
-    };
+    // SAFETY: 16 aligned bytes of writable guest RAM.
+    let old = unsafe { lock_cmpxchg16b(host, expected, new) };
     cpu.after_store(host, 16, Some(op));
     Ok(old)
+}
+
+/// The host's `lock cmpxchg16b`; returns what was there. (The library's intrinsic needs a target feature at build time.)
+///
+/// # Safety
+/// `host` is 16 aligned bytes of writable guest RAM.
+unsafe fn lock_cmpxchg16b(host: *mut u8, expected: u128, new: u128) -> u128 {
+    let (mut lo, mut hi) = (expected as u64, (expected >> 64) as u64);
+    // SAFETY: as promised. RBX cannot be an operand, hence the exchange around the instruction.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, rsi",
+            "lock cmpxchg16b xmmword ptr [rdi]",
+            "xchg rbx, rsi",
+            in("rdi") host,
+            inout("rsi") new as u64 => _,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") lo,
+            inout("rdx") hi,
+            options(nostack),
+        );
+    }
+    u128::from(lo) | u128::from(hi) << 64
 }
