@@ -208,7 +208,7 @@ impl Case {
     /// Adds a patch at a guest address; returns false if it lies outside the writable pages or there is no room.
     pub fn patch(&mut self, address: u64, bytes: &[u8]) -> bool {
         let Some(offset) = layout::writable_offset(address) else { return false };
-        let end = layout::writable_offset(address + bytes.len() as u64 - 1);
+        let end = layout::writable_offset(address.wrapping_add(bytes.len() as u64).wrapping_sub(1));
         if end != Some(offset + bytes.len() - 1) || bytes.len() > PATCH_LEN || self.patch_count as usize == MAX_PATCHES {
             return false;
         }

@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod case;
+pub mod generate;
 pub mod layout;
 pub mod native;
 pub mod rng;
