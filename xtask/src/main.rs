@@ -1,2 +1,60 @@
-//! Tools of the repository: `cargo xtask help`.
-fn main() {}
+//! The repository's own tools. `cargo xtask help` lists them.
+//!
+//! - `tidy`: the rules of ARCHITECTURE.md that a program can check;
+//! - `test`: everything that must pass, in the order in which failures are cheapest;
+//! - `bench`: comparisons, both sides in one run;
+//! - `fuzz`: long runs of what the tests run briefly.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod shell;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+/// Tools of the visor repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check the rules of the house: layers, unsafe code, file and function lengths, texts.
+    Tidy {
+        /// Write the current lengths into the ratchet file, which may only shrink.
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Run every check and test, as continuous integration does.
+    Test {
+        /// Only the quick checks: format, tidy, clippy, docs.
+        #[arg(long)]
+        lint: bool,
+    },
+    /// Compare visor with QEMU's software engine and with the host, in one run.
+    Bench {
+        #[command(subcommand)]
+        what: bench::What,
+    },
+    /// Run a fuzzer for long.
+    Fuzz {
+        /// `cpu`: instructions against the host; `kernel`: random bytes as kernels.
+        target: String,
+        /// Arguments for the fuzzer, such as `--seed 1 --seconds 600`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().task {
+        Task::Tidy { bless } => tidy::run(bless),
+        Task::Test { lint } => test::run(lint),
+        Task::Bench { what } => bench::run(what),
+        Task::Fuzz { target, rest } => test::fuzz(&target, &rest),
+    }
+}

@@ -1,2 +1,48 @@
-//! The `visor` command.
-fn main() {}
+//! `visor` creates, boots and manages virtual machines anywhere: with KVM where it helps, on its own CPU engine elsewhere.
+//!
+//! - `args`: the command line as data, nothing more;
+//! - `run`: `visor run`;
+//! - `doctor`: `visor doctor`;
+//! - `image`: `visor image`;
+//! - `terminal`: the raw terminal, its escape keys and its restoration;
+//! - `report`: errors as a person reads them, and exit statuses.
+
+mod args;
+mod doctor;
+mod image;
+mod progress;
+mod report;
+mod run;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    init_tracing(args.verbose);
+    let result = match args.command {
+        Command::Run(run) => run::main(&run, args.verbose, args.quiet),
+        Command::Doctor(doctor) => doctor::main(&doctor),
+        Command::Image { command } => image::main(&command, args.quiet),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => report::print(&failure),
+    }
+}
+
+/// Diagnostics of the crates go to stderr: warnings always, more with -v or by `VISOR_LOG`.
+fn init_tracing(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "warn",
+        2 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VISOR_LOG").unwrap_or_else(|_| level.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}

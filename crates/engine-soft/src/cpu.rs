@@ -2,20 +2,22 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use visor_engine::{CpuIo, VcpuId, VcpuStats};
+use visor_fpu::{FpuState, FpuUnit};
 use visor_memory::GuestMemory;
 use visor_x86::cpuid::Cpuid;
 use visor_x86::exception::Exception;
 use visor_x86::regs::Rflags;
 use visor_x86::segment::{Segment, TableReg};
 
+use crate::clock::TscClock;
+use crate::fabric::{CpuPort, Fabric};
 use crate::mmu::Mmu;
 use crate::op::{Faulted, Guest, Op};
-use crate::sys::MsrFile;
+use crate::sys::{MsrFile, ResetKind};
 
-/// Bits of [`Attention`]: reasons to leave straight-line execution at the next block boundary.
+/// Bits of a CPU's attention word: reasons to leave straight-line execution at the next block boundary.
 pub mod attention {
     /// A kicker wants `run` to return.
     pub const KICK: u32 = 1 << 0;
@@ -24,9 +26,6 @@ pub mod attention {
     /// Work from another CPU waits.
     pub const WORK: u32 = 1 << 2;
 }
-
-/// The word that other threads set to get a CPU's attention; tested at every block boundary.
-pub type Attention = Arc<AtomicU32>;
 
 /// Execution mode of the code that runs, part of the key of a decoded block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -64,6 +63,19 @@ pub struct Mode {
     pub single: bool,
 }
 
+/// What a CPU is made from.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) id: VcpuId,
+    pub(crate) cpuid: Cpuid,
+    pub(crate) port: Arc<CpuPort>,
+    pub(crate) fabric: Arc<Fabric>,
+    pub(crate) ram: Arc<GuestMemory>,
+    pub(crate) fpu_unit: Arc<FpuUnit>,
+    pub(crate) clock: TscClock,
+    pub(crate) epoch_tsc: u64,
+}
+
 /// The state of one virtual CPU. Fields that handlers touch come first.
 #[repr(C)]
 pub struct Cpu {
@@ -94,6 +106,10 @@ pub struct Cpu {
     pub fault: Exception,
     /// The fault is a trap: it is reported with the next instruction's address.
     pub fault_is_trap: bool,
+    /// x87, MMX, SSE and AVX state.
+    pub fpu: Box<FpuState>,
+    /// The unit that executes FP and SIMD instructions, shared by all CPUs.
+    pub fpu_unit: Arc<FpuUnit>,
     /// Soft TLBs and translation state.
     pub(crate) mmu: Mmu,
 
@@ -131,31 +147,33 @@ pub struct Cpu {
     pub shadow: bool,
     /// NMIs are held off until IRET.
     pub nmi_blocked: bool,
-    /// An NMI waits.
-    pub nmi_pending: bool,
     /// HLT: waiting for an interrupt.
     pub halted: bool,
     /// Waiting for a start-up IPI.
     pub wait_for_sipi: bool,
+    /// `run` has told the machine that this CPU halted with interrupts off; reset when it wakes.
+    pub reported_halt: bool,
     /// A triple fault happened.
     pub shutdown: bool,
 
     /// Which CPU this is.
     pub id: VcpuId,
-    /// Set by other threads.
-    pub attention: Attention,
-    /// Level of the 8259's INTR line (boot CPU only), set by the machine.
-    pub intr: Arc<AtomicU32>,
+    /// How other threads reach this CPU: attention, local APIC, pending NMI, INIT and SIPI.
+    pub(crate) port: Arc<CpuPort>,
+    /// The rate of the TSC.
+    pub(crate) clock: TscClock,
+    /// Host TSC at which guest time was zero.
+    pub epoch_tsc: u64,
     /// Guest TSC = host TSC + this (wrapping).
     pub tsc_offset: u64,
-    /// Guest TSC at which the APIC timer must be looked at, or `u64::MAX`; checked at block boundaries.
-    pub timer_tsc: Arc<AtomicU64>,
+    /// Guest TSC at which the local APIC's timer must be looked at, or `u64::MAX`; compared now and then by the run loop.
+    pub timer_tsc: u64,
     /// Guest RAM.
     pub ram: Arc<GuestMemory>,
     /// The machine, while `run` is on the stack.
     pub io: Option<NonNull<dyn CpuIo>>,
     /// The VM's other CPUs and interrupt routing.
-    pub(crate) fabric: Arc<crate::vm::Fabric>,
+    pub(crate) fabric: Arc<Fabric>,
     /// Counters.
     pub stats: VcpuStats,
 }
@@ -206,5 +224,63 @@ impl Cpu {
             Some(io) => unsafe { io.as_ref() },
             None => unreachable!("guest code runs only inside `run`"),
         }
+    }
+}
+
+impl Cpu {
+    /// A CPU after power-up.
+    pub(crate) fn new(parts: Parts) -> Box<Self> {
+        let mmu = Mmu::new(&parts.ram);
+        let mut cpu = Box::new(Cpu {
+            gpr: [0; 18],
+            status: 0,
+            sysflags: 2,
+            rip: 0,
+            rip_mask: 0xffff,
+            block_end: std::ptr::null(),
+            seg_base: [0; 7],
+            seg: [Segment::default(); 6],
+            cpl: 0,
+            mode: Mode::default(),
+            stack_mask: 0xffff,
+            fault: Exception::UD,
+            fault_is_trap: false,
+            fpu: Box::default(),
+            fpu_unit: parts.fpu_unit,
+            mmu,
+            cr0: 0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            xcr0: 1,
+            dr: [0; 4],
+            dr6: 0,
+            dr7: 0,
+            gdtr: TableReg::default(),
+            idtr: TableReg::default(),
+            ldtr: Segment::default(),
+            tr: Segment::default(),
+            msr: MsrFile::default(),
+            cpuid: parts.cpuid,
+            shadow: false,
+            nmi_blocked: false,
+            halted: false,
+            wait_for_sipi: false,
+            reported_halt: false,
+            shutdown: false,
+            id: parts.id,
+            port: parts.port,
+            clock: parts.clock,
+            epoch_tsc: parts.epoch_tsc,
+            tsc_offset: parts.epoch_tsc.wrapping_neg(),
+            timer_tsc: u64::MAX,
+            ram: parts.ram,
+            io: None,
+            fabric: parts.fabric,
+            stats: VcpuStats::default(),
+        });
+        cpu.reset(ResetKind::Power);
+        cpu
     }
 }

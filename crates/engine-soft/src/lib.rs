@@ -9,6 +9,7 @@
 //! - `sys`: what happens below the instructions: exceptions, interrupts, segments, tasks, control registers, MSRs, CPUID;
 //! - `blocks`: the cache of decoded basic blocks and its coherence with guest memory;
 //! - `run`: the loop that ties them together;
+//! - `fabric`: how interrupts, IPIs and kicks reach a CPU on another thread;
 //! - `vm`: the [`visor_engine`] contract over all of it.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -16,8 +17,10 @@ pub mod cpu;
 pub mod op;
 
 mod blocks;
+mod clock;
 mod decode;
 mod exec;
+mod fabric;
 mod mmu;
 mod run;
 mod sys;

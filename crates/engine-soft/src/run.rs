@@ -1,1 +1,166 @@
-//! The run loop.
+//! The run loop: find a block, execute it, look up when something wants attention.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use visor_engine::Stop;
+
+use crate::blocks::{Block, Blocks};
+use crate::cpu::{Cpu, Mode, attention};
+use crate::op::{Flow, Op, REG_BLOCK_RIP};
+use crate::sys::{Activity, Event};
+
+/// Blocks between two looks at the clock. A block is some tens of nanoseconds, so a timer is late by some microseconds.
+const CLOCK_INTERVAL: u32 = 128;
+
+/// Runs guest code until something of [`Stop`] arises.
+pub(crate) fn run(cpu: &mut Cpu, blocks: &mut Blocks) -> Stop {
+    let mut fuel = 0u32;
+    loop {
+        if fuel == 0 || cpu.port.attention.load(Ordering::Relaxed) != 0 {
+            fuel = CLOCK_INTERVAL;
+            if let Some(stop) = attend(cpu) {
+                return stop;
+            }
+        }
+        fuel -= 1;
+        if cpu.mode.single || cpu.shadow {
+            step(cpu, blocks);
+            fuel = 0;
+        } else {
+            let _ = go(cpu, blocks, cpu.mode);
+        }
+        if cpu.halted || cpu.shutdown {
+            fuel = 0;
+        }
+    }
+}
+
+/// Timers, interrupts, halts and kicks.
+#[cold]
+fn attend(cpu: &mut Cpu) -> Option<Stop> {
+    loop {
+        if cpu.port.attention.fetch_and(!attention::KICK, Ordering::SeqCst) & attention::KICK != 0 {
+            return Some(Stop::Kicked);
+        }
+        cpu.tick_timer();
+        match cpu.take_events() {
+            Activity::Run => {
+                cpu.reported_halt = false;
+                return None;
+            }
+            Activity::Shutdown => return Some(Stop::TripleFault),
+            Activity::Halted { maskable: false } if !cpu.reported_halt => {
+                cpu.reported_halt = true;
+                return Some(Stop::Halted);
+            }
+            Activity::Halted { .. } | Activity::WaitForSipi => {
+                cpu.stats.halts += 1;
+                let timeout = cpu.time_to_timer();
+                cpu.port.sleep(timeout);
+            }
+        }
+    }
+}
+
+/// One instruction with everything looked at around it: breakpoints, single-step, interrupt shadow.
+#[cold]
+fn step(cpu: &mut Cpu, blocks: &mut Blocks) {
+    if cpu.before_single() {
+        return;
+    }
+    let mode = Mode { single: true, ..cpu.mode };
+    match go(cpu, blocks, mode) {
+        Flow::Fault => {}
+        flow => cpu.after_single(flow == Flow::Again),
+    }
+}
+
+/// Executes the block at RIP, and says how it ended.
+#[inline(always)]
+fn go(cpu: &mut Cpu, blocks: &mut Blocks, mode: Mode) -> Flow {
+    let lin = cpu.rip.wrapping_add(cpu.seg_base[1]);
+    match blocks.find(cpu, lin, mode) {
+        // SAFETY: `find` promises a block that lives until its next call, which is not before this one is done.
+        Ok(block) => execute(cpu, unsafe { &*block }),
+        Err(_) => {
+            cpu.deliver(Event::Exception(cpu.fault));
+            Flow::Fault
+        }
+    }
+}
+
+#[inline(always)]
+fn execute(cpu: &mut Cpu, block: &Block) -> Flow {
+    cpu.gpr[REG_BLOCK_RIP as usize] = cpu.rip;
+    let first = block.ops.as_ptr();
+    let mut op = first;
+    // SAFETY: the range is that of the slice; `block_end` only ever moves to an op within it.
+    unsafe {
+        cpu.block_end = first.add(block.ops.len());
+        let flow = loop {
+            match ((*op).run)(cpu, &*op) {
+                Flow::Next => {
+                    let next = op.add(1);
+                    if next == cpu.block_end {
+                        cpu.rip = (*op).next_rip(cpu);
+                        break Flow::Next;
+                    }
+                    op = next;
+                }
+                Flow::End => break Flow::End,
+                Flow::Again => {
+                    cpu.rip = (*op).rip(cpu);
+                    break Flow::Again;
+                }
+                Flow::Fault => {
+                    faulted(cpu, &*op);
+                    break Flow::Fault;
+                }
+            }
+        };
+        cpu.stats.instructions += op.offset_from(first) as u64 + u64::from(flow != Flow::Fault);
+        flow
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn faulted(cpu: &mut Cpu, op: &Op) {
+    cpu.rip = if cpu.fault_is_trap { op.next_rip(cpu) } else { op.rip(cpu) };
+    cpu.deliver(Event::Exception(cpu.fault));
+}
+
+impl Cpu {
+    /// Lets the local APIC's timer expire if its time has come.
+    fn tick_timer(&mut self) {
+        let now = self.now();
+        if now.tsc >= self.timer_tsc {
+            let port = self.port.clone();
+            let mut apic = port.apic();
+            apic.tick(now);
+            if apic.has_pending() {
+                port.attention.fetch_or(attention::INTERRUPT, Ordering::Relaxed);
+            }
+            drop(apic);
+            self.rearm_timer();
+        }
+    }
+
+    /// Recomputes `timer_tsc` after anything that may have moved the local APIC timer's deadline.
+    pub(crate) fn rearm_timer(&mut self) {
+        let now = self.now();
+        self.timer_tsc = match self.port.apic().next_deadline(now) {
+            Some(at) => now.tsc.saturating_add(self.clock.ticks(at.saturating_sub(now.nanos))),
+            None => u64::MAX,
+        };
+    }
+
+    /// How long a halted CPU may sleep, or `None` for as long as nothing wakes it.
+    fn time_to_timer(&mut self) -> Option<Duration> {
+        if self.timer_tsc == u64::MAX {
+            return None;
+        }
+        Some(Duration::from_nanos(self.clock.nanos(self.timer_tsc.saturating_sub(self.now().tsc))))
+    }
+}

@@ -1,9 +1,165 @@
 //! The engine contract over the software CPU.
 
-/// What the CPUs of one VM share.
-#[derive(Debug, Default)]
-pub struct Fabric {}
+use std::sync::Arc;
 
-/// The software engine.
-#[derive(Debug, Default)]
-pub struct SoftEngine {}
+use visor_apic::{LocalApic, LocalApicConfig};
+use visor_engine::{
+    CpuIo, Engine, EngineCaps, EngineError, EngineErrorKind, GuestMemory, Kicker, MsiSink, Stop, Vcpu, VcpuId,
+    VcpuStats, Vm, VmConfig,
+};
+use visor_fpu::FpuUnit;
+use visor_x86::cpuid::Cpuid;
+use visor_x86::state::CpuState;
+
+use crate::blocks::Blocks;
+use crate::clock::{TscClock, host_tsc};
+use crate::cpu::{Cpu, attention};
+use crate::fabric::{CpuPort, Fabric};
+use crate::run;
+use crate::sys::ResetKind;
+
+/// Most CPUs of one VM; xAPIC ids have eight bits, of which 255 is broadcast.
+const MAX_VCPUS: u32 = 254;
+
+/// The software engine: needs nothing of the host but memory that may hold code.
+#[derive(Debug)]
+pub struct SoftEngine {
+    caps: EngineCaps,
+    fpu: Arc<FpuUnit>,
+    clock: TscClock,
+}
+
+impl SoftEngine {
+    /// Prepares the engine: measures the TSC (20 ms) and finds out which instructions the host can execute.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Host`] where the host gives no executable memory.
+    pub fn new() -> Result<Self, EngineError> {
+        let fpu = FpuUnit::new()
+            .map_err(|e| EngineError::host("the host gives no memory for generated code (memfd, PROT_EXEC)", e))?;
+        let clock = TscClock::measure();
+        let cpuid = visor_x86::cpuid::Cpuid::default();
+        let caps = EngineCaps { name: "soft", cpuid, tsc_hz: clock.hz, max_vcpus: MAX_VCPUS };
+        Ok(SoftEngine { caps, fpu: Arc::new(fpu), clock })
+    }
+}
+
+impl Engine for SoftEngine {
+    fn caps(&self) -> &EngineCaps {
+        &self.caps
+    }
+
+    fn create_vm(&self, config: &VmConfig, memory: Arc<GuestMemory>) -> Result<Box<dyn Vm>, EngineError> {
+        if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
+            let what = format!("a VM has 1 to {MAX_VCPUS} CPUs, not {}", config.vcpus);
+            return Err(EngineError::new(EngineErrorKind::Invalid, what));
+        }
+        Ok(Box::new(SoftVm {
+            fabric: Arc::new(Fabric::default()),
+            memory,
+            fpu: self.fpu.clone(),
+            clock: self.clock,
+            epoch_tsc: host_tsc(),
+        }))
+    }
+}
+
+struct SoftVm {
+    fabric: Arc<Fabric>,
+    memory: Arc<GuestMemory>,
+    fpu: Arc<FpuUnit>,
+    clock: TscClock,
+    /// Host TSC at which guest time and the guest's TSCs were zero.
+    epoch_tsc: u64,
+}
+
+impl Vm for SoftVm {
+    fn add_vcpu(&self, id: VcpuId, cpuid: &Cpuid) -> Result<Box<dyn Vcpu>, EngineError> {
+        let features = cpuid.get(1, 0).unwrap_or_default();
+        let phys_bits = cpuid.get(0x8000_0008, 0).map_or(36, |r| r.eax as u8).clamp(32, 52);
+        let apic = LocalApic::new(LocalApicConfig {
+            id: id.0,
+            boot: id == VcpuId(0),
+            x2apic: features.ecx & 1 << 21 != 0,
+            tsc_deadline: features.ecx & 1 << 24 != 0,
+            phys_bits,
+            tsc_hz: self.clock.hz,
+        });
+        let port = Arc::new(CpuPort::new(id, apic));
+        if id.0 >= MAX_VCPUS || !self.fabric.add(port.clone()) {
+            return Err(EngineError::new(EngineErrorKind::Invalid, format!("CPU id {} is taken or too large", id.0)));
+        }
+        let parts = crate::cpu::Parts {
+            id,
+            cpuid: cpuid.clone(),
+            port,
+            fabric: self.fabric.clone(),
+            ram: self.memory.clone(),
+            fpu_unit: self.fpu.clone(),
+            clock: self.clock,
+            epoch_tsc: self.epoch_tsc,
+        };
+        Ok(Box::new(SoftVcpu { cpu: Cpu::new(parts), blocks: Blocks::default() }))
+    }
+
+    fn msi(&self) -> Arc<dyn MsiSink> {
+        self.fabric.clone()
+    }
+
+    fn set_intr(&self, level: bool) {
+        self.fabric.set_intr(level);
+    }
+
+    fn nmi(&self) {
+        if let Some(boot) = self.fabric.boot() {
+            let delivery = {
+                let mut apic = boot.apic();
+                let delivery = apic.set_lint1(true);
+                let _ = apic.set_lint1(false);
+                delivery
+            };
+            boot.act(delivery);
+        }
+    }
+}
+
+struct SoftVcpu {
+    cpu: Box<Cpu>,
+    blocks: Blocks,
+}
+
+impl Vcpu for SoftVcpu {
+    fn run(&mut self, io: &dyn CpuIo) -> Result<Stop, EngineError> {
+        // SAFETY: only the lifetime is changed; `cpu.io` is cleared before the reference ends.
+        let io: &'static dyn CpuIo = unsafe { std::mem::transmute::<&dyn CpuIo, &'static dyn CpuIo>(io) };
+        self.cpu.io = Some(std::ptr::NonNull::from(io));
+        let stop = run::run(&mut self.cpu, &mut self.blocks);
+        self.cpu.io = None;
+        Ok(stop)
+    }
+
+    fn kicker(&self) -> Kicker {
+        let port = self.cpu.port.clone();
+        Kicker::new(move || port.notify(attention::KICK))
+    }
+
+    fn save(&mut self) -> Result<CpuState, EngineError> {
+        Ok(self.cpu.save_state())
+    }
+
+    fn restore(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        if self.cpu.restore_state(state) {
+            return Ok(());
+        }
+        Err(EngineError::new(EngineErrorKind::Invalid, "no CPU of this model can be in that state"))
+    }
+
+    fn reset(&mut self) -> Result<(), EngineError> {
+        self.cpu.reset(ResetKind::Power);
+        Ok(())
+    }
+
+    fn stats(&self) -> VcpuStats {
+        self.cpu.stats
+    }
+}

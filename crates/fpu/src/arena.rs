@@ -41,11 +41,7 @@ unsafe impl Sync for Chunk {}
 
 impl Arena {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            current: Arc::new(Chunk::new()?),
-            used: 0,
-            free: Default::default(),
-        })
+        Ok(Self { current: Arc::new(Chunk::new()?), used: 0, free: Default::default() })
     }
 
     /// Copies `code` (at most 1024 bytes) to executable memory.
@@ -81,11 +77,7 @@ impl Arena {
             self.current = Arc::new(Chunk::new()?);
             self.used = 0;
         }
-        let slot = Slot {
-            chunk: Arc::clone(&self.current),
-            offset: self.used,
-            units,
-        };
+        let slot = Slot { chunk: Arc::clone(&self.current), offset: self.used, units };
         self.used += units * UNIT;
         Ok(slot)
     }
@@ -112,10 +104,7 @@ impl Chunk {
         if unsafe { libc::ftruncate(file.as_raw_fd(), CHUNK as libc::off_t) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        let mut chunk = Self {
-            writable: ptr::null_mut(),
-            executable: ptr::null_mut(),
-        };
+        let mut chunk = Self { writable: ptr::null_mut(), executable: ptr::null_mut() };
         chunk.writable = map(&file, libc::PROT_READ | libc::PROT_WRITE)?;
         chunk.executable = map(&file, libc::PROT_READ | libc::PROT_EXEC)?;
         Ok(chunk)
@@ -135,16 +124,7 @@ impl Drop for Chunk {
 
 fn map(file: &OwnedFd, protection: libc::c_int) -> io::Result<*mut u8> {
     // SAFETY: a new mapping at an address of the kernel's choice; the result is checked.
-    let address = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            CHUNK,
-            protection,
-            libc::MAP_SHARED,
-            file.as_raw_fd(),
-            0,
-        )
-    };
+    let address = unsafe { libc::mmap(ptr::null_mut(), CHUNK, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
     if address == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }

@@ -14,6 +14,9 @@ pub(crate) const BUFFER: Register = Register::RSI;
 /// Base of the guest's general-purpose registers.
 pub(crate) const GPRS: Register = Register::R11;
 
+/// Returned by a thunk that stored nothing and leaves the instruction to a more general one.
+pub(crate) const GAVE_UP: u32 = u32::MAX;
+
 pub(crate) struct Emitter {
     encoder: Encoder,
     failed: Option<IcedError>,
@@ -22,11 +25,7 @@ pub(crate) struct Emitter {
 
 impl Emitter {
     pub(crate) fn new() -> Self {
-        Self {
-            encoder: Encoder::new(64),
-            failed: None,
-            length: 0,
-        }
+        Self { encoder: Encoder::new(64), failed: None, length: 0 }
     }
 
     /// Appends one instruction.
@@ -82,6 +81,24 @@ impl Emitter {
     pub(crate) fn capture_flags(&mut self) {
         self.plain(Code::Lahf);
         self.raw(&[0x0F, 0x90, 0xC0]);
+    }
+
+    /// `jne` over `code`, a complete function tail, followed by it.
+    pub(crate) fn jump_if_not_zero_over(&mut self, code: &[u8]) {
+        match i32::try_from(code.len()) {
+            Ok(length @ 0..128) => self.raw(&[0x75, length as u8]),
+            Ok(length) => {
+                self.raw(&[0x0F, 0x85]);
+                self.raw(&length.to_le_bytes());
+            }
+            Err(_) => debug_assert!(false, "tail too long"),
+        }
+        self.raw(code);
+    }
+
+    /// `or eax, -1`: returns [`GAVE_UP`].
+    pub(crate) fn give_up(&mut self) {
+        self.raw(&[0x83, 0xC8, 0xFF]);
     }
 
     /// Appends `ret` and returns the code, checked in debug builds.

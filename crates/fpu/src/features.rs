@@ -63,10 +63,7 @@ fn detect() -> FpuFeatures {
         (FpuFeatures::F16C, avx && is_x86_feature_detected!("f16c")),
         (FpuFeatures::GFNI, is_x86_feature_detected!("gfni")),
         (FpuFeatures::VAES, avx && is_x86_feature_detected!("vaes")),
-        (
-            FpuFeatures::VPCLMULQDQ,
-            avx && is_x86_feature_detected!("vpclmulqdq"),
-        ),
+        (FpuFeatures::VPCLMULQDQ, avx && is_x86_feature_detected!("vpclmulqdq")),
     ];
     for (feature, present) in probes {
         found.set(feature, present);
@@ -76,6 +73,9 @@ fn detect() -> FpuFeatures {
 
 /// The groups all of which `code` needs, or `None` when it is not in any group of this unit.
 pub(crate) fn required(code: Code) -> Option<FpuFeatures> {
+    if code == Code::Wait {
+        return Some(FpuFeatures::BASE);
+    }
     let mut needed = FpuFeatures::empty();
     for feature in code.cpuid_features() {
         needed |= match feature {

@@ -57,9 +57,7 @@ impl Gather {
         mem: &mut dyn OperandMemory,
     ) -> Result<(), FpuFault> {
         // The three registers must differ (#UD); the decoder rejects that, but be independent.
-        let same = self.destination == self.mask
-            || self.destination == self.index
-            || self.mask == self.index;
+        let same = self.destination == self.mask || self.destination == self.index || self.mask == self.index;
         if same {
             return Err(FpuFault::Undefined);
         }

@@ -60,13 +60,7 @@ pub fn fxrstor(state: &mut FpuState, layout: FxLayout, image: &[u8; 512]) -> Res
 
 /// XSAVE (and XSAVEOPT): updates `area`, the present contents of guest memory. `requested` is
 /// EDX:EAX. The area must be 64-byte aligned (#GP).
-pub fn xsave(
-    state: &FpuState,
-    layout: FxLayout,
-    xcr0: u64,
-    requested: u64,
-    area: &mut [u8; XSAVE_AREA_SIZE],
-) {
+pub fn xsave(state: &FpuState, layout: FxLayout, xcr0: u64, requested: u64, area: &mut [u8; XSAVE_AREA_SIZE]) {
     let components = requested & xcr0 & XCR0_SUPPORTED;
     let present = read_u64(area, HEADER);
     let in_use = in_use(state);
@@ -80,13 +74,7 @@ pub fn xsave(
 }
 
 /// XSAVEC: compacted form with the init optimization. Components not in use are not written.
-pub fn xsavec(
-    state: &FpuState,
-    layout: FxLayout,
-    xcr0: u64,
-    requested: u64,
-    area: &mut [u8; XSAVE_AREA_SIZE],
-) {
+pub fn xsavec(state: &FpuState, layout: FxLayout, xcr0: u64, requested: u64, area: &mut [u8; XSAVE_AREA_SIZE]) {
     let components = requested & xcr0 & XCR0_SUPPORTED;
     let mut in_use = in_use(state);
     if state.x87.mxcsr != MXCSR_DEFAULT {
@@ -104,11 +92,7 @@ pub fn xsavec(
 
 /// Bytes of the compacted area for `components` (CPUID.0DH.1:EBX).
 pub fn xsavec_size(components: u64) -> usize {
-    if components & XCR0_AVX != 0 {
-        XSAVE_AREA_SIZE
-    } else {
-        OFFSET_YMM_HI
-    }
+    if components & XCR0_AVX != 0 { XSAVE_AREA_SIZE } else { OFFSET_YMM_HI }
 }
 
 /// XRSTOR of the standard or compacted form. The area must be 64-byte aligned (#GP). A compacted
@@ -170,17 +154,11 @@ pub fn xrstor(
 fn check_header(area: &[u8], xcr0: u64, present: u64, compaction: u64) -> Result<(), FpuFault> {
     let valid = if compaction & XCOMP_COMPACTED != 0 {
         let format = compaction & !XCOMP_COMPACTED;
-        format & !xcr0 == 0
-            && present & !format == 0
-            && area[HEADER + 16..HEADER + 64].iter().all(|&b| b == 0)
+        format & !xcr0 == 0 && present & !format == 0 && area[HEADER + 16..HEADER + 64].iter().all(|&b| b == 0)
     } else {
         present & !xcr0 == 0 && area[HEADER + 8..HEADER + 24].iter().all(|&b| b == 0)
     };
-    if valid {
-        Ok(())
-    } else {
-        Err(FpuFault::GeneralProtection)
-    }
+    if valid { Ok(()) } else { Err(FpuFault::GeneralProtection) }
 }
 
 /// Components that are not in their initial configuration (XINUSE).
@@ -230,11 +208,7 @@ fn save_x87(state: &FpuState, layout: FxLayout, image: &mut [u8]) {
         write_u64(image, 16, x.fdp);
     } else {
         write_u64(image, 8, (x.fip & 0xFFFF_FFFF) | u64::from(state.fcs) << 32);
-        write_u64(
-            image,
-            16,
-            (x.fdp & 0xFFFF_FFFF) | u64::from(state.fds) << 32,
-        );
+        write_u64(image, 16, (x.fdp & 0xFFFF_FFFF) | u64::from(state.fds) << 32);
     }
     for (slot, st) in image[32..160].chunks_exact_mut(16).zip(&x.st) {
         slot.copy_from_slice(&(st & ST_MASK).to_le_bytes());

@@ -21,6 +21,7 @@ mod features;
 mod gather;
 mod image;
 mod op;
+mod plan;
 mod software;
 mod state;
 mod unit;
@@ -32,8 +33,8 @@ mod tests;
 
 pub use features::{FpuFeatures, host_features};
 pub use image::{
-    FxLayout, XCR0_AVX, XCR0_SSE, XCR0_SUPPORTED, XCR0_X87, XSAVE_AREA_SIZE, fxrstor, fxsave,
-    xrstor, xsave, xsavec, xsavec_size,
+    FxLayout, XCR0_AVX, XCR0_SSE, XCR0_SUPPORTED, XCR0_X87, XSAVE_AREA_SIZE, fxrstor, fxsave, xrstor, xsave, xsavec,
+    xsavec_size,
 };
 pub use op::{FpuClass, FpuFault, FpuOp, MemFault, OpRegs, OperandMemory};
 pub use state::{FpuState, MXCSR_DEFAULT, MXCSR_MASK};

@@ -142,10 +142,7 @@ impl FpuOp {
             let op = VectorOp::prepare(unit, ins)?;
             (op.class(), Body::Vector(op))
         };
-        Some(Self {
-            class,
-            body: Arc::new(body),
-        })
+        Some(Self { class, body: Arc::new(body) })
     }
 
     /// The checks the engine makes before `execute`.

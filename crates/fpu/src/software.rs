@@ -81,30 +81,14 @@ impl SoftwareOp {
             },
             _ => Kind::Gather(Gather::prepare(ins)?),
         };
-        Some(Self {
-            class: class_of(ins, &kind),
-            kind,
-        })
+        Some(Self { class: class_of(ins, &kind), kind })
     }
 
     fn mask_move(ins: &Instruction, size: usize) -> Kind {
         let load = ins.op0_kind() == OpKind::Register;
-        let data = if load {
-            ins.op0_register()
-        } else {
-            ins.op2_register()
-        };
-        let elements = Elements {
-            size,
-            length: data.size(),
-            mask: ins.op1_register().number(),
-            data: data.number(),
-        };
-        if load {
-            Kind::MaskLoad(elements)
-        } else {
-            Kind::MaskStore(elements)
-        }
+        let data = if load { ins.op0_register() } else { ins.op2_register() };
+        let elements = Elements { size, length: data.size(), mask: ins.op1_register().number(), data: data.number() };
+        if load { Kind::MaskLoad(elements) } else { Kind::MaskStore(elements) }
     }
 
     pub(crate) fn class(&self) -> FpuClass {
@@ -168,11 +152,7 @@ fn load_mxcsr(state: &mut FpuState, mem: &mut dyn OperandMemory) -> Result<(), F
     Ok(())
 }
 
-fn fx_save(
-    state: &FpuState,
-    layout: FxLayout,
-    mem: &mut dyn OperandMemory,
-) -> Result<(), FpuFault> {
+fn fx_save(state: &FpuState, layout: FxLayout, mem: &mut dyn OperandMemory) -> Result<(), FpuFault> {
     mem.check_alignment(16)?;
     mem.probe_write(0, 512)?;
     let mut image = [0; 512];
@@ -180,11 +160,7 @@ fn fx_save(
     Ok(mem.write(0, &image[..written])?)
 }
 
-fn fx_restore(
-    state: &mut FpuState,
-    layout: FxLayout,
-    mem: &mut dyn OperandMemory,
-) -> Result<(), FpuFault> {
+fn fx_restore(state: &mut FpuState, layout: FxLayout, mem: &mut dyn OperandMemory) -> Result<(), FpuFault> {
     mem.check_alignment(16)?;
     let mut image = [0; 512];
     mem.read(0, &mut image)?;
@@ -215,10 +191,8 @@ impl Elements {
     fn runs(&self, state: &FpuState) -> impl Iterator<Item = (usize, usize)> + use<> {
         let mask = vector_bytes(state, self.mask);
         let (size, length) = (self.size, self.length);
-        runs(length / size, move |i| {
-            mask[i * size + size - 1] & 0x80 != 0
-        })
-        .map(move |(first, count)| (first * size, count * size))
+        runs(length / size, move |i| mask[i * size + size - 1] & 0x80 != 0)
+            .map(move |(first, count)| (first * size, count * size))
     }
 
     fn load(&self, state: &mut FpuState, mem: &mut dyn OperandMemory) -> Result<(), FpuFault> {

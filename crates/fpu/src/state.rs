@@ -264,6 +264,35 @@ impl X87State {
         i.wrapping_sub(self.top()) & 7
     }
 
+    /// Tags relative to the top of stack: bit i set = ST(i) is not empty.
+    #[inline]
+    pub(crate) fn relative_tags(&self) -> u8 {
+        self.ftw.rotate_right(self.top() as u32)
+    }
+
+    /// Pushes `value`; the register it goes to must be empty.
+    #[inline]
+    pub(crate) fn push(&mut self, value: u128) {
+        self.st[7] = value;
+        self.push_slot();
+    }
+
+    /// Makes slot 7, which has been written, the new top of stack.
+    #[inline]
+    pub(crate) fn push_slot(&mut self) {
+        self.st.rotate_right(1);
+        self.fsw = (self.fsw & !0x3800) | (self.fsw.wrapping_sub(0x800) & 0x3800);
+        self.ftw |= 1 << self.top();
+    }
+
+    /// Empties ST(0) and makes ST(1) the top of stack.
+    #[inline]
+    pub(crate) fn pop(&mut self) {
+        self.ftw &= !(1 << self.top());
+        self.st.rotate_left(1);
+        self.fsw = (self.fsw & !0x3800) | (self.fsw.wrapping_add(0x800) & 0x3800);
+    }
+
     /// Unmasked exception flags are set (Intel SDM 1 §8.1.3.3).
     #[inline]
     pub(crate) fn pending(&self) -> bool {
@@ -292,11 +321,8 @@ impl X87State {
     pub(crate) fn full_tag_word(&self) -> u16 {
         let mut word = 0;
         for physical in 0..8 {
-            let tag = if self.ftw & (1 << physical) == 0 {
-                3
-            } else {
-                classify(self.st[self.slot_of_physical(physical)])
-            };
+            let tag =
+                if self.ftw & (1 << physical) == 0 { 3 } else { classify(self.st[self.slot_of_physical(physical)]) };
             word |= tag << (2 * physical);
         }
         word

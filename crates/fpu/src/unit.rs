@@ -32,8 +32,7 @@ pub(crate) struct Thunk {
 
 /// `(state, operand buffer, general-purpose registers, RFLAGS)`; returns captured flags for
 /// instructions that define them (see [`crate::op::merge_flags`]).
-pub(crate) type ThunkFn =
-    unsafe extern "sysv64" fn(*mut FpuState, *mut u8, *mut [u64; 16], u64) -> u32;
+pub(crate) type ThunkFn = unsafe extern "sysv64" fn(*mut FpuState, *mut u8, *mut [u64; 16], u64) -> u32;
 
 impl FpuUnit {
     /// Allocates the first chunk of code memory.
@@ -41,13 +40,7 @@ impl FpuUnit {
     /// # Errors
     /// When the host refuses anonymous files or executable mappings of them.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            inner: Mutex::new(Inner {
-                arena: Arena::new()?,
-                thunks: HashMap::new(),
-                sweep_at: SWEEP_AT,
-            }),
-        })
+        Ok(Self { inner: Mutex::new(Inner { arena: Arena::new()?, thunks: HashMap::new(), sweep_at: SWEEP_AT }) })
     }
 
     /// Number of distinct thunks in memory.
@@ -103,9 +96,7 @@ impl Thunk {
 
 impl fmt::Debug for FpuUnit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FpuUnit")
-            .field("thunks", &self.thunk_count())
-            .finish()
+        f.debug_struct("FpuUnit").field("thunks", &self.thunk_count()).finish()
     }
 }
 

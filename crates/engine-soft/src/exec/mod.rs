@@ -1,1 +1,16 @@
-//! The handlers of all instructions, by group.
+//! The handlers: what each instruction does, one function per operation, operand size and operand kind.
+//!
+//! A handler that faults leaves registers, flags and memory as they were: it computes the address, makes the access that can
+//! fault, and changes registers and flags last. Flags come from executing the same operation on the host (see [`int`]).
+
+pub(crate) mod alu;
+pub(crate) mod bits;
+pub(crate) mod branch;
+pub(crate) mod int;
+mod modify;
+pub(crate) mod mov;
+pub(crate) mod muldiv;
+mod regs;
+pub(crate) mod shift;
+pub(crate) mod stack;
+pub(crate) mod string;

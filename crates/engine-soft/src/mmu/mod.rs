@@ -10,5 +10,6 @@ mod tlb;
 mod walk;
 
 pub use access::Word;
+pub(crate) use access::{peek, poke};
 pub use tlb::{Mmu, Privilege, Table, TlbEntry};
 pub use walk::{Access, Translation};

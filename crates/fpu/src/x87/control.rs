@@ -16,13 +16,13 @@ pub(crate) enum Control {
     /// FNCLEX
     ClearExceptions,
     /// FNSTSW AX
-    StoreStatusAx,
+    StoreSwAx,
     /// FNSTSW m16
-    StoreStatus,
+    StoreSw,
     /// FNSTCW m16
-    StoreControl,
+    StoreCw,
     /// FLDCW m16
-    LoadControl,
+    LoadCw,
     /// FNSTENV
     StoreEnvironment(Width),
     /// FLDENV
@@ -41,10 +41,10 @@ impl Control {
             Code::Wait => Self::Wait,
             Code::Fninit => Self::Init,
             Code::Fnclex => Self::ClearExceptions,
-            Code::Fnstsw_AX => Self::StoreStatusAx,
-            Code::Fnstsw_m2byte => Self::StoreStatus,
-            Code::Fnstcw_m2byte => Self::StoreControl,
-            Code::Fldcw_m2byte => Self::LoadControl,
+            Code::Fnstsw_AX => Self::StoreSwAx,
+            Code::Fnstsw_m2byte => Self::StoreSw,
+            Code::Fnstcw_m2byte => Self::StoreCw,
+            Code::Fldcw_m2byte => Self::LoadCw,
             Code::Fnstenv_m14byte => Self::StoreEnvironment(Width::Bits16),
             Code::Fnstenv_m28byte => Self::StoreEnvironment(Width::Bits32),
             Code::Fldenv_m14byte => Self::LoadEnvironment(Width::Bits16),
@@ -60,10 +60,7 @@ impl Control {
 
     /// Waiting instructions report a pending exception first.
     fn waits(self) -> bool {
-        matches!(
-            self,
-            Self::Wait | Self::LoadControl | Self::LoadEnvironment(_) | Self::Restore(_)
-        )
+        matches!(self, Self::Wait | Self::LoadCw | Self::LoadEnvironment(_) | Self::Restore(_))
     }
 
     pub(crate) fn execute(
@@ -79,12 +76,12 @@ impl Control {
             Self::Wait | Self::Nothing => {}
             Self::Init => init(state),
             Self::ClearExceptions => state.x87.fsw &= !0x80FF,
-            Self::StoreStatusAx => {
+            Self::StoreSwAx => {
                 regs.gpr[0] = (regs.gpr[0] & !0xFFFF) | u64::from(state.fsw());
             }
-            Self::StoreStatus => mem.write(0, &state.fsw().to_le_bytes())?,
-            Self::StoreControl => mem.write(0, &state.fcw().to_le_bytes())?,
-            Self::LoadControl => {
+            Self::StoreSw => mem.write(0, &state.fsw().to_le_bytes())?,
+            Self::StoreCw => mem.write(0, &state.fcw().to_le_bytes())?,
+            Self::LoadCw => {
                 let mut data = [0; 2];
                 mem.read(0, &mut data)?;
                 state.set_fcw(u16::from_le_bytes(data));
@@ -112,12 +109,7 @@ fn init(state: &mut FpuState) {
 }
 
 /// FNSAVE: environment and the eight registers in stack order, then FNINIT.
-fn save(
-    state: &mut FpuState,
-    width: Width,
-    real_mode: bool,
-    mem: &mut dyn OperandMemory,
-) -> Result<(), FpuFault> {
+fn save(state: &mut FpuState, width: Width, real_mode: bool, mem: &mut dyn OperandMemory) -> Result<(), FpuFault> {
     let mut image = [0; env::MAX + 80];
     let (environment, length) = env::store(state, width, real_mode);
     image[..length].copy_from_slice(&environment[..length]);
@@ -129,12 +121,7 @@ fn save(
     Ok(())
 }
 
-fn restore(
-    state: &mut FpuState,
-    width: Width,
-    real_mode: bool,
-    mem: &mut dyn OperandMemory,
-) -> Result<(), FpuFault> {
+fn restore(state: &mut FpuState, width: Width, real_mode: bool, mem: &mut dyn OperandMemory) -> Result<(), FpuFault> {
     let mut image = [0; env::MAX + 80];
     let length = width.bytes();
     mem.read(0, &mut image[..length + 80])?;

@@ -40,19 +40,11 @@ pub(super) fn store(state: &FpuState, width: Width, real_mode: bool) -> ([u8; MA
     let (ip, dp) = (x.fip as u32, x.fdp as u32);
     let pointers: [u32; 4] = match (width, real_mode) {
         (Width::Bits16, false) => [ip, state.fcs.into(), dp, state.fds.into()],
-        (Width::Bits32, false) => [
-            ip,
-            u32::from(state.fcs) | fop << 16,
-            dp,
-            0xFFFF_0000 | u32::from(state.fds),
-        ],
+        (Width::Bits32, false) => [ip, u32::from(state.fcs) | fop << 16, dp, 0xFFFF_0000 | u32::from(state.fds)],
         (Width::Bits16, true) => [ip, (ip >> 4 & 0xF000) | fop, dp, dp >> 4 & 0xF000],
-        (Width::Bits32, true) => [
-            0xFFFF_0000 | ip,
-            (ip >> 4 & 0x0FFF_F000) | fop,
-            0xFFFF_0000 | dp,
-            dp >> 4 & 0x0FFF_F000,
-        ],
+        (Width::Bits32, true) => {
+            [0xFFFF_0000 | ip, (ip >> 4 & 0x0FFF_F000) | fop, 0xFFFF_0000 | dp, dp >> 4 & 0x0FFF_F000]
+        }
     };
     let words = [x.fcw, x.fsw, x.full_tag_word()].map(|w| 0xFFFF_0000 | u32::from(w));
     let mut bytes = [0; MAX];
@@ -65,13 +57,7 @@ pub(super) fn store(state: &FpuState, width: Width, real_mode: bool) -> ([u8; MA
 
 /// Loads an environment. `keep_registers`: the physical registers keep their contents while the
 /// top of stack moves (FLDENV); otherwise the caller loads them in stack order (FRSTOR).
-pub(super) fn load(
-    state: &mut FpuState,
-    width: Width,
-    real_mode: bool,
-    bytes: &[u8; MAX],
-    keep_registers: bool,
-) {
+pub(super) fn load(state: &mut FpuState, width: Width, real_mode: bool, bytes: &[u8; MAX], keep_registers: bool) {
     let step = width.bytes() / 7;
     let word = |i: usize| {
         let mut value = [0; 4];

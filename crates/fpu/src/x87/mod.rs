@@ -3,10 +3,12 @@
 //! Arithmetic runs on the host's x87 unit with the guest's own control word, unmasked exceptions
 //! included: the host only raises a signal at the *next* waiting instruction, and the thunk has
 //! none before it saves the state and reinitialises the unit. Control instructions and
-//! environments are done in Rust ([`control`], [`env`]). Intel SDM 1 chapter 8.
+//! environments are done in Rust ([`control`], [`mod@env`]). Intel SDM 1 chapter 8.
 
 mod control;
 mod env;
+mod fast;
+mod moves;
 mod native;
 
 use iced_x86::{Code, Instruction};
@@ -57,9 +59,7 @@ impl X87Op {
 fn is_arithmetic(code: Code) -> bool {
     use iced_x86::CpuidFeature as F;
     let features = code.cpuid_features();
-    let x87 = features
-        .iter()
-        .any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387));
+    let x87 = features.iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387));
     let opcode = code.op_code().op_code();
     let escape = if opcode > 0xFF { opcode >> 8 } else { opcode };
     x87 && (0xD8..=0xDF).contains(&escape) && !code.op_code().fwait()

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use iced_x86::Register;
 use iced_x86::{Code, Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind};
 
+use super::fast::Fast;
 use super::is_arithmetic;
+use super::moves::Move;
 use crate::emit::{Emitter, STATE};
 use crate::op::{FpuFault, OpRegs, OperandMemory, merge_flags};
+use crate::plan::{clear_prefixes, redirect_memory};
 use crate::state::{FpuState, MXCSR_DEFAULT, X87State};
 use crate::unit::{FpuUnit, Thunk, ThunkFn};
-use crate::vector::{Access, clear_prefixes, redirect_memory};
+use crate::vector::Access;
 
 /// Exceptions that keep a store from being done when unmasked; an inexact result is stored.
 const STORE_SUPPRESSED: u16 = 0x1F;
@@ -27,6 +30,15 @@ pub(crate) struct Native {
     flags: bool,
     /// Last opcode register.
     fop: u16,
+    shortcut: Shortcut,
+}
+
+/// What to try before the exact path when all exceptions are masked.
+#[derive(Debug)]
+enum Shortcut {
+    None,
+    Fast(Fast),
+    Move(Move),
 }
 
 /// The part of an FXSAVE image the thunk needs; the rest is never looked at.
@@ -63,13 +75,15 @@ impl Native {
                 _ => return None,
             }
         }
-        let flags = matches!(
-            ins.mnemonic(),
-            Mnemonic::Fcomi | Mnemonic::Fcomip | Mnemonic::Fucomi | Mnemonic::Fucomip
-        );
+        let flags = matches!(ins.mnemonic(), Mnemonic::Fcomi | Mnemonic::Fcomip | Mnemonic::Fucomi | Mnemonic::Fucomip);
         let code = generate(&host, flags, host.rflags_read() != 0)?;
         let thunk = unit.thunk(&code).ok()?;
+        let shortcut = match Move::prepare(ins) {
+            Some(simple) => Shortcut::Move(simple),
+            None => Fast::prepare(unit, &host, flags).map_or(Shortcut::None, Shortcut::Fast),
+        };
         Some(Self {
+            shortcut,
             function: thunk.function(),
             _thunk: thunk,
             access,
@@ -93,26 +107,71 @@ impl Native {
         if self.access == Access::Read {
             mem.read(0, &mut buffer[..size])?;
         }
-        let mut image = Image {
-            x87: state.x87,
-            rest: MaybeUninit::uninit(),
-        };
+        let masked = state.x87.fcw & 0x3F == 0x3F;
+        if !masked || !self.execute_shortcut(state, regs, mem, &mut buffer)? {
+            self.execute_exact(state, regs, mem, &mut buffer)?;
+        }
+        state.x87.fip = regs.fip;
+        state.x87.fop = self.fop;
+        state.fcs = regs.fcs;
+        if self.access != Access::None {
+            state.x87.fdp = regs.fdp;
+            state.fds = regs.fds;
+        }
+        Ok(())
+    }
+
+    /// Returns whether the instruction has been executed.
+    #[inline]
+    fn execute_shortcut(
+        &self,
+        state: &mut FpuState,
+        regs: &mut OpRegs<'_>,
+        mem: &mut dyn OperandMemory,
+        buffer: &mut [u8; 16],
+    ) -> Result<bool, FpuFault> {
+        let size = usize::from(self.size);
+        match &self.shortcut {
+            Shortcut::None => Ok(false),
+            Shortcut::Move(simple) => {
+                let done = simple.execute(state, *regs.rflags, buffer);
+                if done && self.access == Access::Write {
+                    mem.write(0, &buffer[..size])?;
+                    Move::finish_store(state);
+                }
+                Ok(done)
+            }
+            Shortcut::Fast(fast) => {
+                let Some(outcome) = fast.compute(state, buffer, regs.gpr) else {
+                    return Ok(false);
+                };
+                if self.access == Access::Write {
+                    mem.write(0, &buffer[..size])?;
+                }
+                fast.commit(&mut state.x87, regs.rflags, outcome);
+                Ok(true)
+            }
+        }
+    }
+
+    /// The whole unit is restored, runs the instruction and is saved.
+    fn execute_exact(
+        &self,
+        state: &mut FpuState,
+        regs: &mut OpRegs<'_>,
+        mem: &mut dyn OperandMemory,
+        buffer: &mut [u8; 16],
+    ) -> Result<(), FpuFault> {
+        let mut image = Image { x87: state.x87, rest: MaybeUninit::uninit() };
         image.x87.mxcsr = MXCSR_DEFAULT;
-        let captured = self.run(&mut image, &mut buffer, regs);
+        let captured = self.run(&mut image, buffer, regs);
         let after = &mut image.x87;
         if self.access == Access::Write && after.fsw & !after.fcw & STORE_SUPPRESSED == 0 {
-            mem.write(0, &buffer[..size])?;
+            mem.write(0, &buffer[..usize::from(self.size)])?;
         }
         after.mxcsr = state.x87.mxcsr;
         after.mxcsr_mask = state.x87.mxcsr_mask;
-        after.fip = regs.fip;
-        after.fop = self.fop;
         after.fdp = state.x87.fdp;
-        state.fcs = regs.fcs;
-        if self.access != Access::None {
-            after.fdp = regs.fdp;
-            state.fds = regs.fds;
-        }
         after.normalize();
         state.x87 = *after;
         if self.flags {

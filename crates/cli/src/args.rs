@@ -1,0 +1,180 @@
+//! The command line as data: syntax only, meaning is given where a command runs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Creates, boots and manages virtual machines anywhere, without KVM, root or kernel modules.
+#[derive(Parser, Debug)]
+#[command(name = "visor", version, arg_required_else_help = true, max_term_width = 110)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Show boot messages and diagnostics (more with -vv).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// No progress, no banners; errors only.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Boot a throw-away virtual machine; with a command, run that in it and exit with its status.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Measure what this host can do and say what visor will use, and why.
+    #[command(after_help = "Examples:\n  visor doctor\n  visor doctor --json\n  visor -q doctor && echo ready")]
+    Doctor(DoctorArgs),
+    /// Make and list guest images.
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+}
+
+const RUN_EXAMPLES: &str = "Examples:
+  visor run tiny                                   a shell in a small Linux machine
+  visor run tiny -- uname -a                       one command; its output, its exit status
+  tar c src | visor run tiny -- tar x -C /tmp      standard input is the command's
+  visor run --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0' --memory 512M";
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct RunArgs {
+    /// The image to boot: `tiny`.
+    #[arg(required_unless_present = "kernel", conflicts_with = "kernel")]
+    pub(crate) image: Option<String>,
+    /// A command to run in the guest instead of an interactive shell.
+    #[arg(last = true, conflicts_with = "kernel")]
+    pub(crate) argv: Vec<String>,
+    /// Boot this kernel: a bzImage, or an ELF file with a PVH entry or a Multiboot 1 header.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Initial RAM disk for --kernel.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Kernel command line; with an image, added to the image's own.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) append: Option<String>,
+    /// Memory: a number with K, M or G (MiB without a suffix).
+    #[arg(short, long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    pub(crate) memory: u64,
+    /// Virtual CPUs.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) cpus: u32,
+    /// CPU model that the guest sees.
+    #[arg(long, value_name = "MODEL", default_value = "x86-64-v3")]
+    pub(crate) cpu: String,
+    /// Stop the machine after this time and exit with status 124 (90, 90s, 5m, 1h).
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) timeout: Option<Duration>,
+    /// Which engine runs the CPUs.
+    #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
+    pub(crate) engine: EngineArg,
+    /// Attach a raw disk image (vda, vdb, ...); `FILE,ro` attaches it read-only.
+    #[arg(long, value_name = "FILE[,ro]")]
+    pub(crate) disk: Vec<String>,
+    /// Give the guest an exit port at 0xf4: a byte V written there ends the machine with exit status (V << 1) | 1.
+    #[arg(long)]
+    pub(crate) debug_exit: bool,
+    /// End when the guest reboots or crashes, instead of starting it again.
+    #[arg(long)]
+    pub(crate) no_reboot: bool,
+    /// Print what the machine did when it ends: instructions, exits, time.
+    #[arg(long)]
+    pub(crate) stats: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineArg {
+    /// The fastest that works on this host.
+    Auto,
+    /// Visor's own CPU engine.
+    Soft,
+    /// The host's KVM.
+    Kvm,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ImageCommand {
+    /// Build an image from Debian packages (fetched by name, verified, cached).
+    #[command(after_help = "Examples:\n  visor image build tiny\n  visor image build tiny --refresh\n  visor -q image build tiny")]
+    Build {
+        /// Which image: `tiny`.
+        name: String,
+        /// Look for newer packages even if a built image is there.
+        #[arg(long)]
+        refresh: bool,
+    },
+    /// List the images on this machine.
+    #[command(visible_alias = "list", after_help = "Examples:\n  visor image ls\n  visor image ls --json")]
+    Ls {
+        /// Print the list as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A size: digits with an optional K, M, G (binary), MiB without one.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "k" | "kb" | "kib" => 1 << 10,
+        "" | "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        other => return Err(format!("unknown unit `{other}`; write for example 512M or 2G")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a number; write for example 512M or 2G".to_owned())?;
+    number.checked_mul(unit).ok_or_else(|| "too large".to_owned())
+}
+
+/// A time: digits with an optional s, m, h (seconds without one).
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        other => return Err(format!("unknown unit `{other}`; write for example 90s or 5m")),
+    };
+    let number: f64 = digits.parse().map_err(|_| "not a number; write for example 90s or 5m".to_owned())?;
+    Duration::try_from_secs_f64(number * unit).map_err(|_| "too large or negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(parse_size("512M"), Ok(512 << 20));
+        assert_eq!(parse_size("2048"), Ok(2048 << 20));
+        assert_eq!(parse_size("1g"), Ok(1 << 30));
+        assert!(parse_size("").is_err() && parse_size("5x").is_err() && parse_size("99999999999999G").is_err());
+        assert_eq!(parse_time("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_time("1.5m"), Ok(Duration::from_secs(90)));
+        assert!(parse_time("-1s").is_err() && parse_time("1d").is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+        let parse = |line: &str| Args::try_parse_from(line.split(' '));
+        assert!(parse("visor run tiny -- sh -c true").is_ok());
+        assert!(parse("visor run --kernel x --append console=ttyS0").is_ok());
+        assert!(parse("visor run").is_err(), "an image or a kernel is needed");
+        assert!(parse("visor run tiny --kernel x").is_err(), "one of them");
+    }
+}

@@ -1,0 +1,164 @@
+//! ACPI tables (ACPI 6.5): the machine's hardware as its operating system discovers it.
+//!
+//! RSDP at F0000h; RSDT, XSDT, FADT, FACS, MADT, HPET, MCFG and DSDT from E0000h. Fixed hardware: PM1 event block at port
+//! 600h, PM1 control at 604h, PM timer at 608h, SCI on interrupt 9, reset register CF9h. ACPI mode is always on (no SMI command
+//! port), so PM1 control reads with SCI_EN set.
+
+mod dsdt;
+mod fixed;
+#[cfg(test)]
+mod tests;
+
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, facs::FACS};
+use visor_memory::GuestMemory;
+
+use crate::error::{BootError, BootErrorKind};
+use crate::layout::{RSDP, TABLES};
+use crate::ram;
+
+/// Port of the PM1a event block, 4 bytes.
+pub const PM1_EVENT: u16 = 0x600;
+/// Port of the PM1a control block, 2 bytes.
+pub const PM1_CONTROL: u16 = 0x604;
+/// Port of the PM timer, 4 bytes.
+pub const PM_TIMER: u16 = 0x608;
+/// Port of the reset register; writing [`RESET_VALUE`] resets the machine.
+pub const RESET_PORT: u16 = 0xcf9;
+/// See [`RESET_PORT`].
+pub const RESET_VALUE: u8 = 6;
+/// Input of the system control interrupt.
+pub const SCI: u8 = 9;
+/// Base address of the I/O APIC.
+pub const IOAPIC: u32 = 0xfec0_0000;
+/// Base address of the HPET.
+pub const HPET: u64 = 0xfed0_0000;
+/// Base address of the local APICs.
+pub const LAPIC: u32 = 0xfee0_0000;
+
+const OEM: [u8; 6] = *b"VISOR ";
+const OEM_TABLE: [u8; 8] = *b"VISORPC ";
+/// CMOS register of the century (ACPI 6.5 §5.2.9).
+const CENTURY: u8 = 0x32;
+
+/// The hardware that the tables describe.
+#[derive(Clone, Debug, Default)]
+pub struct AcpiConfig {
+    /// vCPUs, numbered from 0 as their local APIC ids are.
+    pub cpus: u32,
+    /// SLP_TYP value that powers off.
+    pub s5: u8,
+    /// A COM1 at 3F8h, interrupt 4.
+    pub uart: bool,
+    /// A PS/2 keyboard controller.
+    pub keyboard: bool,
+    /// A PS/2 mouse behind it.
+    pub mouse: bool,
+    /// Low half of the HPET's capability register, if there is one.
+    pub hpet: Option<u32>,
+    /// The PCI host bridge, if there is one.
+    pub pci: Option<PciConfig>,
+}
+
+/// A PCI host bridge with one bus.
+#[derive(Clone, Debug, Default)]
+pub struct PciConfig {
+    /// Memory window below 4 GiB: first and last address.
+    pub mem32: (u32, u32),
+    /// Memory window above 4 GiB: first and last address.
+    pub mem64: Option<(u64, u64)>,
+    /// Where the INTx pins lead.
+    pub routes: Vec<PciRoute>,
+    /// Base of the memory-mapped configuration space of bus 0, if there is one.
+    pub ecam: Option<u64>,
+}
+
+/// Where one INTx pin of one slot leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciRoute {
+    /// Device number, 0 to 31.
+    pub device: u8,
+    /// 0 for INTA to 3 for INTD.
+    pub pin: u8,
+    /// Interrupt input; level-triggered, active low by PCI's convention.
+    pub gsi: u32,
+}
+
+/// The tables with their addresses.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// Signature, guest-physical address and contents of each.
+    pub tables: Vec<(&'static str, u64, Vec<u8>)>,
+}
+
+/// Makes the tables.
+pub fn tables(config: &AcpiConfig) -> Tables {
+    let mut next = TABLES;
+    let mut out = Vec::new();
+    let mut place = |name: &'static str, bytes: Vec<u8>| {
+        let at = next;
+        // FACS needs 64-byte alignment; the rest do not mind.
+        next = (at + bytes.len() as u64).next_multiple_of(64);
+        out.push((name, at, bytes));
+        at
+    };
+    let facs = place("FACS", bytes(&FACS::new()));
+    let dsdt = place("DSDT", dsdt::dsdt(config));
+    let mut roots = vec![place("FACP", fixed::fadt(config, facs, dsdt)), place("APIC", fixed::madt(config))];
+    if let Some(capabilities) = config.hpet {
+        roots.push(place("HPET", fixed::hpet(capabilities)));
+    }
+    if let Some(base) = config.pci.as_ref().and_then(|p| p.ecam) {
+        roots.push(place("MCFG", fixed::mcfg(base)));
+    }
+    let mut rsdt = Sdt::new(*b"RSDT", 36, 1, OEM, OEM_TABLE, 1);
+    let mut xsdt = XSDT::new(OEM, OEM_TABLE, 1);
+    for at in roots {
+        rsdt.append_slice(&(at as u32).to_le_bytes());
+        xsdt.add_entry(at);
+    }
+    let rsdt = place("RSDT", rsdt.as_slice().to_vec());
+    let xsdt = place("XSDT", bytes(&xsdt));
+    out.push(("RSD PTR ", RSDP, rsdp(rsdt as u32, xsdt)));
+    Tables { tables: out }
+}
+
+/// Makes the tables and writes them to guest memory.
+///
+/// # Errors
+/// [`BootErrorKind::Memory`] if they do not fit, which takes thousands of vCPUs.
+pub fn install(memory: &GuestMemory, config: &AcpiConfig) -> Result<(), BootError> {
+    for (name, at, bytes) in tables(config).tables {
+        if at < RSDP && at + bytes.len() as u64 > RSDP {
+            return Err(BootError::new(BootErrorKind::Memory, format!("the ACPI table {name} does not fit")));
+        }
+        ram::write(memory, at, &bytes)?;
+    }
+    Ok(())
+}
+
+/// The root pointer, which unlike that of `acpi_tables` has the 32-bit table too: small kernels know no other.
+fn rsdp(rsdt: u32, xsdt: u64) -> Vec<u8> {
+    let mut b = b"RSD PTR \0".to_vec();
+    b.extend(OEM);
+    b.push(2);
+    b.extend(rsdt.to_le_bytes());
+    b.extend(36u32.to_le_bytes());
+    b.extend(xsdt.to_le_bytes());
+    b.extend([0; 4]);
+    b[8] = checksum(&b[..20]);
+    b[32] = checksum(&b);
+    b
+}
+
+/// What makes the bytes sum to 0.
+pub(crate) fn checksum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0u8, |sum, b| sum.wrapping_sub(*b))
+}
+
+fn bytes(table: &dyn Aml) -> Vec<u8> {
+    let mut out = Vec::new();
+    table.to_aml_bytes(&mut out);
+    out
+}

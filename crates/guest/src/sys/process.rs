@@ -1,0 +1,131 @@
+//! Processes and signals.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus};
+
+use super::check;
+
+/// Sends a signal to one process.
+///
+/// # Errors
+/// The error of `kill`, for example when the process is gone.
+pub fn kill(pid: u32, signo: i32) -> io::Result<()> {
+    let pid = to_pid(pid)?;
+    // SAFETY: plain integers; the kernel checks them.
+    check(unsafe { libc::kill(pid, signo) }).map(drop)
+}
+
+/// Sends a signal to all processes of a group.
+///
+/// # Errors
+/// The error of `kill`, for example when the group is empty.
+pub fn kill_group(group: u32, signo: i32) -> io::Result<()> {
+    let group = to_pid(group)?;
+    // SAFETY: plain integers; the kernel checks them.
+    check(unsafe { libc::kill(-group, signo) }).map(drop)
+}
+
+/// Only real process ids: 0, 1 and negative numbers mean "many" to `kill`, and nobody here wants that by accident.
+fn to_pid(pid: u32) -> io::Result<libc::pid_t> {
+    libc::pid_t::try_from(pid)
+        .ok()
+        .filter(|p| *p > 0)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// A descriptor that becomes readable when the process ends.
+///
+/// # Errors
+/// The error of `pidfd_open`.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    let pid = to_pid(pid)?;
+    // SAFETY: plain integers in; a fresh descriptor out, owned by nobody else.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        let fd = check(i32::try_from(fd).unwrap_or(-1))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Collects one ended child, if there is any: its process id and status.
+pub fn reap_any() -> Option<(u32, ExitStatus)> {
+    use std::os::unix::process::ExitStatusExt;
+    let mut status = 0;
+    // SAFETY: `status` is valid for writing.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    u32::try_from(pid)
+        .ok()
+        .filter(|p| *p > 0)
+        .map(|p| (p, ExitStatus::from_raw(status)))
+}
+
+/// Makes the command's process the leader of a new session, without a terminal, when it starts.
+pub fn become_session_leader(command: &mut Command) {
+    // SAFETY: `setsid` is async-signal-safe and touches no memory of this process.
+    unsafe {
+        command.pre_exec(|| check(libc::setsid()).map(drop));
+    }
+}
+
+/// Turns writing to a closed pipe into an error instead of death.
+pub fn ignore_sigpipe() {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
+/// Sets the file mode creation mask.
+pub fn umask(mask: u32) {
+    // SAFETY: plain integer.
+    unsafe {
+        libc::umask(mask);
+    }
+}
+
+/// Signals delivered by reading instead of by handlers.
+#[derive(Debug)]
+pub struct SignalFd(std::fs::File);
+
+impl SignalFd {
+    /// Blocks `signals` for this process and opens a descriptor that delivers them. Programs started through
+    /// [`Command`] begin with nothing blocked.
+    ///
+    /// # Errors
+    /// The error of `signalfd`.
+    pub fn new(signals: &[i32]) -> io::Result<Self> {
+        // SAFETY: `set` is initialised by `sigemptyset` before use; the descriptor is fresh and owned by nobody else.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            for signo in signals {
+                libc::sigaddset(&raw mut set, *signo);
+            }
+            check(libc::sigprocmask(
+                libc::SIG_BLOCK,
+                &raw const set,
+                std::ptr::null_mut(),
+            ))?;
+            let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+            let fd = check(libc::signalfd(-1, &raw const set, flags))?;
+            Ok(Self(std::fs::File::from_raw_fd(fd)))
+        }
+    }
+
+    /// The next signal that has come.
+    pub fn next_signal(&mut self) -> Option<i32> {
+        // `signalfd_siginfo` is 128 bytes and begins with the signal number (signalfd(2)).
+        let mut info = [0u8; 128];
+        self.0.read_exact(&mut info).ok()?;
+        let [a, b, c, d, ..] = info;
+        Some(i32::from_ne_bytes([a, b, c, d]))
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
