@@ -140,7 +140,7 @@ fn register_class(kind: K) -> Option<Class> {
         ymm_or_mem | ymm_reg | ymm_rm | ymm_vvvv | ymm_is4 | ymm_is5 => Class::Ymm,
         seg_reg => Class::Seg,
         cr_reg => Class::Cr,
-        _ => return None,
+        _ => return Option::None,
     })
 }
 
@@ -160,7 +160,7 @@ fn fixed_register(kind: K) -> Option<Register> {
         ds => Register::DS,
         fs => Register::FS,
         gs => Register::GS,
-        _ => return None,
+        _ => return Option::None,
     })
 }
 
@@ -206,7 +206,7 @@ fn implicit(draft: &mut Draft, i: &mut Instruction, info: &OpCodeInfo, n: u32, k
             i.set_op_kind(n, OpKind::Register);
             i.set_op_register(n, Register::ST0 + draft.rng.below(8) as u32);
         }
-        _ => return None,
+        _ => return Option::None,
     }
     Some(())
 }
@@ -260,7 +260,7 @@ fn immediate(draft: &mut Draft, i: &mut Instruction, n: u32, kind: K, ip: u64) -
         }
         br16_1 | br16_2 | br32_1 | br32_4 | br64_1 | br64_4 => branch(draft, i, n, kind, ip),
         farbr2_2 | farbr4_2 => far_branch(draft, i, n, kind),
-        _ => return None,
+        _ => return Option::None,
     }
     Some(())
 }

@@ -140,7 +140,7 @@ pub fn vector(rng: &mut Rng, out: &mut [u8]) {
             lanes(out, size, || integer(rng, 8 * size as u32));
         }
         // Few letters and a terminator, for the string comparisons.
-        _ => lanes(out, 1, || rng.pick(&[0, b'a', b'b', b'b', b'c', 0xff])),
+        _ => lanes(out, 1, || rng.pick(&[0, 0x61, 0x62, 0x62, 0x63, 0xff])),
     }
 }
 
