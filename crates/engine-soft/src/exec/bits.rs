@@ -1,7 +1,7 @@
 //! Bit instructions: BT, BTS, BTR, BTC, bit scans and counts.
 
 use crate::cpu::Cpu;
-use crate::exec::int::{Int, WideInt};
+use crate::exec::int::WideInt;
 use crate::op::{Faulted, Flow, Op};
 
 /// BT, BTS, BTR or BTC.

@@ -4,10 +4,13 @@
 //! fault, and changes registers and flags last. Flags come from executing the same operation on the host (see [`int`]).
 
 pub(crate) mod alu;
+pub(crate) mod atomic;
 pub(crate) mod bits;
+pub(crate) mod bmi;
 pub(crate) mod branch;
 pub(crate) mod int;
-mod modify;
+pub(crate) mod misc;
+pub(crate) mod modify;
 pub(crate) mod mov;
 pub(crate) mod muldiv;
 mod regs;

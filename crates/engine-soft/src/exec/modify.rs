@@ -17,11 +17,7 @@ impl Cpu {
     /// Replaces the memory operand by what `f` makes of it and of the status flags, and returns the old value. With `LOCK`
     /// no other CPU sees or makes a change in between, and `f` may run several times.
     #[inline(always)]
-    pub(crate) fn modify<T: Int, const LOCK: bool>(
-        &mut self,
-        op: &Op,
-        f: impl Fn(T, u64) -> (T, u64),
-    ) -> Guest<T> {
+    pub(crate) fn modify<T: Int, const LOCK: bool>(&mut self, op: &Op, f: impl Fn(T, u64) -> (T, u64)) -> Guest<T> {
         let lin = self.linear(op, T::SIZE, true)?;
         self.modify_at::<T, LOCK>(op, lin, f)
     }
@@ -41,12 +37,7 @@ impl Cpu {
     }
 
     #[inline(always)]
-    fn modify_host<T: Int, const LOCK: bool>(
-        &mut self,
-        op: &Op,
-        host: *mut u8,
-        f: impl Fn(T, u64) -> (T, u64),
-    ) -> T {
+    fn modify_host<T: Int, const LOCK: bool>(&mut self, op: &Op, host: *mut u8, f: impl Fn(T, u64) -> (T, u64)) -> T {
         // SAFETY: `host` is `SIZE` bytes of writable guest RAM.
         let mut old: T = unsafe { peek(host) };
         let (mut new, mut status) = f(old, self.status);
@@ -67,12 +58,7 @@ impl Cpu {
 
     #[cold]
     #[inline(never)]
-    fn modify_slow<T: Int, const LOCK: bool>(
-        &mut self,
-        op: &Op,
-        lin: u64,
-        f: &dyn Fn(T, u64) -> (T, u64),
-    ) -> Guest<T> {
+    fn modify_slow<T: Int, const LOCK: bool>(&mut self, op: &Op, lin: u64, f: &dyn Fn(T, u64) -> (T, u64)) -> Guest<T> {
         self.check_canonical(lin, T::SIZE, op.mem.seg)?;
         if let Some(host) = self.rmw_host(lin, T::SIZE, self.mmu.privilege)? {
             return Ok(self.modify_host::<T, LOCK>(op, host, f));

@@ -5,11 +5,12 @@
 //! the slow path in [`slow`]. Stores look at the page's code mark after writing (see `visor_memory`).
 
 mod access;
-pub(crate) mod slow;
+mod slow;
 mod tlb;
 mod walk;
 
 pub use access::Word;
 pub(crate) use access::{peek, poke};
-pub use tlb::{Mmu, Privilege, Table, TlbEntry};
-pub use walk::{Access, Translation};
+pub(crate) use slow::Place;
+pub(crate) use tlb::{Mmu, Paging, Privilege};
+pub(crate) use walk::Access;

@@ -1,0 +1,1 @@
+//! Tests of operand layout and of key instructions through directly lowered ops.
