@@ -9,7 +9,9 @@ use visor_test_oracle::compare::{HOST_DIFFERENCES, Mismatch};
 use visor_test_oracle::generate::{Generator, Options};
 use visor_test_oracle::native::Native;
 use visor_test_oracle::run::{Limits, Report, run};
-use visor_test_oracle::subject::Subject;
+use visor_engine::Engine;
+use visor_engine_soft::SoftEngine;
+use visor_test_oracle::subject::{EngineSubject, Subject};
 
 #[derive(Parser)]
 #[command(about)]
@@ -99,7 +101,11 @@ fn mode(bits: Option<u32>) -> anyhow::Result<Option<Mode>> {
 
 fn subject(with: With) -> anyhow::Result<Option<Box<dyn Subject>>> {
     Ok(match with {
-        With::None | With::Soft => None,
+        With::None => None,
+        With::Soft => {
+            let engine = SoftEngine::new()?;
+            Some(Box::new(EngineSubject::new(&engine, &engine.caps().cpuid)?))
+        }
         With::Native => Some(Box::new(Native::new()?)),
     })
 }

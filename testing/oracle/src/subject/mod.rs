@@ -1,5 +1,10 @@
 //! Whatever can run cases.
 
+mod engine;
+mod guest;
+
+pub use engine::EngineSubject;
+
 use crate::case::{Case, Outcome};
 
 /// A CPU under test, or the reference.
