@@ -209,7 +209,8 @@ impl Case {
     pub fn patch(&mut self, address: u64, bytes: &[u8]) -> bool {
         let Some(offset) = layout::writable_offset(address) else { return false };
         let end = layout::writable_offset(address.wrapping_add(bytes.len() as u64).wrapping_sub(1));
-        if end != Some(offset + bytes.len() - 1) || bytes.len() > PATCH_LEN || self.patch_count as usize == MAX_PATCHES {
+        if end != Some(offset + bytes.len() - 1) || bytes.len() > PATCH_LEN || self.patch_count as usize == MAX_PATCHES
+        {
             return false;
         }
         let mut patch = Patch { offset: offset as u32, len: bytes.len() as u32, bytes: [0; PATCH_LEN] };

@@ -62,7 +62,12 @@ impl Coverage {
     /// A line of totals.
     pub fn summary(&self, catalog: &Catalog, mode: Mode) -> Summary {
         let all = catalog.codes(mode).iter().map(|c| forms(*c).len()).sum();
-        Summary { mode, all, uncovered: self.uncovered(catalog, mode).len(), faulting: self.never_completed(catalog, mode).len() }
+        Summary {
+            mode,
+            all,
+            uncovered: self.uncovered(catalog, mode).len(),
+            faulting: self.never_completed(catalog, mode).len(),
+        }
     }
 }
 
@@ -78,13 +83,21 @@ pub struct Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Summary { mode, all, uncovered, faulting } = *self;
-        write!(f, "{}-bit: {} of {all} instruction forms run, {faulting} never without a fault", mode.bits(), all - uncovered)
+        write!(
+            f,
+            "{}-bit: {} of {all} instruction forms run, {faulting} never without a fault",
+            mode.bits(),
+            all - uncovered
+        )
     }
 }
 
 fn always_faults(code: Code) -> bool {
     let info = code.op_code();
-    info.must_be_cpl0() || info.is_input_output() || generate::policy::is_absent(code) || matches!(code.mnemonic(), iced_x86::Mnemonic::Ud2)
+    info.must_be_cpl0()
+        || info.is_input_output()
+        || generate::policy::is_absent(code)
+        || matches!(code.mnemonic(), iced_x86::Mnemonic::Ud2)
 }
 
 /// The forms an entry has.
@@ -94,7 +107,17 @@ fn forms(code: Code) -> Vec<Form> {
     let mut memory = false;
     let mut both = false;
     for kind in info.op_kinds() {
-        memory |= matches!(kind, K::mem | K::mem_mib | K::mem_offs | K::mem_vsib32x | K::mem_vsib64x | K::mem_vsib32y | K::mem_vsib64y | K::seg_rBX_al);
+        memory |= matches!(
+            kind,
+            K::mem
+                | K::mem_mib
+                | K::mem_offs
+                | K::mem_vsib32x
+                | K::mem_vsib64x
+                | K::mem_vsib32y
+                | K::mem_vsib64y
+                | K::seg_rBX_al
+        );
         both |= matches!(
             kind,
             K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem | K::ymm_or_mem

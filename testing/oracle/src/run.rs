@@ -38,7 +38,12 @@ pub struct Report {
 ///
 /// # Errors
 /// Where the host process or the subject fails as such.
-pub fn run(generator: &Generator, native: &mut Native, mut subject: Option<&mut dyn Subject>, limits: Limits) -> anyhow::Result<Report> {
+pub fn run(
+    generator: &Generator,
+    native: &mut Native,
+    mut subject: Option<&mut dyn Subject>,
+    limits: Limits,
+) -> anyhow::Result<Report> {
     let start = Instant::now();
     let mut report = Report::default();
     let mut next = limits.first;
@@ -64,7 +69,12 @@ pub fn run(generator: &Generator, native: &mut Native, mut subject: Option<&mut 
     Ok(report)
 }
 
-fn judge(report: &mut Report, cases: &[Case], native: &[Outcome], subject: &mut Option<&mut dyn Subject>) -> anyhow::Result<()> {
+fn judge(
+    report: &mut Report,
+    cases: &[Case],
+    native: &[Outcome],
+    subject: &mut Option<&mut dyn Subject>,
+) -> anyhow::Result<()> {
     report.cases += cases.len() as u64;
     let useful = |o: &Outcome| o.status == Status::Exception;
     report.useless += native.iter().filter(|o| !useful(o)).count() as u64;

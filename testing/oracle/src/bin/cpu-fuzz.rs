@@ -3,14 +3,15 @@
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use visor_engine::Engine;
+use visor_engine_soft::SoftEngine;
 use visor_test_oracle::case::Mode;
 use visor_test_oracle::compare::{HOST_DIFFERENCES, Mismatch};
 use visor_test_oracle::generate::{Generator, Options};
 use visor_test_oracle::native::Native;
 use visor_test_oracle::run::{Limits, Report, run};
-use visor_engine::Engine;
-use visor_engine_soft::SoftEngine;
 use visor_test_oracle::subject::{EngineSubject, Subject};
 
 #[derive(Parser)]
@@ -61,13 +62,13 @@ enum With {
     None,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     if args.host_differences {
         for (what, how) in HOST_DIFFERENCES {
             println!("{what}: {how}");
         }
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let mut options = Options { seed: args.seed, filter: args.filter.clone(), mode: mode(args.mode)? };
     let time = args.seconds.map(Duration::from_secs);
@@ -86,8 +87,7 @@ fn main() -> anyhow::Result<()> {
         None => run(&generator, &mut native, None, limits)?,
     };
     print(&args, &generator, &report, start.elapsed());
-    anyhow::ensure!(report.mismatches.is_empty(), "{} of {} cases disagree", report.mismatches.len(), report.cases);
-    Ok(())
+    Ok(if report.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn mode(bits: Option<u32>) -> anyhow::Result<Option<Mode>> {
@@ -116,7 +116,13 @@ fn print(args: &Args, generator: &Generator, report: &Report, took: Duration) {
     }
     groups(&report.mismatches);
     let rate = report.cases as f64 / took.as_secs_f64();
-    println!("{} cases in {:.1} s ({rate:.0}/s), {} without a verdict, {} mismatches", report.cases, took.as_secs_f64(), report.useless, report.mismatches.len());
+    println!(
+        "{} cases in {:.1} s ({rate:.0}/s), {} without a verdict, {} mismatches",
+        report.cases,
+        took.as_secs_f64(),
+        report.useless,
+        report.mismatches.len()
+    );
     for mode in [Mode::Long, Mode::Compat].into_iter().filter(|_| args.repro.is_none()) {
         println!("{}", report.coverage.summary(generator.catalog(), mode));
         if args.coverage {
@@ -134,12 +140,12 @@ fn print(args: &Args, generator: &Generator, report: &Report, took: Duration) {
 fn groups(mismatches: &[Mismatch]) {
     let mut groups: BTreeMap<(String, String), (usize, u64, u64)> = BTreeMap::new();
     for m in mismatches {
-        let entry = groups.entry((m.mnemonic(), m.kind())).or_insert((0, m.case.seed, m.case.index));
+        let entry = groups.entry((m.culprit(), m.kind())).or_insert((0, m.case.seed, m.case.index));
         entry.0 += 1;
     }
     let mut sorted: Vec<_> = groups.into_iter().collect();
     sorted.sort_by_key(|(_, (n, ..))| std::cmp::Reverse(*n));
     for ((mnemonic, kind), (n, seed, index)) in sorted.iter().take(120) {
-        println!("{n:6}  {mnemonic:<16} {kind:<40} --repro {seed}:{index}");
+        println!("{n:6}  {mnemonic:<40} {kind:<28} --repro {seed}:{index}");
     }
 }

@@ -103,10 +103,8 @@ fn variable_shift(i: &Instruction) -> Rflags {
 
 /// Instructions that write their flags only for some operands.
 fn conditional_writer(i: &Instruction) -> bool {
-    matches!(
-        i.mnemonic(),
-        M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
-    ) || i.is_string_instruction()
+    matches!(i.mnemonic(), M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd)
+        || i.is_string_instruction()
         || i.has_rep_prefix()
 }
 

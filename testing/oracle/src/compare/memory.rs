@@ -29,7 +29,12 @@ pub(super) fn compare(found: &mut Vec<Difference>, ignored: &[(u64, u64)], nativ
     }
     let whole = |o: &Outcome| o.change_count as usize <= MAX_CHANGES;
     if found.len() == before && !(whole(native) && whole(subject)) && ignored.is_empty() {
-        super::push(found, "memory", format!("{} changes", native.change_count), format!("{} changes", subject.change_count));
+        super::push(
+            found,
+            "memory",
+            format!("{} changes", native.change_count),
+            format!("{} changes", subject.change_count),
+        );
     }
 }
 
@@ -40,5 +45,7 @@ fn base(address: u64) -> u64 {
 
 /// Bits of the quadword at `address` that may differ.
 fn mask(ignored: &[(u64, u64)], address: u64) -> u64 {
-    (0..8).filter(|b| ignored.iter().any(|(at, len)| (address + b).wrapping_sub(*at) < *len)).fold(0, |m, b| m | 0xff << (8 * b))
+    (0..8)
+        .filter(|b| ignored.iter().any(|(at, len)| (address + b).wrapping_sub(*at) < *len))
+        .fold(0, |m, b| m | 0xff << (8 * b))
 }

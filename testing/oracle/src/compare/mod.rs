@@ -51,6 +51,8 @@ pub struct Mismatch {
     pub differences: Vec<Difference>,
     /// The host's exception vector.
     pub native_vector: u32,
+    /// The subject's exception vector and where it was raised.
+    pub subject_end: (u32, u64),
 }
 
 /// Compares two outcomes; `None` if they agree or the host's run says nothing (it timed out or tried a system call).
@@ -69,7 +71,12 @@ pub fn compare(case: &Case, native: &Outcome, subject: &Outcome) -> Option<Misma
         floating_point(&mut found, &tolerance, native, subject);
         memory::compare(&mut found, &tolerance.memory, native, subject);
     }
-    let mismatch = Mismatch { case: Box::new(case.clone()), differences: found, native_vector: native.vector };
+    let mismatch = Mismatch {
+        case: Box::new(case.clone()),
+        differences: found,
+        native_vector: native.vector,
+        subject_end: (subject.vector, subject.regs.rip),
+    };
     (!mismatch.differences.is_empty()).then_some(mismatch)
 }
 
@@ -95,7 +102,13 @@ fn exceptions(found: &mut Vec<Difference>, native: &Outcome, subject: &Outcome) 
     check(found, "rip", native.regs.rip, subject.regs.rip);
 }
 
-fn integer_registers(found: &mut Vec<Difference>, tolerance: &Tolerance, mode: Mode, native: &Outcome, subject: &Outcome) {
+fn integer_registers(
+    found: &mut Vec<Difference>,
+    tolerance: &Tolerance,
+    mode: Mode,
+    native: &Outcome,
+    subject: &Outcome,
+) {
     const NAMES: [&str; 16] =
         ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
     for (i, name) in NAMES.iter().enumerate().filter(|(i, _)| tolerance.gpr >> i & 1 == 0) {
@@ -150,13 +163,28 @@ fn hex(little_endian: &[u8]) -> String {
 }
 
 impl Mismatch {
-    /// The mnemonic of the case's first instruction, for grouping.
-    pub fn mnemonic(&self) -> String {
-        generate::decode(&self.case).first().map_or("(none)".into(), |i| format!("{:?}", i.mnemonic()))
+    /// The instruction to blame, for grouping: the one at which the subject raised another exception, or the only one.
+    pub fn culprit(&self) -> String {
+        let instructions = self.instructions();
+        let raised = instructions.iter().find(|i| i.ip() == self.subject_end.1 && self.differs("exception"));
+        match (raised, instructions.as_slice()) {
+            (Some(i), _) => format!("{:?}", i.code()),
+            (None, [one]) => format!("{:?}", one.code()),
+            (None, [first, second]) if second.is_invalid() => format!("{:?} and an invalid opcode", first.code()),
+            (None, [first, ..]) => format!("{:?} and others", first.code()),
+            (None, []) => "nothing".into(),
+        }
     }
 
-    /// What kind of difference it is, for grouping: the names that differ.
+    fn differs(&self, what: &str) -> bool {
+        self.differences.iter().any(|d| d.what == what)
+    }
+
+    /// What kind of difference it is, for grouping: both exceptions, or the names that differ.
     pub fn kind(&self) -> String {
+        if self.differs("exception") {
+            return format!("exception {} here {}", self.native_vector, self.subject_end.0);
+        }
         self.differences.iter().map(|d| d.what.as_str()).take(4).collect::<Vec<_>>().join(",")
     }
 
@@ -169,7 +197,14 @@ impl Mismatch {
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let case = &self.case;
-        writeln!(f, "--repro {}:{} ({}-bit), native exception {}", case.seed, case.index, case.mode.bits(), self.native_vector)?;
+        writeln!(
+            f,
+            "--repro {}:{} ({}-bit), native exception {}",
+            case.seed,
+            case.index,
+            case.mode.bits(),
+            self.native_vector
+        )?;
         let bytes: Vec<String> = case.code().iter().map(|b| format!("{b:02x}")).collect();
         writeln!(f, "  {:x}: {}", case.regs.rip, bytes.join(" "))?;
         let mut formatter = NasmFormatter::new();
@@ -183,6 +218,14 @@ impl fmt::Display for Mismatch {
         }
         let regs = &case.regs;
         let gprs: Vec<String> = regs.gpr.iter().map(|v| format!("{v:x}")).collect();
-        writeln!(f, "  start: gpr {} flags {:x} fcw {:x} fsw {:x} mxcsr {:x}", gprs.join(" "), regs.rflags, regs.fcw(), regs.fsw(), regs.mxcsr())
+        writeln!(
+            f,
+            "  start: gpr {} flags {:x} fcw {:x} fsw {:x} mxcsr {:x}",
+            gprs.join(" "),
+            regs.rflags,
+            regs.fcw(),
+            regs.fsw(),
+            regs.mxcsr()
+        )
     }
 }

@@ -7,7 +7,10 @@ use visor_x86::Rflags;
 
 /// Points where Intel and AMD hosts differ, and what the fuzzer does about each.
 pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
-    ("near branches with operand size 66h in 64-bit mode", "not generated: Intel ignores the prefix, AMD cuts RIP to 16 bits"),
+    (
+        "near branches with operand size 66h in 64-bit mode",
+        "not generated: Intel ignores the prefix, AMD cuts RIP to 16 bits",
+    ),
     ("LSS, LFS, LGS, far JMP and CALL with REX.W", "not generated: AMD has no 64-bit far offsets"),
     ("FOP, FIP and FDP in FXSAVE, FSAVE and FSTENV images", "ignored: AMD keeps them only after an unmasked exception"),
     ("base of FS and GS after loading a null selector", "ignored: Intel clears it, AMD keeps it"),
@@ -44,7 +47,9 @@ fn instruction(t: &mut Tolerance, case: &Case, i: &Instruction, _first: bool) {
             let wide = i.memory_size().size() == 28 || i.memory_size().size() == 108;
             ignore(t, case, i, if wide { &[(12, 16)] } else { &[(6, 8)] });
         }
-        M::Mov | M::Pop | M::Lfs | M::Lgs if i.op0_kind() == OpKind::Register && i.op0_register().is_segment_register() => {
+        M::Mov | M::Pop | M::Lfs | M::Lgs
+            if i.op0_kind() == OpKind::Register && i.op0_register().is_segment_register() =>
+        {
             t.bases = true;
         }
         M::Lfs | M::Lgs => t.bases = true,

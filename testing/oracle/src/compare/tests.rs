@@ -28,7 +28,7 @@ fn every_injected_fault_is_found() {
     assert_eq!(kinds(&c, &n, |o| o.regs.gpr[13] ^= 1 << 63).as_deref(), Some("r13"));
     assert_eq!(kinds(&c, &n, |o| o.regs.rflags ^= 0x10).as_deref(), Some("rflags"));
     assert_eq!(kinds(&c, &n, |o| o.regs.rip += 1).as_deref(), Some("rip"));
-    assert_eq!(kinds(&c, &n, |o| o.vector = 13).as_deref(), Some("exception"));
+    assert_eq!(kinds(&c, &n, |o| o.vector = 13).as_deref(), Some("exception 3 here 13"));
     assert_eq!(kinds(&c, &n, |o| o.error = 4).as_deref(), Some("error code"));
     assert_eq!(kinds(&c, &n, |o| o.regs.xsave[576 + 255] ^= 1).as_deref(), Some("ymm15"));
     assert_eq!(kinds(&c, &n, |o| o.regs.xsave[3] ^= 8).as_deref(), Some("fsw"));
@@ -50,7 +50,11 @@ fn undefined_flags_are_left_out_and_defined_ones_are_not() {
     let mut shift = case(&[0xd3, 0xe0]); // shl eax, cl
     shift.regs.gpr[1] = 1;
     let n = native(&shift);
-    assert_eq!(kinds(&shift, &n, |o| o.regs.rflags ^= 0x800).as_deref(), Some("rflags"), "OF is defined for a count of 1");
+    assert_eq!(
+        kinds(&shift, &n, |o| o.regs.rflags ^= 0x800).as_deref(),
+        Some("rflags"),
+        "OF is defined for a count of 1"
+    );
     shift.regs.gpr[1] = 5;
     let n = native(&shift);
     assert_eq!(kinds(&shift, &n, |o| o.regs.rflags ^= 0x800), None);

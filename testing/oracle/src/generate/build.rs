@@ -77,7 +77,15 @@ fn is_register_or_memory(kind: K) -> bool {
     use K::*;
     matches!(
         kind,
-        r8_or_mem | r16_or_mem | r32_or_mem | r64_or_mem | mm_or_mem | xmm_or_mem | ymm_or_mem | r32_or_mem_mpx | r64_or_mem_mpx
+        r8_or_mem
+            | r16_or_mem
+            | r32_or_mem
+            | r64_or_mem
+            | mm_or_mem
+            | xmm_or_mem
+            | ymm_or_mem
+            | r32_or_mem_mpx
+            | r64_or_mem_mpx
     )
 }
 
@@ -165,7 +173,14 @@ fn fixed_register(kind: K) -> Option<Register> {
 }
 
 /// Operands whose addresses are implied: strings, XLAT, MASKMOV, moffs.
-fn implicit(draft: &mut Draft, i: &mut Instruction, info: &OpCodeInfo, n: u32, kind: K, address: &mut Option<u64>) -> Option<()> {
+fn implicit(
+    draft: &mut Draft,
+    i: &mut Instruction,
+    info: &OpCodeInfo,
+    n: u32,
+    kind: K,
+    address: &mut Option<u64>,
+) -> Option<()> {
     let wide = draft.mode == Mode::Long;
     let narrow = draft.rng.chance(10) && wide;
     let size = info.memory_size().size().max(1) as u64;

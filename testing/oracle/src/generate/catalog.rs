@@ -41,6 +41,7 @@ fn matches(code: Code, filter: &str) -> bool {
 pub(super) fn ends_sequence(code: Code) -> bool {
     use iced_x86::FlowControl as F;
     let faults = code.op_code().must_be_cpl0() || policy::is_absent(code) || code.op_code().is_input_output();
-    let leaves = matches!(code.mnemonic(), Mnemonic::Int3 | Mnemonic::Int1 | Mnemonic::Hlt | Mnemonic::Ud2 | Mnemonic::Iret);
+    let leaves =
+        matches!(code.mnemonic(), Mnemonic::Int3 | Mnemonic::Int1 | Mnemonic::Hlt | Mnemonic::Ud2 | Mnemonic::Iret);
     faults || leaves || !matches!(code.flow_control(), F::Next | F::ConditionalBranch)
 }

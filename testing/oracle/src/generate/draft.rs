@@ -112,7 +112,11 @@ impl Draft {
         let mut v = [0; crate::case::PATCH_LEN];
         let v = &mut v[..size.clamp(1, crate::case::PATCH_LEN)];
         if size == 10 {
-            v.copy_from_slice(&if self.rng.chance(70) { values::float80(&mut self.rng) } else { values::bcd80(&mut self.rng) });
+            v.copy_from_slice(&if self.rng.chance(70) {
+                values::float80(&mut self.rng)
+            } else {
+                values::bcd80(&mut self.rng)
+            });
         } else {
             values::vector(&mut self.rng, v);
         }

@@ -133,7 +133,14 @@ fn form16(draft: &mut Draft) -> Form {
 }
 
 /// Chooses values for base and index and returns what they add.
-fn registers(draft: &mut Draft, i: &mut Instruction, form: Form, wanted: Wanted, width: u32, offset: u64) -> Option<u64> {
+fn registers(
+    draft: &mut Draft,
+    i: &mut Instruction,
+    form: Form,
+    wanted: Wanted,
+    width: u32,
+    offset: u64,
+) -> Option<u64> {
     let mut sum = 0u64;
     if let Some(index) = form.index {
         let value = if draft.rng.chance(70) { draft.rng.below(64) } else { super::values::integer(&mut draft.rng, 64) };
@@ -192,10 +199,24 @@ fn displacement(draft: &mut Draft, i: &mut Instruction, form: Form, disp: u64, w
     let fits = width < 8 || i64::from(signed as i32) == signed;
     let size = match (absolute, signed) {
         (true, _) if width == 2 => 2,
-        (true, _) => if width == 8 { 8 } else { 4 },
+        (true, _) => {
+            if width == 8 {
+                8
+            } else {
+                4
+            }
+        }
         (false, 0) if draft.rng.chance(80) => 0,
         (false, -128..=127) if draft.rng.chance(80) => 1,
-        _ => if width == 2 { 2 } else if width == 8 { 8 } else { 4 },
+        _ => {
+            if width == 2 {
+                2
+            } else if width == 8 {
+                8
+            } else {
+                4
+            }
+        }
     };
     i.set_memory_displ_size(size);
     i.set_memory_displacement64(if width == 8 { signed as u64 } else { disp });

@@ -157,7 +157,10 @@ pub fn admissible(case: &Case) -> bool {
         let bytes = &case.code[at..];
         let near = matches!(
             i.flow_control(),
-            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Call | FlowControl::XbeginXabortXend
+            FlowControl::ConditionalBranch
+                | FlowControl::UnconditionalBranch
+                | FlowControl::Call
+                | FlowControl::XbeginXabortXend
         );
         let target = i.near_branch_target();
         let inside = near && (start..end).contains(&target);

@@ -138,12 +138,12 @@ pub fn instruction_allowed(instruction: &Instruction, bytes: &[u8], mode: Mode) 
         // EVEX space the decoder does not know may be newer than it.
         return !has_host_only_prefix(bytes, mode);
     }
-    code_allowed(instruction.code(), mode)
-        && !(mode == Mode::Long && near_branch_with_prefix66(instruction, bytes))
+    code_allowed(instruction.code(), mode) && !(mode == Mode::Long && near_branch_with_prefix66(instruction, bytes))
 }
 
 fn near_branch_with_prefix66(instruction: &Instruction, bytes: &[u8]) -> bool {
-    let near = !matches!(instruction.flow_control(), FlowControl::Next | FlowControl::Interrupt | FlowControl::Exception);
+    let near =
+        !matches!(instruction.flow_control(), FlowControl::Next | FlowControl::Interrupt | FlowControl::Exception);
     let far = matches!(instruction.mnemonic(), Mnemonic::Retf | Mnemonic::Iretd | Mnemonic::Iretq | Mnemonic::Iret)
         || instruction.is_jmp_far_indirect()
         || instruction.is_call_far_indirect();
@@ -168,7 +168,23 @@ fn has_host_only_prefix(bytes: &[u8], mode: Mode) -> bool {
         [0x0f, 0x0f, ..] => true,
         [0xc4, b, ..] => b & 0x1f > 3,
         // Groups with system instructions that only some hosts have, and escape maps with newer opcodes.
-        [0x0f, 0x01 | 0xc7 | 0xae | 0x1a | 0x1b | 0x1e | 0x04 | 0x0a | 0x0c | 0x24..=0x27 | 0x36..=0x37 | 0x39 | 0x3b..=0x3f, ..] => true,
+        [
+            0x0f,
+            0x01
+            | 0xc7
+            | 0xae
+            | 0x1a
+            | 0x1b
+            | 0x1e
+            | 0x04
+            | 0x0a
+            | 0x0c
+            | 0x24..=0x27
+            | 0x36..=0x37
+            | 0x39
+            | 0x3b..=0x3f,
+            ..,
+        ] => true,
         [0x0f, 0x38, b, ..] => *b >= 0x80,
         [0x0f, 0x78 | 0x79 | 0xa6 | 0xa7 | 0xb8 | 0xff | 0xb9, ..] => true,
         _ => false,

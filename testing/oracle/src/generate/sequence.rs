@@ -35,7 +35,8 @@ pub(super) fn generate(draft: &mut Draft, catalog: &Catalog) -> Option<Vec<u8>> 
 fn rare(draft: &mut Draft, code: Code) -> bool {
     let info = code.op_code();
     let segment = info.op_kinds().iter().any(|k| matches!(k, iced_x86::OpCodeOperandKind::seg_reg));
-    let pops_flags = matches!(code.mnemonic(), iced_x86::Mnemonic::Popf | iced_x86::Mnemonic::Popfd | iced_x86::Mnemonic::Popfq);
+    let pops_flags =
+        matches!(code.mnemonic(), iced_x86::Mnemonic::Popf | iced_x86::Mnemonic::Popfd | iced_x86::Mnemonic::Popfq);
     (segment || pops_flags || info.is_save_restore()) && !draft.rng.chance(10)
 }
 
@@ -82,7 +83,12 @@ fn link(draft: &mut Draft, instructions: &mut Vec<Instruction>) -> Option<Vec<u8
 fn keeps_counter(instructions: &[Instruction]) -> bool {
     let mut factory = InstructionInfoFactory::new();
     instructions.iter().all(|i| {
-        let writes = |a: OpAccess| !matches!(a, OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess);
-        factory.info(i).used_registers().iter().all(|u| u.register().full_register() != Register::RCX || !writes(u.access()))
+        let writes =
+            |a: OpAccess| !matches!(a, OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess);
+        factory
+            .info(i)
+            .used_registers()
+            .iter()
+            .all(|u| u.register().full_register() != Register::RCX || !writes(u.access()))
     })
 }

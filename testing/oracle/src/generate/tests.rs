@@ -40,7 +40,12 @@ fn nothing_that_enters_a_kernel_is_generated() {
             seen.insert(i.mnemonic());
         }
     }
-    for bad in [iced_x86::Mnemonic::Syscall, iced_x86::Mnemonic::Sysenter, iced_x86::Mnemonic::Int, iced_x86::Mnemonic::Vmmcall] {
+    for bad in [
+        iced_x86::Mnemonic::Syscall,
+        iced_x86::Mnemonic::Sysenter,
+        iced_x86::Mnemonic::Int,
+        iced_x86::Mnemonic::Vmmcall,
+    ] {
         assert!(!seen.contains(&bad), "{bad:?}");
     }
     assert!(seen.len() > 700, "only {} mnemonics", seen.len());

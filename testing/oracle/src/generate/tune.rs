@@ -75,7 +75,10 @@ pub(super) fn after(draft: &mut Draft, i: &mut Instruction, address: Option<u64>
     if let Some(at) = address {
         control_words(draft, i.mnemonic(), at);
     }
-    if matches!(i.mnemonic(), M::Mov | M::Pop) && i.op0_kind() == OpKind::Register && i.op0_register().is_segment_register() {
+    if matches!(i.mnemonic(), M::Mov | M::Pop)
+        && i.op0_kind() == OpKind::Register
+        && i.op0_register().is_segment_register()
+    {
         segment_load(draft, i, address);
     }
 }
@@ -91,7 +94,13 @@ fn branches(draft: &mut Draft, i: &Instruction, address: Option<u64>) {
             }
             (None, Some(at)) => {
                 let far = i.is_jmp_far_indirect() || i.is_call_far_indirect();
-                let offset_len = if i.memory_size().size() == 4 && far { 2 } else if far { 4 } else { word };
+                let offset_len = if i.memory_size().size() == 4 && far {
+                    2
+                } else if far {
+                    4
+                } else {
+                    word
+                };
                 draft.poke(at, &target.to_le_bytes()[..offset_len]);
                 if far {
                     let sel = selector(draft, true);

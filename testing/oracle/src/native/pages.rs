@@ -103,8 +103,7 @@ unsafe fn copy(to: u64, from: &[u8]) {
 
 unsafe fn map_at(at: u64, len: u64, prot: i32, flags: i32, fd: i32) -> io::Result<()> {
     // SAFETY: MAP_FIXED_NOREPLACE never touches an existing mapping.
-    let got = unsafe {
-        libc::mmap(at as *mut libc::c_void, len as usize, prot, flags | libc::MAP_FIXED_NOREPLACE, fd, 0)
-    };
+    let got =
+        unsafe { libc::mmap(at as *mut libc::c_void, len as usize, prot, flags | libc::MAP_FIXED_NOREPLACE, fd, 0) };
     if got as u64 == at { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -62,12 +62,10 @@ fn endless_loop_system_call_and_the_case_after_them() {
         case(Mode::Long, &[0x0f, 0x0b]),
     ];
     let o = Native::new().unwrap().run(&cases).unwrap();
-    assert_eq!(o.iter().map(|o| o.status).collect::<Vec<_>>(), [
-        Status::Timeout,
-        Status::Escaped,
-        Status::Escaped,
-        Status::Exception
-    ]);
+    assert_eq!(
+        o.iter().map(|o| o.status).collect::<Vec<_>>(),
+        [Status::Timeout, Status::Escaped, Status::Escaped, Status::Exception]
+    );
     assert_eq!(o[3].vector, 6);
 }
 

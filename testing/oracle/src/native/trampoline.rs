@@ -27,16 +27,8 @@ pub(super) struct Control {
 }
 
 #[unsafe(no_mangle)]
-static mut VISOR_ORACLE_CONTROL: Control = Control {
-    rsp: 0,
-    fs_base: 0,
-    gs_base: 0,
-    in_case: 0,
-    end_fs_base: 0,
-    end_gs_base: 0,
-    end_sel: [0; 4],
-    signal: 0,
-};
+static mut VISOR_ORACLE_CONTROL: Control =
+    Control { rsp: 0, fs_base: 0, gs_base: 0, in_case: 0, end_fs_base: 0, end_gs_base: 0, end_sel: [0; 4], signal: 0 };
 
 /// The control block.
 pub(super) fn control() -> *mut Control {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use visor_engine::{CpuIo, Engine, Gpa, Kicker, Stop, Vcpu, VcpuId, Vm, VmConfig};
 use visor_x86::cpuid::Cpuid;
 use visor_x86::segment::{SegAttr, Segment, TableReg};
-use visor_x86::{Cr0, Cr4, CpuState, Efer};
+use visor_x86::{CpuState, Cr0, Cr4, Efer};
 
 /// Time after which a case counts as endless on the engine.
 const CASE_LIMIT: Duration = Duration::from_secs(2);
@@ -172,7 +172,8 @@ fn template(mut s: CpuState, guest: &Guest) -> CpuState {
     let [gdt, idt, ldt, tss] = guest.tables();
     s.cr0 = (Cr0::PE | Cr0::MP | Cr0::ET | Cr0::NE | Cr0::WP | Cr0::AM | Cr0::PG).bits();
     s.cr3 = guest.cr3();
-    s.cr4 = (Cr4::PAE | Cr4::PGE | Cr4::DE | Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::FSGSBASE | Cr4::OSXSAVE | Cr4::UMIP).bits();
+    s.cr4 = (Cr4::PAE | Cr4::PGE | Cr4::DE | Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::FSGSBASE | Cr4::OSXSAVE | Cr4::UMIP)
+        .bits();
     s.efer = (Efer::SCE | Efer::LME | Efer::LMA | Efer::NXE).bits();
     s.xcr0 = 7;
     s.gdtr = TableReg { base: gdt, limit: guest::GDT_LIMIT };

@@ -15,9 +15,9 @@
 
 use crate::layout;
 use anyhow::Context;
-use vm_memory::{Bytes, GuestAddress};
 use visor_engine::{Gpa, GuestMemory};
 use visor_memory::RamRange;
+use vm_memory::{Bytes, GuestAddress};
 
 /// Where the supervisor's pages are.
 pub(super) const KERNEL: u64 = 0xffff_c000_0000_0000;
@@ -70,10 +70,8 @@ pub(super) const DESCRIPTORS_BY_SLOT: [u64; 16] = [
 ];
 
 /// The LDT's two data segments.
-pub(super) const LDT_DESCRIPTORS: [u64; 2] = [
-    data(layout::LDT_FS_BASE, 0xf_ffff, 0xc),
-    data(layout::LDT_GS_BASE, layout::LDT_GS_LIMIT, 4),
-];
+pub(super) const LDT_DESCRIPTORS: [u64; 2] =
+    [data(layout::LDT_FS_BASE, 0xf_ffff, 0xc), data(layout::LDT_GS_BASE, layout::LDT_GS_LIMIT, 4)];
 
 const fn system(base: u64, limit: u64, access: u64) -> u64 {
     limit | (base & 0xff_ffff) << 16 | access << 40 | (base >> 24 & 0xff) << 56
@@ -81,7 +79,12 @@ const fn system(base: u64, limit: u64, access: u64) -> u64 {
 
 const fn data(base: u32, limit: u32, flags: u64) -> u64 {
     let limit = limit as u64;
-    limit & 0xffff | (limit >> 16) << 48 | (base as u64 & 0xff_ffff) << 16 | (base as u64 >> 24) << 56 | 0xf3 << 40 | flags << 52
+    limit & 0xffff
+        | (limit >> 16) << 48
+        | (base as u64 & 0xff_ffff) << 16
+        | (base as u64 >> 24) << 56
+        | 0xf3 << 40
+        | flags << 52
 }
 
 /// The guest's memory and access to it by linear address.
