@@ -283,7 +283,7 @@ pub(crate) fn fuzz(rig: &Rig, seed: u64, features: u64, mut poke: impl FnMut(&mu
                     let at = q.base + r.below(0x3000);
                     rig.store(at, &r.next().to_le_bytes()[..1 + r.below(8) as usize]);
                 }
-                4 => {
+                4 if r.below(8) == 0 => {
                     let head = if r.below(50) == 0 { r.next() as u16 } else { r.below(1 + u64::from(q.next)) as u16 };
                     q.offer(rig, head);
                 }

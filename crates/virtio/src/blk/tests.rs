@@ -304,6 +304,47 @@ fn requests_under_way_over_a_reset_are_void() {
 }
 
 #[test]
+fn resets_race_with_completions() {
+    let disk = MemDisk::new(false);
+    disk.hold.store(true, Ordering::SeqCst);
+    let rig = rig(&disk);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (worker, end) = (disk.clone(), stop.clone());
+    let worker = std::thread::spawn(move || {
+        let mut done = 0;
+        while !end.load(Ordering::SeqCst) {
+            let held = std::mem::take(&mut *worker.held.lock().unwrap());
+            done += held.len();
+            held.into_iter().for_each(|r| worker.run(r));
+        }
+        done
+    });
+    header(&rig, HEADER, 0, 0);
+    for _ in 0..300 {
+        let mut q = rig.start(F_FLUSH | F_EVENT_IDX).remove(0);
+        for _ in 0..40 {
+            q.send(&rig, &[(HEADER, 16, false), (DATA, 512, true), (STATUS, 1, true)]);
+        }
+        rig.write(0x14, 1, 0);
+        rig.store(DATA, &[3; 512]);
+        rig.store(STATUS, &[0xee]);
+        let ring = rig.bytes(q.base + 0x2000, 0x1000);
+        std::thread::yield_now();
+        assert_eq!(rig.bytes(q.base + 0x2000, 0x1000), ring, "nothing is used after the reset");
+        assert_eq!((rig.bytes(DATA, 512), rig.bytes(STATUS, 1)), (vec![3; 512], vec![0xee]));
+    }
+    let mut q = rig.start(F_FLUSH).remove(0);
+    let head = q.send(&rig, &[(HEADER, 16, false), (DATA, 512, true), (STATUS, 1, true)]);
+    let used = (0..10_000).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        q.used(&rig)
+    });
+    assert_eq!(used, Some((head, 513)));
+    stop.store(true, Ordering::SeqCst);
+    assert!(worker.join().unwrap() > 0);
+}
+
+#[test]
 fn a_driver_cannot_pile_up_requests_by_resetting() {
     let disk = MemDisk::new(false);
     disk.hold.store(true, Ordering::SeqCst);
