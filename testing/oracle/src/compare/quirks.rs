@@ -1,0 +1,96 @@
+//! What may differ besides undefined flags, and why.
+
+use super::{Tolerance, flags};
+use crate::case::{Case, Mode, Outcome};
+use iced_x86::{Instruction, Mnemonic as M, OpKind};
+use visor_x86::Rflags;
+
+/// Points where Intel and AMD hosts differ, and what the fuzzer does about each.
+pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
+    (
+        "near branches with operand size 66h in 64-bit mode",
+        "not generated: Intel ignores the prefix, AMD cuts RIP to 16 bits",
+    ),
+    ("LSS, LFS, LGS, far JMP and CALL with REX.W", "not generated: AMD has no 64-bit far offsets"),
+    ("FOP, FIP and FDP in FXSAVE, FSAVE and FSTENV images", "ignored: AMD keeps them only after an unmasked exception"),
+    ("base of FS and GS after loading a null selector", "ignored: Intel clears it, AMD keeps it"),
+    ("MXCSR bit 17", "not generated: AMD's misaligned-SSE mode"),
+    ("UD0 and UD1 length, DR and TR moves", "not generated: decoded or checked in different order"),
+    ("BSF and BSR of zero", "compared: both vendors leave the destination unchanged"),
+    ("x87 transcendental results", "compared within 2 units in the last place"),
+    ("RF in the saved RFLAGS", "ignored: it depends on the host kernel's exception path"),
+];
+
+/// What may differ in this case.
+pub(super) fn tolerance(case: &Case, instructions: &[Instruction], native: &Outcome) -> Tolerance {
+    let mut t = Tolerance { flags: flags::undefined(case, instructions) | Rflags::RF.bits(), ..Tolerance::default() };
+    if flags::escapes(case, instructions) {
+        t.gpr = u16::MAX;
+        t.flags = u64::MAX;
+        t.memory.push((0, u64::MAX));
+    }
+    for (n, i) in instructions.iter().enumerate() {
+        instruction(&mut t, case, i, n == 0);
+    }
+    let _ = native;
+    t
+}
+
+fn instruction(t: &mut Tolerance, case: &Case, i: &Instruction, _first: bool) {
+    match i.mnemonic() {
+        M::Fsin | M::Fcos | M::Fsincos | M::Fptan | M::Fpatan | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 => {
+            t.ulps = 2;
+            t.fsw |= 0x0200 | 0x20; // C1 and PE follow the last bit.
+        }
+        M::Fxsave | M::Fxsave64 => ignore(t, case, i, &[(6, 18), (28, 4)]),
+        M::Fnsave | M::Fnstenv => {
+            let wide = i.memory_size().size() == 28 || i.memory_size().size() == 108;
+            ignore(t, case, i, if wide { &[(12, 16)] } else { &[(6, 8)] });
+        }
+        M::Mov | M::Pop | M::Lfs | M::Lgs
+            if i.op0_kind() == OpKind::Register && i.op0_register().is_segment_register() =>
+        {
+            t.bases = true;
+        }
+        M::Lfs | M::Lgs => t.bases = true,
+        M::Shld | M::Shrd if flags::double_shift_overflows(case, i) => {
+            t.flags |= Rflags::STATUS.bits();
+            match i.op0_kind() {
+                OpKind::Register => t.gpr |= 1 << i.op0_register().full_register().number(),
+                _ => ignore(t, case, i, &[(0, 2)]),
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Ignores byte ranges of the memory operand.
+fn ignore(t: &mut Tolerance, case: &Case, i: &Instruction, ranges: &[(u64, u64)]) {
+    let at = i.virtual_address(0, 0, |register, _, _| {
+        let value = if register.is_gpr() {
+            let v = case.regs.gpr[register.full_register().number()];
+            match register.size() {
+                8 => v,
+                4 => v & 0xffff_ffff,
+                _ => v & 0xffff,
+            }
+        } else {
+            segment_base(case, register)
+        };
+        Some(value)
+    });
+    if let Some(at) = at {
+        t.memory.extend(ranges.iter().map(|(offset, len)| (at.wrapping_add(*offset), *len)));
+    }
+}
+
+fn segment_base(case: &Case, register: iced_x86::Register) -> u64 {
+    use crate::layout::{LDT_FS_BASE, LDT_GS_BASE};
+    match (register, case.mode) {
+        (iced_x86::Register::FS, Mode::Long) => case.regs.fs_base,
+        (iced_x86::Register::GS, Mode::Long) => case.regs.gs_base,
+        (iced_x86::Register::FS, Mode::Compat) => LDT_FS_BASE.into(),
+        (iced_x86::Register::GS, Mode::Compat) => LDT_GS_BASE.into(),
+        _ => 0,
+    }
+}
