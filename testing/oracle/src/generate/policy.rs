@@ -64,6 +64,8 @@ const EXCLUDED: &[Mnemonic] = &[
     Mnemonic::Sysexit,
     Mnemonic::Sysexitq,
     Mnemonic::Int,
+    // Some hypervisors report the instruction itself instead of the next one.
+    Mnemonic::Int1,
     Mnemonic::Cpuid,
     Mnemonic::Rdtsc,
     Mnemonic::Rdtscp,
@@ -129,7 +131,16 @@ fn vendor_specific(code: Code, mode: Mode) -> bool {
     );
     let far = matches!(code.mnemonic(), Mnemonic::Retf | Mnemonic::Iret)
         || matches!(code, Code::Jmp_m1616 | Code::Jmp_m1632 | Code::Call_m1616 | Code::Call_m1632);
-    wide_far || (mode == Mode::Long && near && !far && info.operand_size() == 16)
+    // Intel writes 16 bits of the stack slot, AMD 32; Intel takes 0F 0D with a register for a no-operation, AMD for invalid.
+    let narrow_push = matches!(
+        code,
+        Code::Pushd_ES | Code::Pushd_CS | Code::Pushd_SS | Code::Pushd_DS | Code::Pushd_FS | Code::Pushd_GS
+    );
+    let hint = matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
+    );
+    wide_far || narrow_push || hint || (mode == Mode::Long && near && !far && info.operand_size() == 16)
 }
 
 /// Whether one decoded instruction, standing in a case's code, may be run. Invalid ones may: both sides must raise #UD.
