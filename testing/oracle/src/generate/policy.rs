@@ -172,7 +172,15 @@ pub fn prefixes(bytes: &[u8], long: bool) -> &[u8] {
 
 fn has_host_only_prefix(bytes: &[u8], mode: Mode) -> bool {
     let rest = &bytes[prefixes(bytes, mode == Mode::Long).len()..];
+    let branch66 = mode == Mode::Long
+        && prefixes(bytes, true).contains(&0x66)
+        && matches!(rest, [0x70..=0x7f | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0xc2 | 0xc3 | 0xff, ..] | [0x0f, 0x80..=0x8f, ..]);
+    if branch66 {
+        return true;
+    }
     match rest {
+        // VPERMQ and VPERMPD without W.
+        [0xc4, b, p, 0 | 1, ..] if mode == Mode::Compat && b & 0x1f == 3 && p & 0x80 == 0 => true,
         // EVEX; XOP and 3DNow! as the AMD decoder sees them; the VEX maps that newer extensions fill.
         [0x62, ..] => true,
         [0x8f, b, ..] => b & 0x1f >= 8,
