@@ -66,7 +66,7 @@ impl Ports for AcpiPm {
             0x600..=0x601 => r.status &= !(wide & PM1_STATUS_BITS),
             0x602..=0x603 => r.enable = r.enable & kept | wide & PM1_ENABLE_BITS,
             0x604..=0x605 => {
-                r.control = r.control & kept | wide & CONTROL_BITS;
+                r.control = r.control & (kept | CONTROL_SCI) | wide & CONTROL_BITS;
                 if wide & SLP_EN != 0 && r.control >> 10 & 7 == u16::from(S5_SLEEP_TYPE) {
                     self.power.request(PowerEvent::PowerOff);
                 }

@@ -10,6 +10,9 @@
 //! B2h  SMI command: ACPI_ENABLE and ACPI_DISABLE set and clear SCI_EN; B3h SMI status, a scratch register
 //! ```
 //!
+//! ACPI mode is on from power-on, because nothing else would serve the events: an FADT without an SMI command port is right, and
+//! so is one that names B2h. SCI_EN itself is read-only, as §4.8.4.2.1 says of platforms that control it by command.
+//!
 //! The SCI is a level: active while SCI_EN is set and an enabled status bit is. S5 is entered with sleep type
 //! [`S5_SLEEP_TYPE`]; other types have no meaning here and are ignored.
 
@@ -52,7 +55,8 @@ const PM1_POWER_BUTTON: u16 = 1 << 8;
 const PM1_STATUS_BITS: u16 = 0x8731;
 const PM1_ENABLE_BITS: u16 = 0x0721;
 const CONTROL_SCI: u16 = 1;
-const CONTROL_BITS: u16 = 0x1c03;
+/// BM_RLD and SLP_TYP: what software writes directly.
+const CONTROL_BITS: u16 = 0x1c02;
 
 /// The registers of ACPI fixed hardware.
 pub struct AcpiPm {
@@ -65,7 +69,7 @@ pub struct AcpiPm {
     timer_half: u64,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Regs {
     status: u16,
     enable: u16,
@@ -74,6 +78,12 @@ struct Regs {
     gpe_enable: u32,
     smi_command: u8,
     smi_status: u8,
+}
+
+impl Default for Regs {
+    fn default() -> Self {
+        Regs { status: 0, enable: 0, control: CONTROL_SCI, gpe_status: 0, gpe_enable: 0, smi_command: 0, smi_status: 0 }
+    }
 }
 
 impl AcpiPm {

@@ -4,8 +4,7 @@
 //! CF9h [ .... 3 full | 2 RST_CPU | 1 SYS_RST | . ]   RST_CPU rising resets
 //! ```
 //!
-//! CF9h lies within the PCI configuration ports CF8h–CFFh. Where another device claims those, it hands byte accesses to CF9h on
-//! to [`ResetControl::read_byte`] and [`ResetControl::write_byte`].
+//! For a machine without PCI: CF9h lies within the configuration ports CF8h to CFFh, whose device has this register too.
 
 use std::sync::Arc;
 
@@ -15,8 +14,8 @@ use crate::{PowerEvent, PowerSink};
 
 /// Where [`ResetControl`] is, one port wide.
 pub const RESET_PORT: u16 = 0xcf9;
-/// What to write there for a full reset (RESET_VALUE of the FADT).
-pub const RESET_VALUE: u8 = 0x0e;
+/// What to write there to reset (RESET_VALUE of the FADT).
+pub const RESET_VALUE: u8 = 6;
 
 /// The reset control register.
 pub struct ResetControl {

@@ -87,7 +87,6 @@ impl Pit {
 
     fn arm(&self) {
         let earliest = self.wires.clock.now().saturating_add(MIN_PERIOD);
-        // A first rise may come at once; only repetitions are held back.
         self.wires.timer.arm(self.next_rise.map(|t| {
             let at = to_nanos(t);
             if self.channels[0].is_periodic() { at.max(earliest) } else { at }

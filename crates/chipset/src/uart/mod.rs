@@ -68,6 +68,8 @@ pub struct Uart {
     rx: VecDeque<(u8, u8)>,
     /// Input was refused since the FIFO was full.
     refused: bool,
+    /// The interrupt line as it was set last: most accesses do not change it.
+    line: bool,
 }
 
 /// The registers after power-on are all zero but where `Default` says otherwise.
@@ -107,7 +109,14 @@ impl Default for Regs {
 impl Uart {
     /// A serial port called `name`, such as `uart0`, after power-on.
     pub fn new(name: impl Into<String>, wires: UartWires) -> Self {
-        Uart { name: name.into(), wires, regs: Regs::default(), rx: VecDeque::with_capacity(FIFO), refused: false }
+        Uart {
+            name: name.into(),
+            wires,
+            regs: Regs::default(),
+            rx: VecDeque::with_capacity(FIFO),
+            refused: false,
+            line: false,
+        }
     }
 
     /// Input from outside: takes as many of `bytes` as there is room for and returns their number. After it has taken less
@@ -180,8 +189,12 @@ impl Uart {
         }
     }
 
-    fn update(&self) {
-        self.wires.irq.set(self.cause().is_some());
+    fn update(&mut self) {
+        let line = self.cause().is_some();
+        if line != self.line {
+            self.line = line;
+            self.wires.irq.set(line);
+        }
     }
 
     /// Four characters from now, the time-out interrupt is due if characters wait below the trigger level.

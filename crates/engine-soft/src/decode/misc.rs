@@ -54,7 +54,8 @@ fn bit_manipulation(d: &mut Decoding) -> Option<Handler> {
         Bzhi | Mulx | Pdep | Pext | Rorx | Sarx | Shlx | Shrx => std::is_x86_feature_detected!("bmi2"),
         _ => false,
     };
-    if !present {
+    // VEX prefixes do not exist in real and virtual-8086 mode (SDM 2A §2.3.1).
+    if !present || !d.mode.protected {
         return None;
     }
     match m {

@@ -64,6 +64,7 @@ impl<'a> Decoding<'a> {
             off,
             lock: ins.has_lock_prefix(),
             aux: 0,
+            fpu: None,
         };
         let mut registers = 0;
         for i in 0..ins.op_count() {

@@ -1,17 +1,11 @@
 //! Read-modify-write of memory operands, plain and locked.
 
-use std::sync::Mutex;
-
 use visor_memory::PAGE;
 
 use crate::cpu::Cpu;
 use crate::exec::int::Int;
 use crate::mmu::{Access, peek, poke};
 use crate::op::{Guest, Op};
-
-/// Held by locked accesses that the host cannot make atomic: across a page boundary, or to a device. They are atomic among
-/// themselves only; processors that announce split-lock detection forbid them altogether.
-pub(crate) static SPLIT_LOCK: Mutex<()> = Mutex::new(());
 
 impl Cpu {
     /// Replaces the memory operand by what `f` makes of it and of the status flags, and returns the old value. With `LOCK`
@@ -63,7 +57,8 @@ impl Cpu {
         if let Some(host) = self.rmw_host(lin, T::SIZE, self.mmu.privilege)? {
             return Ok(self.modify_host::<T, LOCK>(op, host, f));
         }
-        let _guard = LOCK.then(|| SPLIT_LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let fabric = self.fabric.clone();
+        let _guard = LOCK.then(|| fabric.lock_bus());
         self.probe_store(lin, T::SIZE, op.mem.seg)?;
         let old = self.read(lin, op.mem.seg)?;
         let (new, status) = f(old, self.status);

@@ -35,12 +35,15 @@ const NEEDS_HOST: &[(Feature, FpuFeatures)] = &[
 
 /// The CPUID table of `model` without what this host cannot execute.
 pub(crate) fn announced(model: Model, config: &ModelConfig) -> Cpuid {
-    let mut table = model.cpuid(config);
+    let ideal = model.cpuid(config);
+    let mut possible = ideal.clone();
     for (feature, needed) in NEEDS_HOST {
         if !host_features().contains(*needed) {
-            table.set(*feature, false);
+            possible.set(*feature, false);
         }
     }
+    let mut table = ideal;
+    table.restrict_to(&possible);
     table
 }
 

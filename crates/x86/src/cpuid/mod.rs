@@ -66,8 +66,28 @@ impl Cpuid {
                 self.set(*feature, false);
             }
         }
-        if !self.has(feature::XSAVE) {
+        self.drop_dependents();
+    }
+
+    /// Clears what makes no sense without a feature that is absent: extended state without XSAVE, AVX2 without AVX.
+    fn drop_dependents(&mut self) {
+        use feature::{AVX, AVX2, F16C, FMA, VAES, VPCLMULQDQ, XSAVE};
+        if !self.has(XSAVE) {
+            self.set(AVX, false);
             self.entries.retain(|e| e.leaf != 0xd);
+        }
+        if self.has(AVX) {
+            return;
+        }
+        for dependent in [AVX2, FMA, F16C, VAES, VPCLMULQDQ] {
+            self.set(dependent, false);
+        }
+        self.entries.retain(|e| (e.leaf, e.subleaf) != (0xd, Some(2)));
+        for e in self.entries.iter_mut().filter(|e| e.leaf == 0xd) {
+            match e.subleaf {
+                Some(0) => e.regs = Regs { eax: 3, ebx: 576, ecx: 576, edx: 0 },
+                _ => e.regs.ebx = 576,
+            }
         }
     }
 }

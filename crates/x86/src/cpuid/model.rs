@@ -144,7 +144,7 @@ impl Model {
         t.leaf(0x15, regs(denominator, numerator, config.apic_hz, 0));
         let mhz = config.tsc_khz / 1000;
         t.leaf(0x16, regs(mhz, mhz, 100, 0));
-        let [b, c, d] = words(b"visor \0\0\0\0\0\0");
+        let [b, c, d] = words(b"VisorVisor  ");
         t.leaf(0x4000_0000, regs(0x4000_0010, b, c, d));
         t.leaf(0x4000_0010, regs(config.tsc_khz, config.apic_hz / 1000, 0, 0));
         self.extended_leaves(&mut t);

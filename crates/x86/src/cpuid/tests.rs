@@ -46,3 +46,18 @@ fn topology_counts_cores() {
     let r = table(Model::V3).get(0xb, 1).unwrap();
     assert_eq!((r.eax, r.ebx), (2, 3));
 }
+
+#[test]
+fn what_the_host_lacks_goes_with_its_dependents() {
+    let full = table(Model::V3);
+    let mut host = full.clone();
+    host.set(AVX, false);
+    let mut t = full.clone();
+    t.restrict_to(&host);
+    assert!(!t.has(AVX) && !t.has(AVX2) && !t.has(FMA) && t.has(SSE4_2) && t.has(XSAVE));
+    assert_eq!(t.get(0xd, 0).unwrap(), Regs { eax: 3, ebx: 576, ecx: 576, edx: 0 });
+    assert_eq!(t.get(0xd, 2), None);
+    let mut same = full.clone();
+    same.restrict_to(&full);
+    assert_eq!(same, full);
+}
