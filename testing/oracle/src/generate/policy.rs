@@ -64,6 +64,8 @@ const EXCLUDED: &[Mnemonic] = &[
     Mnemonic::Sysexit,
     Mnemonic::Sysexitq,
     Mnemonic::Int,
+    // Some hypervisors report the instruction itself instead of the next one.
+    Mnemonic::Int1,
     Mnemonic::Cpuid,
     Mnemonic::Rdtsc,
     Mnemonic::Rdtscp,
@@ -129,7 +131,16 @@ fn vendor_specific(code: Code, mode: Mode) -> bool {
     );
     let far = matches!(code.mnemonic(), Mnemonic::Retf | Mnemonic::Iret)
         || matches!(code, Code::Jmp_m1616 | Code::Jmp_m1632 | Code::Call_m1616 | Code::Call_m1632);
-    wide_far || (mode == Mode::Long && near && !far && info.operand_size() == 16)
+    // Intel writes 16 bits of the stack slot, AMD 32; Intel takes 0F 0D with a register for a no-operation, AMD for invalid.
+    let narrow_push = matches!(
+        code,
+        Code::Pushd_ES | Code::Pushd_CS | Code::Pushd_SS | Code::Pushd_DS | Code::Pushd_FS | Code::Pushd_GS
+    );
+    let hint = matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
+    );
+    wide_far || narrow_push || hint || (mode == Mode::Long && near && !far && info.operand_size() == 16)
 }
 
 /// Whether one decoded instruction, standing in a case's code, may be run. Invalid ones may: both sides must raise #UD.
@@ -161,7 +172,15 @@ pub fn prefixes(bytes: &[u8], long: bool) -> &[u8] {
 
 fn has_host_only_prefix(bytes: &[u8], mode: Mode) -> bool {
     let rest = &bytes[prefixes(bytes, mode == Mode::Long).len()..];
+    let branch66 = mode == Mode::Long
+        && prefixes(bytes, true).contains(&0x66)
+        && matches!(rest, [0x70..=0x7f | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0xc2 | 0xc3 | 0xff, ..] | [0x0f, 0x80..=0x8f, ..]);
+    if branch66 {
+        return true;
+    }
     match rest {
+        // VPERMQ and VPERMPD without W.
+        [0xc4, b, p, 0 | 1, ..] if mode == Mode::Compat && b & 0x1f == 3 && p & 0x80 == 0 => true,
         // EVEX; XOP and 3DNow! as the AMD decoder sees them; the VEX maps that newer extensions fill.
         [0x62, ..] => true,
         [0x8f, b, ..] => b & 0x1f >= 8,
