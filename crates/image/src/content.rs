@@ -9,7 +9,7 @@ use visor_guest::modules::{TABLE_NAME, Table};
 use crate::GUEST_INIT;
 use crate::elf;
 use crate::error::{ImageError, ImageErrorKind, IoContext};
-use crate::modules::KernelModules;
+use crate::modules::{KernelModules, without_signature};
 use crate::recipe::Recipe;
 use crate::tree::{Content as Bytes, Tree};
 
@@ -71,7 +71,7 @@ pub(crate) fn initramfs(content: &Content<'_>, modules: &Table) -> Result<Tree, 
     tree.take(content.sysroot, "bin/busybox")?;
     tree.link("init", &format!("/{GUEST_PROGRAM}"));
     add_applets(&mut tree, content.sysroot)?;
-    add_modules(&mut tree, content.kernel, modules);
+    add_modules(&mut tree, content.kernel, modules)?;
     Ok(tree)
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn root(content: &Content<'_>, modules: &Table) -> Result<Tree, Image
     }
     add_certificates(&mut tree, content.sysroot)?;
     add_applets(&mut tree, content.sysroot)?;
-    add_modules(&mut tree, content.kernel, modules);
+    add_modules(&mut tree, content.kernel, modules)?;
     Ok(tree)
 }
 
@@ -134,13 +134,16 @@ fn add_applets(tree: &mut Tree, sysroot: &Path) -> Result<(), ImageError> {
     Ok(())
 }
 
-fn add_modules(tree: &mut Tree, kernel: &KernelModules, modules: &Table) {
+fn add_modules(tree: &mut Tree, kernel: &KernelModules, modules: &Table) -> Result<(), ImageError> {
     let base = format!("usr/lib/modules/{}", kernel.release);
     for module in modules.modules.values() {
         let path = format!("{base}/{}", module.path.display());
-        tree.file(&path, 0o644, Bytes::At(kernel.directory.join(&module.path)));
+        let source = kernel.directory.join(&module.path);
+        let bytes = fs::read(&source).doing("read", &source)?;
+        tree.file(&path, 0o644, Bytes::Bytes(without_signature(&bytes).to_vec()));
     }
     tree.text(&format!("{base}/{TABLE_NAME}"), 0o644, &modules.to_text());
+    Ok(())
 }
 
 /// The certificates in one file, as the package's own script would join them.
