@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::apt::{Apt, Package, hash_file, hex};
-use crate::content::{Content, initramfs, root};
+use crate::content::{Content, apart, initramfs, root};
 use crate::error::{ImageError, ImageErrorKind, IoContext};
 use crate::modules::KernelModules;
 use crate::progress::{Phase, Progress};
@@ -16,8 +16,19 @@ use crate::recipe::Recipe;
 use crate::store::{Image, ImageStore, MANIFEST, Manifest, ManifestFile, ManifestPackage, file};
 use crate::{GUEST_INIT, archive, disk};
 
-/// Version of the way images are made: a new one makes new images from the same packages.
+/// Version of the manifest.
 const FORMAT: u32 = 1;
+
+/// The code that decides what is in an image's files. It is part of the digest, so that a changed builder never takes an
+/// image of the one before for its own.
+const METHOD: [&str; 6] = [
+    include_str!("archive.rs"),
+    include_str!("builder.rs"),
+    include_str!("content.rs"),
+    include_str!("disk.rs"),
+    include_str!("modules.rs"),
+    include_str!("tree.rs"),
+];
 
 /// Boots from the disk with this label, quietly. `cryptomgr.notests=1`: the self-tests of the kernel's ciphers are two
 /// fifths of its start on a software CPU. `tsc=reliable`, `no_timer_check`: a virtual machine's clocks need no second
@@ -118,7 +129,9 @@ impl ImageBuilder {
         progress.phase(Phase::Unpack, packages.len() as u64);
         fs::create_dir(&sysroot).doing("create", &sysroot)?;
         for (done, package) in packages.iter().enumerate() {
-            apt.unpack(package, &sysroot)?;
+            let target = if recipe.is_apart(&package.name) { apart(&sysroot, &package.name) } else { sysroot.clone() };
+            fs::create_dir_all(&target).doing("create", &target)?;
+            apt.unpack(package, &target)?;
             progress.at(done as u64 + 1);
         }
 
@@ -212,8 +225,9 @@ fn verify(apt: &Apt, packages: &[Package], progress: &mut dyn Progress) -> Resul
 /// A digest of everything an image is made of: the same digest, the same image.
 fn digest(packages: &[Package]) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("visor image {FORMAT}\n{KERNEL_ARGS}\n"));
-    hash.update(Recipe::TINY);
+    for text in METHOD.into_iter().chain([Recipe::TINY]) {
+        hash.update(Sha256::digest(text));
+    }
     for (path, text) in crate::content::FILES {
         hash.update(format!("{path}\0{}\0", text.len()));
         hash.update(text);

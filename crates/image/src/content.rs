@@ -34,6 +34,9 @@ const UDHCPC_SCRIPT: &str = include_str!("../guest/udhcpc.script");
 /// Where the guest's program lies; PID 1, `systemctl` and `modprobe` are links to it.
 const GUEST_PROGRAM: &str = "usr/lib/visor/guest-init";
 
+/// The shell of the root disk; the recipe says why it is not that of the other applets.
+const SHELL: &str = "/usr/lib/visor/busybox-shell";
+
 /// Applets of busybox that would only do harm: other package managers' tools, and what visor's own program does.
 const UNWANTED_APPLETS: [&str; 12] = [
     "init", "linuxrc", "run-init", "modprobe", "depmod", "dpkg", "dpkg-deb", "rpm", "rpm2cpio", "login", "sulogin",
@@ -65,6 +68,11 @@ pub(crate) struct Content<'a> {
     pub(crate) kernel: &'a KernelModules,
 }
 
+/// Where a package is unpacked that does not go with the others.
+pub(crate) fn apart(sysroot: &Path, package: &str) -> PathBuf {
+    sysroot.join(".apart").join(package)
+}
+
 /// The initial ramfs: PID 1, busybox, and the modules that lead to the root disk. Enough for a guest without disks.
 pub(crate) fn initramfs(content: &Content<'_>, modules: &Table) -> Result<Tree, ImageError> {
     let mut tree = base();
@@ -83,9 +91,17 @@ pub(crate) fn root(content: &Content<'_>, modules: &Table) -> Result<Tree, Image
         for path in &package.files {
             programs.extend(tree.take(content.sysroot, path)?);
         }
+        for (from, to) in &package.renamed {
+            let source = apart(content.sysroot, &package.name).join(from);
+            tree.file(to, 0o755, Bytes::At(source.clone()));
+            programs.push(source);
+        }
     }
     for library in elf::closure(content.sysroot, &programs)? {
         tree.take(content.sysroot, &library)?;
+    }
+    for name in ["usr/bin/sh", "usr/bin/ash"] {
+        tree.link(name, SHELL);
     }
     add_certificates(&mut tree, content.sysroot)?;
     add_applets(&mut tree, content.sysroot)?;

@@ -57,9 +57,8 @@ fn the_image_is_built_and_found_again() {
 #[test]
 fn two_builds_are_the_same_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
-    let build = |name: &str| -> Image {
-        ImageBuilder::new(store()).build_into(&dir.path().join(name), &mut Silent).unwrap()
-    };
+    let build =
+        |name: &str| -> Image { ImageBuilder::new(store()).build_into(&dir.path().join(name), &mut Silent).unwrap() };
     let (a, b) = (build("a"), build("b"));
     assert_eq!(a.manifest(), b.manifest());
     for (x, y) in [(a.kernel(), b.kernel()), (a.initramfs(), b.initramfs()), (a.root_disk(), b.root_disk())] {
