@@ -2,8 +2,12 @@
 
 use super::{Tolerance, flags};
 use crate::case::{Case, Mode, Outcome};
+use crate::layout;
 use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic as M, OpKind};
 use visor_x86::Rflags;
+
+/// Condition code C1 of the x87 status word.
+const C1: u16 = 0x200;
 
 /// Points where Intel and AMD hosts differ, and what the fuzzer does about each.
 pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
@@ -27,10 +31,12 @@ pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
     ("PUSH of a segment register with 32-bit operands, 0F 0D with a register", "not generated"),
     ("RETF to an outer level", "a page fault is accepted: AMD reads the outer stack before it checks the selector"),
     (
-        "LOOP with a REP prefix, MOVSXD with 16-bit operands",
+        "LOOP with a REP prefix (not generated), MOVSXD with 16-bit operands",
         "accepted: AMD lets the prefix choose the condition, and reads 32 bits",
     ),
-    ("VPERMQ and VPERMPD with VEX.W = 0 in 32-bit mode", "not generated: #UD by the manual, executed by AMD"),
+    ("VPERMQ and VPERMPD with VEX.W = 0", "not generated: #UD by the manual, executed by AMD"),
+    ("C1 after FCMOV and FCOMI", "ignored: Intel clears it, AMD leaves it"),
+    ("what a faulting PUSHA has pushed", "ignored"),
     ("RPL of null selectors", "ignored: the host's kernel exit clears it"),
     ("INT1", "not generated: some hypervisors report it as a fault"),
     ("BSF and BSR of zero", "compared: both vendors leave the destination unchanged"),
@@ -44,6 +50,10 @@ pub(super) fn tolerance(case: &Case, instructions: &[Instruction], native: &Outc
     let mut t = Tolerance { flags: undefined | Rflags::RF.bits(), ..Tolerance::default() };
     for i in instructions {
         instruction(&mut t, case, i);
+        if i.ip() == native.regs.rip && matches!(i.mnemonic(), M::Pusha | M::Pushad) {
+            // Some processors push one by one, others check the whole range first.
+            t.memory.push((layout::STACK, layout::STACK_LEN));
+        }
     }
     t
 }
@@ -81,45 +91,53 @@ pub(super) fn accepted(instructions: &[Instruction], native: &Outcome, subject: 
     let raised = |v: u32| native.vector == v || subject.vector == v;
     let wide = !matches!(i.memory_size().size(), 1..=8) || vector_elements(i);
     let sha = i.cpuid_features().contains(&CpuidFeature::SHA);
-    let image = matches!(i.mnemonic(), M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64);
-    let mask = matches!(i.mnemonic(), M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu);
-    let repeated_loop = (i.is_loop() || i.is_loopcc()) && (i.has_rep_prefix() || i.has_repne_prefix());
+    let image = is_state_image(i.mnemonic());
+    let mask = is_mask_store(i.mnemonic());
     // AMD reads the caller's stack before it checks the selector's privilege.
     let outer_return = i.mnemonic() == M::Retf && raised(13);
     let short_movsxd = matches!(i.code(), Code::Movsxd_r16_rm16 | Code::Movsxd_r32_rm32);
     (raised(17) && (wide || image || short_movsxd))
-        || repeated_loop
         || outer_return
         || (sha && raised(13))
         || (raised(12) && raised(13) && wide)
-        || (mask && raised(14))
+        || (image && raised(13) && (raised(14) || raised(17)))
+        || (mask && (raised(13) || raised(14) || raised(17)))
+}
+
+fn is_fcomi(mnemonic: M) -> bool {
+    matches!(mnemonic, M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip)
 }
 
 fn vector_elements(i: &Instruction) -> bool {
     i.is_vsib() || matches!(i.mnemonic(), M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq)
 }
 
+/// Images of 14 bytes and more, which processors access in pieces of their own choice.
+fn is_state_image(mnemonic: M) -> bool {
+    matches!(
+        mnemonic,
+        M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 | M::Fnsave | M::Frstor | M::Fnstenv | M::Fldenv
+    )
+}
+
+fn is_mask_store(mnemonic: M) -> bool {
+    matches!(mnemonic, M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu)
+}
+
+fn is_far_return(mnemonic: M) -> bool {
+    matches!(mnemonic, M::Retf | M::Iret | M::Iretd | M::Iretq)
+}
+
 fn instruction(t: &mut Tolerance, case: &Case, i: &Instruction) {
-    if matches!(
-        i.mnemonic(),
-        M::Fxsave
-            | M::Fxsave64
-            | M::Fxrstor
-            | M::Fxrstor64
-            | M::Fnsave
-            | M::Frstor
-            | M::Fnstenv
-            | M::Fldenv
-            | M::Maskmovq
-            | M::Maskmovdqu
-            | M::Vmaskmovdqu
-    ) {
-        t.cr2 = true;
+    t.cr2 |= is_state_image(i.mnemonic()) || is_mask_store(i.mnemonic()) || is_far_return(i.mnemonic());
+    let features = i.cpuid_features();
+    if features.contains(&CpuidFeature::FPU) && features.contains(&CpuidFeature::CMOV) || is_fcomi(i.mnemonic()) {
+        t.fsw |= C1;
     }
     match i.mnemonic() {
         M::Fsin | M::Fcos | M::Fsincos | M::Fptan | M::Fpatan | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 => {
             t.ulps = 2;
-            t.fsw |= 0x0200 | 0x20; // C1 and PE follow the last bit.
+            t.fsw |= C1 | 0x20; // C1 and PE follow the last bit.
         }
         M::Fxsave | M::Fxsave64 => ignore(t, case, i, &[(6, 18), (28, 4)]),
         M::Fnsave | M::Fnstenv => {

@@ -180,7 +180,7 @@ fn has_host_only_prefix(bytes: &[u8], mode: Mode) -> bool {
     }
     match rest {
         // VPERMQ and VPERMPD without W.
-        [0xc4, b, p, 0 | 1, ..] if mode == Mode::Compat && b & 0x1f == 3 && p & 0x80 == 0 => true,
+        [0xc4, b, p, 0 | 1, ..] if b & 0x1f == 3 && p & 0x80 == 0 => true,
         // EVEX; XOP and 3DNow! as the AMD decoder sees them; the VEX maps that newer extensions fill.
         [0x62, ..] => true,
         [0x8f, b, ..] => b & 0x1f >= 8,
@@ -189,7 +189,8 @@ fn has_host_only_prefix(bytes: &[u8], mode: Mode) -> bool {
         // Groups with system instructions that only some hosts have, and escape maps with newer opcodes.
         [
             0x0f,
-            0x01
+            0x00
+            | 0x01
             | 0xc7
             | 0xae
             | 0x1a
