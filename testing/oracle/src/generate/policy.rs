@@ -149,7 +149,14 @@ pub fn instruction_allowed(instruction: &Instruction, bytes: &[u8], mode: Mode) 
         // EVEX space the decoder does not know may be newer than it.
         return !has_host_only_prefix(bytes, mode);
     }
-    code_allowed(instruction.code(), mode) && !(mode == Mode::Long && near_branch_with_prefix66(instruction, bytes))
+    code_allowed(instruction.code(), mode)
+        && !(mode == Mode::Long && near_branch_with_prefix66(instruction, bytes))
+        && !loop_with_rep(instruction, bytes, mode)
+}
+
+/// A REP prefix before LOOPcc chooses the condition on AMD.
+fn loop_with_rep(instruction: &Instruction, bytes: &[u8], mode: Mode) -> bool {
+    instruction.is_loopcc() && prefixes(bytes, mode == Mode::Long).iter().any(|p| matches!(p, 0xf2 | 0xf3))
 }
 
 fn near_branch_with_prefix66(instruction: &Instruction, bytes: &[u8]) -> bool {
