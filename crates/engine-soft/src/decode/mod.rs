@@ -53,6 +53,7 @@ mod fpu;
 mod integer;
 mod misc;
 mod operands;
+mod sse;
 mod string;
 mod system;
 #[cfg(test)]
@@ -80,6 +81,7 @@ pub(crate) fn lower(cpu: &mut Cpu, ins: &Instruction, mode: Mode, off: u16) -> L
         .or_else(|| string::handler(&mut d))
         .or_else(|| misc::handler(&mut d))
         .or_else(|| system::handler(&mut d))
+        .or_else(|| sse::handler(&mut d))
         .or_else(|| fpu::handler(cpu, &mut d));
     match handler {
         Some(run) => d.op.run = run,

@@ -305,3 +305,37 @@ fn vector_instructions_need_the_control_bits() {
     assert_eq!(cpu.read::<u32>(0x1010, 3).unwrap(), 2.0f32.to_bits());
     assert_eq!(cpu.gpr[RAX], u64::from(2.0f32.to_bits()));
 }
+
+#[test]
+fn vector_moves_and_integer_lanes() {
+    let mut cpu = long();
+    (cpu.cr0, cpu.cr4, cpu.xcr0) = (1, 1 << 9 | 1 << 18, 7);
+    cpu.gpr[RAX] = 0x0102_0304_0506_0708;
+    // movq xmm1, rax; punpcklqdq xmm1, xmm1; pcmpeqb xmm2, xmm2; paddb xmm1, xmm2; movhps [rbx], xmm1; pmovmskb ecx, xmm2
+    let code = [
+        0x66, 0x48, 0x0f, 0x6e, 0xc8, 0x66, 0x0f, 0x6c, 0xc9, 0x66, 0x0f, 0x74, 0xd2, 0x66, 0x0f, 0xfc, 0xca, 0x0f,
+        0x17, 0x0b, 0x66, 0x0f, 0xd7, 0xca,
+    ];
+    cpu.gpr[RBX] = 0x1ffc;
+    assert_eq!(run(&mut cpu, &code), Flow::Next);
+    assert_eq!(cpu.read::<u64>(0x1ffc, 3).unwrap(), 0x0001_0203_0405_0607);
+    assert_eq!(cpu.gpr[RCX], 0xffff);
+    if !std::is_x86_feature_detected!("avx2") {
+        return;
+    }
+    // vpbroadcastb ymm0, xmm1; vmovdqu [rbx], ymm0; vpcmpeqb ymm3, ymm0, [rbx]; vpmovmskb edx, ymm3; vzeroupper; vmovq xmm0, xmm0
+    let code = [
+        0xc4, 0xe2, 0x7d, 0x78, 0xc1, 0xc5, 0xfe, 0x7f, 0x03, 0xc5, 0xfd, 0x74, 0x1b, 0xc5, 0xfd, 0xd7, 0xd3, 0xc5,
+        0xf8, 0x77, 0xc5, 0xfa, 0x7e, 0xc0,
+    ];
+    assert_eq!(run(&mut cpu, &code), Flow::Next);
+    assert_eq!(cpu.read::<u128>(0x1ffc + 16, 3).unwrap(), u128::MAX / 0xff * 7);
+    assert_eq!((cpu.gpr[RDX], cpu.fpu.ymm_hi(3)), (0xffff_ffff, 0));
+    assert_eq!(cpu.fpu.xmm(0), 0x0707_0707_0707_0707);
+    cpu.xcr0 = 3;
+    assert_eq!(run(&mut cpu, &[0xc5, 0xf8, 0x77]), Flow::Fault);
+    assert_eq!(cpu.fault.vector, Vector::InvalidOpcode);
+    let mut real = self::cpu(CodeSize::Bits16);
+    (real.cr4, real.xcr0) = (1 << 9 | 1 << 18, 7);
+    assert_eq!(run(&mut real, &[0xc5, 0xf8, 0x77]), Flow::Fault);
+}

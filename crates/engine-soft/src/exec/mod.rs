@@ -16,5 +16,6 @@ pub(crate) mod mov;
 pub(crate) mod muldiv;
 mod regs;
 pub(crate) mod shift;
+pub(crate) mod sse;
 pub(crate) mod stack;
 pub(crate) mod string;

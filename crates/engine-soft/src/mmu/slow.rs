@@ -205,7 +205,7 @@ impl Cpu {
 
 /// The largest power of two up to 8 that divides `at` and is at most `left`.
 fn bus_size(at: u64, left: usize) -> usize {
-    [8, 4, 2].into_iter().find(|n| *n <= left && at % *n as u64 == 0).unwrap_or(1)
+    [8, 4, 2].into_iter().find(|n| *n <= left && at & (*n as u64 - 1) == 0).unwrap_or(1)
 }
 
 /// Copies out of a RAM page; other threads may write it meanwhile. Sizes that instructions use are read at once, so that

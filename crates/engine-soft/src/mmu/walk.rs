@@ -209,14 +209,17 @@ impl Cpu {
         let page = self.ram.page(Gpa(at));
         let offset = at % PAGE;
         let raw = match page {
-            // SAFETY: aligned and within a page of guest RAM, which lives as long as the CPU; read atomically, since
-            // other processors may change it.
-            Some(page) if wide => unsafe {
-                (*page.host.add(offset as usize).cast::<AtomicU64>()).load(Ordering::Acquire)
-            },
-            // SAFETY: as above.
             Some(page) => {
-                u64::from(unsafe { (*page.host.add(offset as usize).cast::<AtomicU32>()).load(Ordering::Acquire) })
+                // SAFETY: aligned and within a page of guest RAM, which lives as long as the CPU; read atomically, since
+                // other processors may change it.
+                unsafe {
+                    let at = page.host.add(offset as usize);
+                    if wide {
+                        (*at.cast::<AtomicU64>()).load(Ordering::Acquire)
+                    } else {
+                        u64::from((*at.cast::<AtomicU32>()).load(Ordering::Acquire))
+                    }
+                }
             }
             // Where there is no RAM reads give ones.
             None => !0,

@@ -226,7 +226,7 @@ impl Cpu {
             IA32_FEATURE_CONTROL => self.msr.feature_control & 1 == 0,
             IA32_SYSENTER_CS | IA32_MCG_STATUS | IA32_MISC_ENABLE => true,
             IA32_SYSENTER_ESP | IA32_SYSENTER_EIP => is_canonical(value),
-            IA32_MTRR_PHYSBASE0..=IA32_MTRR_PHYSMASK7 if msr % 2 == 0 => {
+            IA32_MTRR_PHYSBASE0..=IA32_MTRR_PHYSMASK7 if msr & 1 == 0 => {
                 value & !(phys & !0xfff | 0xff) == 0 && is_memory_type(value & 0xff, false)
             }
             IA32_MTRR_PHYSBASE0..=IA32_MTRR_PHYSMASK7 => value & !(phys & !0xfff | 0x800) == 0,
@@ -238,7 +238,7 @@ impl Cpu {
             IA32_MTRR_DEF_TYPE => value & !0xcff == 0 && is_memory_type(value & 0xff, false),
             _ if msr.wrapping_sub(IA32_MC0_CTL) < 4 * BANKS => {
                 // CTL takes zeros and ones, the others only zero (SDM 3B §15.3.2).
-                msr % 4 == 0 || value == 0
+                msr & 3 == 0 || value == 0
             }
             IA32_EFER => self.accepts_efer(value),
             IA32_STAR | IA32_FMASK => long,

@@ -130,11 +130,7 @@ impl Guest {
 
     /// A descriptor from base, limit and the attributes of [`SegAttr`].
     pub(super) fn descriptor(base: u64, limit: u64, attr: u64) -> u64 {
-        (limit & 0xffff)
-            | (base & 0xff_ffff) << 16
-            | attr << 40
-            | (limit & 0xf_0000) << 32
-            | (base & 0xff00_0000) << 32
+        (limit & 0xffff) | (base & 0xff_ffff) << 16 | attr << 40 | (limit & 0xf_0000) << 32 | (base & 0xff00_0000) << 32
     }
 
     /// 64-bit mode, ring 0, flat: the first 2 MiB mapped 1:1 by 4 KiB pages (user, writable) and once more at
@@ -164,6 +160,8 @@ impl Guest {
             g.put64(GDT + 8 * i as u64, d);
         }
         g.put64(TSS + 4, INNER_STACK);
+        // No I/O permission map.
+        g.put(TSS + 0x66, &0x68u16.to_le_bytes());
         let seg = |selector, attr| Segment { selector, base: 0, limit: 0xffff_ffff, attr: SegAttr(attr) };
         let mut s = CpuState {
             rip: CODE,
