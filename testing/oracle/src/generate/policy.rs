@@ -43,6 +43,13 @@ pub const ANNOUNCED: &[CpuidFeature] = &[
     CpuidFeature::ADX,
     CpuidFeature::FSGSBASE,
     CpuidFeature::XSAVE,
+    CpuidFeature::XSAVEOPT,
+    CpuidFeature::XSAVEC,
+    CpuidFeature::GFNI,
+    CpuidFeature::VAES,
+    CpuidFeature::VPCLMULQDQ,
+    CpuidFeature::CLFLUSHOPT,
+    CpuidFeature::CLWB,
     CpuidFeature::CLFSH,
     CpuidFeature::PAUSE,
     CpuidFeature::MULTIBYTENOP,
@@ -80,10 +87,6 @@ const EXCLUDED: &[Mnemonic] = &[
     Mnemonic::Smsw,
     Mnemonic::Str,
     Mnemonic::Rsm,
-    Mnemonic::Xsave,
-    Mnemonic::Xsave64,
-    Mnemonic::Xrstor,
-    Mnemonic::Xrstor64,
     Mnemonic::Xbegin,
     // Undocumented and decoded differently by Intel and AMD.
     Mnemonic::Jmpe,
@@ -216,4 +219,10 @@ fn has_host_only_prefix(bytes: &[u8], mode: Mode) -> bool {
         [0x0f, 0x78 | 0x79 | 0xa6 | 0xa7 | 0xb8 | 0xff | 0xb9, ..] => true,
         _ => false,
     }
+}
+
+/// Instructions whose requested-feature bitmap in EDX:EAX selects the components that they handle.
+pub fn is_xsave(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::{Xrstor, Xrstor64, Xsave, Xsave64, Xsavec, Xsavec64, Xsaveopt, Xsaveopt64};
+    matches!(mnemonic, Xsave | Xsave64 | Xsavec | Xsavec64 | Xsaveopt | Xsaveopt64 | Xrstor | Xrstor64)
 }
