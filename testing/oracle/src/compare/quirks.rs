@@ -36,6 +36,7 @@ pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
     ),
     ("VPERMQ and VPERMPD with VEX.W = 0", "not generated: #UD by the manual, executed by AMD"),
     ("XSTATE_BV that XSAVE stores", "ignored: processors track initial states differently"),
+    ("LSL of the per-CPU segment", "ignored: its limit is the host's CPU number"),
     ("C1 after FCMOV and FCOMI", "ignored: Intel clears it, AMD leaves it"),
     ("what a faulting PUSHA has pushed and POPA popped", "ignored"),
     ("CALL to a non-canonical address with a bad stack", "#GP and the stack's exception are both accepted"),
@@ -178,6 +179,7 @@ fn instruction(t: &mut Tolerance, case: &Case, i: &Instruction) {
             t.bases = true;
         }
         M::Lfs | M::Lgs => t.bases = true,
+        M::Lsl => t.segment_limit = Some(i.op0_register().full_register().number()),
         M::Shld | M::Shrd if flags::double_shift_overflows(case, i) => {
             t.flags |= Rflags::STATUS.bits();
             match i.op0_kind() {
