@@ -4,6 +4,15 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// What a phase counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Bytes, shown with a rate.
+    Bytes,
+    /// Files, packages, steps.
+    Pieces,
+}
+
 /// Shows one phase after the other.
 #[derive(Debug)]
 pub(crate) struct Phases {
@@ -25,15 +34,16 @@ impl Phases {
         Phases { bar, plain: !quiet && !terminal, started: Instant::now(), name: String::new() }
     }
 
-    /// Ends the phase before and starts `name`; `total` is its size in bytes, if known.
-    pub(crate) fn start(&mut self, name: &str, total: Option<u64>) {
+    /// Ends the phase before and starts `name`; `total` is its size, if known, counted in `unit`.
+    pub(crate) fn start(&mut self, name: &str, total: Option<u64>, unit: Unit) {
         self.finish();
         self.name = name.to_owned();
         self.started = Instant::now();
         let Some(bar) = &self.bar else { return };
-        let template = match total {
-            Some(_) => "{msg:<24} {bar:30} {bytes:>10}/{total_bytes} {bytes_per_sec} {eta}",
-            None => "{msg:<24} {spinner} {elapsed}",
+        let template = match (total, unit) {
+            (Some(_), Unit::Bytes) => "{msg:<24} {bar:30} {bytes:>10}/{total_bytes} {bytes_per_sec} {eta}",
+            (Some(_), Unit::Pieces) => "{msg:<24} {bar:30} {pos:>10}/{len}",
+            (None, _) => "{msg:<24} {spinner} {elapsed}",
         };
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.reset();
@@ -42,7 +52,16 @@ impl Phases {
         bar.set_message(self.name.clone());
     }
 
-    /// Bytes of the phase done so far.
+    /// A line beside the phases.
+    pub(crate) fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None if self.plain => eprintln!("{text}"),
+            None => {}
+        }
+    }
+
+    /// How much of the phase is done.
     pub(crate) fn at(&self, done: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(done);

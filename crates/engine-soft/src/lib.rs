@@ -16,6 +16,8 @@
 pub mod cpu;
 pub mod op;
 
+#[cfg(test)]
+mod bench;
 mod blocks;
 mod clock;
 mod decode;

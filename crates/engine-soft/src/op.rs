@@ -1,5 +1,9 @@
 //! The pre-decoded instruction: a handler and the operands it needs, ready to run.
 
+use std::sync::Arc;
+
+use visor_fpu::FpuOp;
+
 use crate::cpu::Cpu;
 
 /// Executes one instruction. `op.off + op.len` bytes after the block's start lies the next one; `cpu.rip` is *not* kept up to
@@ -91,6 +95,8 @@ pub struct Op {
     pub lock: bool,
     /// Handler-specific.
     pub aux: u8,
+    /// The instruction as the floating-point unit prepared it, where it is one of its own.
+    pub fpu: Option<Arc<FpuOp>>,
 }
 
 impl Op {

@@ -36,6 +36,17 @@ pub(crate) fn run(cpu: &mut Cpu, blocks: &mut Blocks) -> Stop {
     }
 }
 
+/// One block, for measurements.
+#[cfg(test)]
+pub(crate) fn turn(cpu: &mut Cpu, blocks: &mut Blocks) {
+    for _ in 0..CLOCK_INTERVAL {
+        let _ = go(cpu, blocks, cpu.mode);
+        if cpu.halted || cpu.shutdown {
+            break;
+        }
+    }
+}
+
 /// Timers, interrupts, halts and kicks.
 #[cold]
 fn attend(cpu: &mut Cpu) -> Option<Stop> {

@@ -1,1 +1,28 @@
 //! Guest images built from Debian packages.
+//!
+//! [`ImageBuilder`] makes the image `tiny`: an unmodified Debian kernel, an initial ramfs with visor's own PID 1, and a
+//! root disk with the tools a tour of virtual machines needs. [`ImageStore`] finds images that are there.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod apt;
+mod archive;
+mod builder;
+mod content;
+mod disk;
+mod elf;
+mod error;
+mod modules;
+mod progress;
+mod recipe;
+mod store;
+mod tree;
+
+pub use builder::ImageBuilder;
+pub use error::{ImageError, ImageErrorKind};
+pub use progress::{Phase, Progress, Silent};
+pub use recipe::{Recipe, RecipePackage};
+pub use store::{Image, ImageStore, Manifest, ManifestFile, ManifestPackage};
+
+/// The program that runs as PID 1 in guests, static, for x86-64 Linux.
+pub const GUEST_INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/visor-guest-init"));

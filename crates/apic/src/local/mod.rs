@@ -10,7 +10,7 @@
 //!  * interrupts: after any call that changes state, [`has_pending`](LocalApic::has_pending) (a field) tells whether the
 //!    CPU would take an interrupt with RFLAGS.IF set; [`acknowledge`](LocalApic::acknowledge) takes it.
 //!
-//! The timer counts at [`TIMER_HZ`], so that a tick is a nanosecond; CPUID leaf 15h should announce that frequency.
+//! The timer counts at [`TIMER_HZ`]; CPUID leaf 15h should announce that frequency.
 //!
 //! Deviations: LINT polarity is stored but the pins carry their logical (asserted) state; the APIC id is read-only, as on
 //! current processors; LVT CMCI does not exist (six LVT entries).
@@ -37,7 +37,7 @@ pub use ipi::{Ipi, Lowest, Shorthand};
 pub use state::LocalApicState;
 
 /// Frequency of the APIC timer before its divider, and of the core crystal clock that CPUID leaf 15h ECX reports, in Hz.
-pub const TIMER_HZ: u64 = 1_000_000_000;
+pub const TIMER_HZ: u64 = 25_000_000;
 /// Address of the register page after reset.
 pub const APIC_BASE: Gpa = Gpa(0xfee0_0000);
 /// The MSR that places and enables the local APIC.

@@ -1,6 +1,8 @@
 use super::*;
 use crate::{BROADCAST, Message, Trigger};
 
+/// Nanoseconds in a count of the timer with divisor 1.
+const TICK: u64 = 1_000_000_000 / crate::TIMER_HZ;
 const T0: Now = Now { nanos: 0, tsc: 0 };
 
 fn config(id: u32) -> LocalApicConfig {
@@ -292,14 +294,14 @@ fn one_shot_timer() {
     let _ = w(&mut a, 0x320, 0x30);
     let _ = w(&mut a, 0x3e0, 0x3);
     let _ = w(&mut a, 0x380, 1000);
-    assert_eq!(a.next_deadline(T0), Some(16_000), "divided by 16");
-    assert_eq!(r_at(&mut a, 0x390, at(8_000)), 500);
-    a.tick(at(15_999));
+    assert_eq!(a.next_deadline(T0), Some(16_000 * TICK), "divided by 16");
+    assert_eq!(r_at(&mut a, 0x390, at(8_000 * TICK)), 500);
+    a.tick(at(15_999 * TICK));
     assert!(!a.has_pending());
-    a.tick(at(16_000));
+    a.tick(at(16_000 * TICK));
     assert_eq!(a.acknowledge(), Some(Interrupt::Vector(0x30)));
-    assert_eq!(a.next_deadline(at(16_000)), None);
-    assert_eq!(r_at(&mut a, 0x390, at(17_000)), 0);
+    assert_eq!(a.next_deadline(at(16_000 * TICK)), None);
+    assert_eq!(r_at(&mut a, 0x390, at(17_000 * TICK)), 0);
 }
 
 #[test]
@@ -309,7 +311,7 @@ fn divisors() {
         let _ = w(&mut a, 0x320, 0x30);
         let _ = w(&mut a, 0x3e0, code);
         let _ = w(&mut a, 0x380, 1000);
-        assert_eq!(a.next_deadline(T0), Some(1000 * divisor), "code {code}");
+        assert_eq!(a.next_deadline(T0), Some(1000 * divisor * TICK), "code {code}");
     }
 }
 
@@ -319,14 +321,14 @@ fn periodic_timer_keeps_its_phase_and_skips_lost_ticks() {
     let _ = w(&mut a, 0x320, 0x2_0030);
     let _ = w(&mut a, 0x3e0, 0xb);
     let _ = w(&mut a, 0x380, 1_000_000);
-    a.tick(at(1_000_000));
+    a.tick(at(1_000_000 * TICK));
     assert!(a.acknowledge().is_some());
-    assert_eq!(a.next_deadline(at(1_000_000)), Some(2_000_000));
+    assert_eq!(a.next_deadline(at(1_000_000 * TICK)), Some(2_000_000 * TICK));
     let _ = w(&mut a, 0xb0, 0);
-    a.tick(at(5_300_000));
+    a.tick(at(5_300_000 * TICK));
     assert!(a.acknowledge().is_some());
-    assert_eq!(a.next_deadline(at(5_300_000)), Some(6_000_000));
-    assert_eq!(r_at(&mut a, 0x390, at(5_400_000)), 600_000);
+    assert_eq!(a.next_deadline(at(5_300_000 * TICK)), Some(6_000_000 * TICK));
+    assert_eq!(r_at(&mut a, 0x390, at(5_400_000 * TICK)), 600_000);
 }
 
 #[test]
@@ -353,11 +355,11 @@ fn mode_change_between_one_shot_and_periodic_keeps_the_count() {
     let _ = w(&mut a, 0x320, 0x2_0030);
     let _ = w(&mut a, 0x3e0, 0xb);
     let _ = w(&mut a, 0x380, 1_000_000);
-    let _ = a.mmio_write(0x320, &0x30u32.to_le_bytes(), at(400_000));
-    assert_eq!(r_at(&mut a, 0x390, at(400_000)), 600_000);
-    assert_eq!(r_at(&mut a, 0x390, at(2_000_000)), 0, "one-shot rests");
-    let _ = a.mmio_write(0x320, &0x2_0030u32.to_le_bytes(), at(2_000_000));
-    assert_eq!(r_at(&mut a, 0x390, at(2_100_000)), 0, "stays at rest until the count is written");
+    let _ = a.mmio_write(0x320, &0x30u32.to_le_bytes(), at(400_000 * TICK));
+    assert_eq!(r_at(&mut a, 0x390, at(400_000 * TICK)), 600_000);
+    assert_eq!(r_at(&mut a, 0x390, at(2_000_000 * TICK)), 0, "one-shot rests");
+    let _ = a.mmio_write(0x320, &0x2_0030u32.to_le_bytes(), at(2_000_000 * TICK));
+    assert_eq!(r_at(&mut a, 0x390, at(2_100_000 * TICK)), 0, "stays at rest until the count is written");
 }
 
 #[test]

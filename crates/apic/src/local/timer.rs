@@ -10,6 +10,9 @@ use super::regs::*;
 /// Least nanoseconds between two interrupts of the periodic timer.
 const MIN_PERIOD: u64 = 20_000;
 
+/// Nanoseconds between two ticks of the crystal.
+const TICK: u64 = 1_000_000_000 / super::TIMER_HZ;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Timer {
     /// The initial count register.
@@ -25,11 +28,11 @@ pub(super) struct Timer {
 }
 
 impl Timer {
-    /// Nanoseconds per count: 1, 2, 4 ... 128.
+    /// Nanoseconds per count: a tick of the crystal times 1, 2, 4 ... 128.
     fn divisor(&self) -> u64 {
         // Bits 3, 1, 0: 000 is 2, 110 is 128, 111 is 1.
         let code = (self.divide & 3) | (self.divide >> 1 & 4);
-        1 << ((code + 1) & 7)
+        TICK << ((code + 1) & 7)
     }
 
     fn period(&self) -> u64 {

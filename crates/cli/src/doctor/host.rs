@@ -100,7 +100,7 @@ fn disk() -> Finding {
 
 /// Where images are kept.
 fn cache_dir() -> PathBuf {
-    visor_image::default_cache_dir()
+    visor_image::ImageStore::default_directory()
 }
 
 fn packages() -> Finding {

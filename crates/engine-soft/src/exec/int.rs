@@ -23,13 +23,13 @@ pub(crate) const OF: u64 = 1 << 11;
 
 /// AX after `lahf; seto al` to RFLAGS positions.
 #[inline(always)]
-fn pack(ax: u64) -> u64 {
+pub(crate) fn pack(ax: u64) -> u64 {
     ((ax >> 8) & 0xd5) | ((ax & 1) << 11)
 }
 
 /// RFLAGS positions to AX for `add al, 7fh; sahf`.
 #[inline(always)]
-fn unpack(status: u64) -> u64 {
+pub(crate) fn unpack(status: u64) -> u64 {
     (status << 8) | (status >> 11)
 }
 

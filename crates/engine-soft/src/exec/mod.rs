@@ -4,13 +4,18 @@
 //! fault, and changes registers and flags last. Flags come from executing the same operation on the host (see [`int`]).
 
 pub(crate) mod alu;
+pub(crate) mod atomic;
 pub(crate) mod bits;
+pub(crate) mod bmi;
 pub(crate) mod branch;
+pub(crate) mod fpu;
 pub(crate) mod int;
+pub(crate) mod misc;
 mod modify;
 pub(crate) mod mov;
 pub(crate) mod muldiv;
 mod regs;
 pub(crate) mod shift;
+pub(crate) mod sse;
 pub(crate) mod stack;
 pub(crate) mod string;

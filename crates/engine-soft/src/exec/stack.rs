@@ -9,12 +9,6 @@ const RBP: usize = 5;
 const SS: u8 = 2;
 
 impl Cpu {
-    /// Pushes `value` on the current stack, with its checks. Nothing changes on a fault.
-    #[inline]
-    pub(crate) fn push<T: Int>(&mut self, value: T) -> Guest<()> {
-        self.push_by(value, None)
-    }
-
     /// Pops a value from the current stack, with its checks. Nothing changes on a fault.
     #[inline]
     pub(crate) fn pop<T: Int>(&mut self) -> Guest<T> {
@@ -23,7 +17,8 @@ impl Cpu {
         Ok(v)
     }
 
-    /// As [`Cpu::push`], for the instruction `op`: if it overwrites code, the block ends after it.
+    /// Pushes `value` on the current stack, with its checks, for the instruction `op`: if it overwrites code, the block ends
+    /// after it. Nothing changes on a fault.
     #[inline(always)]
     pub(crate) fn push_by<T: Int>(&mut self, value: T, op: Option<&Op>) -> Guest<()> {
         let sp = self.gpr[RSP].wrapping_sub(T::SIZE) & self.stack_mask;

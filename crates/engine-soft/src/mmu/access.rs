@@ -9,7 +9,7 @@ use crate::mmu::Privilege;
 use crate::op::{Guest, Mem, Op};
 
 /// An integer as instructions move it through memory.
-pub trait Word: Copy + Default + PartialEq + 'static {
+pub(crate) trait Word: Copy + Default + PartialEq + 'static {
     /// Bytes.
     const SIZE: u64;
     /// From the low bits.

@@ -9,6 +9,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use process::DEFAULT_ENV;
 pub use serve::{find_port, serve_port};
 
 use std::collections::BTreeMap;
@@ -17,8 +18,8 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use crate::protocol::{
-    ErrorKind, ExecSpec, Failure, FrameReader, MAX_CHANNELS, ProtocolError, Ready, SYNC,
-    ShutdownKind, ToGuest, ToHost, VERSION,
+    ErrorKind, ExecSpec, Failure, FrameReader, MAX_CHANNELS, ProtocolError, Ready, SYNC, ShutdownKind, ToGuest, ToHost,
+    VERSION,
 };
 use crate::sys::{self, PollSet};
 use process::{Process, Watch};
@@ -85,11 +86,8 @@ impl<P: Platform> Agent<P> {
             let mut set = PollSet::new();
             let at_port = set.add(port, true, self.out.len() > self.out_start);
             let hungry = self.pending() < OUT_HIGH;
-            let watches: Vec<(u32, Watch)> = self
-                .processes
-                .iter()
-                .map(|(id, p)| (*id, p.watch(&mut set, hungry)))
-                .collect();
+            let watches: Vec<(u32, Watch)> =
+                self.processes.iter().map(|(id, p)| (*id, p.watch(&mut set, hungry))).collect();
             set.wait(self.timeout())?;
 
             let port_state = set.result(at_port);
@@ -112,11 +110,7 @@ impl<P: Platform> Agent<P> {
 
     fn timeout(&self) -> Option<Duration> {
         let now = Instant::now();
-        self.processes
-            .values()
-            .filter_map(Process::deadline)
-            .min()
-            .map(|t| t.saturating_duration_since(now))
+        self.processes.values().filter_map(Process::deadline).min().map(|t| t.saturating_duration_since(now))
     }
 
     /// Reads what the host sent; false at the end.
@@ -125,11 +119,7 @@ impl<P: Platform> Agent<P> {
         match port.read(&mut buffer) {
             Ok(0) => return Ok(false),
             Ok(n) => self.reader.push(buffer.get(..n).unwrap_or_default()),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(e) => return Err(e),
         }
         loop {
@@ -138,9 +128,7 @@ impl<P: Platform> Agent<P> {
                 Ok(Some(frame)) => {
                     let fresh = frame.after_sync;
                     match ToGuest::parse(frame) {
-                        Ok(ToGuest::Hello { version, nonce }) if fresh => {
-                            self.open_session(version, nonce)
-                        }
+                        Ok(ToGuest::Hello { version, nonce }) if fresh => self.open_session(version, nonce),
                         Ok(message) if self.in_session => self.take(message),
                         Ok(_) => {}
                         Err(error) => self.complain(&error),
@@ -181,10 +169,7 @@ impl<P: Platform> Agent<P> {
 
     fn refuse(&mut self, id: u32, kind: ErrorKind, mut message: String) {
         message.truncate(message.floor_char_boundary(1000));
-        self.send(&ToHost::Error {
-            id,
-            failure: Failure { kind, message },
-        });
+        self.send(&ToHost::Error { id, failure: Failure { kind, message } });
     }
 
     fn announce(&mut self, nonce: u64) {
@@ -203,8 +188,7 @@ impl<P: Platform> Agent<P> {
         self.in_session = version == VERSION;
         self.announce(nonce);
         if !self.in_session {
-            let words =
-                format!("this guest speaks version {VERSION} of the agent protocol, not {version}");
+            let words = format!("this guest speaks version {VERSION} of the agent protocol, not {version}");
             self.refuse(0, ErrorKind::Version, words);
         }
     }
@@ -239,9 +223,7 @@ impl<P: Platform> Agent<P> {
             ToGuest::StdinEof { id } => self.with(id, |p, _| p.end_input()),
             ToGuest::Resize { id, cols, rows } => self.with(id, |p, _| p.resize(cols, rows)),
             ToGuest::Signal { id, signo } => self.with(id, |p, _| p.signal(signo)),
-            ToGuest::Credit { id, stream, bytes } => {
-                self.with(id, |p, _| p.add_credit(stream, bytes))
-            }
+            ToGuest::Credit { id, stream, bytes } => self.with(id, |p, _| p.add_credit(stream, bytes)),
         }
     }
 
@@ -259,11 +241,7 @@ impl<P: Platform> Agent<P> {
 
     fn exec(&mut self, id: u32, spec: &ExecSpec) {
         if id == 0 || self.processes.contains_key(&id) {
-            return self.refuse(
-                0,
-                ErrorKind::BadRequest,
-                format!("channel {id} cannot be used"),
-            );
+            return self.refuse(0, ErrorKind::BadRequest, format!("channel {id} cannot be used"));
         }
         if self.processes.len() >= MAX_CHANNELS {
             let words = format!("{MAX_CHANNELS} commands are running already");
@@ -279,22 +257,14 @@ impl<P: Platform> Agent<P> {
                     io::ErrorKind::PermissionDenied => ErrorKind::NotPermitted,
                     _ => ErrorKind::Other,
                 };
-                let name = spec
-                    .argv
-                    .first()
-                    .map(|a| String::from_utf8_lossy(a))
-                    .unwrap_or_default();
+                let name = spec.argv.first().map(|a| String::from_utf8_lossy(a)).unwrap_or_default();
                 self.refuse(id, kind, format!("cannot run `{name}`: {error}"));
             }
         }
     }
 
     fn collect(&mut self) {
-        let ended: Vec<_> = self
-            .processes
-            .iter()
-            .filter_map(|(id, p)| p.ended().map(|s| (*id, s)))
-            .collect();
+        let ended: Vec<_> = self.processes.iter().filter_map(|(id, p)| p.ended().map(|s| (*id, s))).collect();
         for (id, status) in ended {
             self.processes.remove(&id);
             self.send(&ToHost::Exit { id, status });

@@ -16,10 +16,7 @@ use crate::sys::{self, PollSet};
 
 /// The environment a command starts with; `ExecSpec::env` goes on top.
 pub(crate) const DEFAULT_ENV: [(&str, &str); 6] = [
-    (
-        "PATH",
-        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    ),
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("HOME", "/root"),
     ("USER", "root"),
     ("LOGNAME", "root"),
@@ -74,22 +71,14 @@ impl Process {
         };
         // Only waiting reaps the child, so its number cannot belong to another process yet.
         let ended = sys::pidfd_open(child.id())?;
-        let output = |pipe| Output {
-            pipe,
-            credit: WINDOW,
-        };
+        let output = |pipe| Output { pipe, credit: WINDOW };
         Ok(Self {
             id,
             child,
             ended,
             status: None,
             last_output: Instant::now(),
-            input: Input {
-                pipe: Some(input),
-                waiting: VecDeque::new(),
-                ends: false,
-                owed: 0,
-            },
+            input: Input { pipe: Some(input), waiting: VecDeque::new(), ends: false, owed: 0 },
             outputs: outputs.map(|p| p.map(output)),
             terminal: spec.tty.is_some(),
         })
@@ -98,22 +87,13 @@ impl Process {
     /// Asks the poll set for what this command waits for. `hungry`: output may be read.
     pub(super) fn watch(&self, set: &mut PollSet, hungry: bool) -> Watch {
         let pipe = self.input.pipe.as_ref();
-        let input = pipe
-            .filter(|_| !self.input.waiting.is_empty())
-            .map(|p| set.add(p, false, true));
+        let input = pipe.filter(|_| !self.input.waiting.is_empty()).map(|p| set.add(p, false, true));
         let outputs = self.outputs.each_ref().map(|o| {
             let ready = o.as_ref().filter(|o| hungry && o.credit > 0);
             ready.map(|o| set.add(&o.pipe, true, false))
         });
-        let ended = self
-            .status
-            .is_none()
-            .then(|| set.add(&self.ended, true, false));
-        Watch {
-            ended,
-            input,
-            outputs,
-        }
+        let ended = self.status.is_none().then(|| set.add(&self.ended, true, false));
+        Watch { ended, input, outputs }
     }
 
     /// When to look again although nothing happened.
@@ -124,10 +104,7 @@ impl Process {
 
     /// Moves bytes, and notices the end.
     pub(super) fn step(&mut self, set: &PollSet, watch: &Watch, out: &mut Vec<u8>) {
-        if watch
-            .input
-            .is_some_and(|at| set.result(at).write || set.result(at).hangup)
-        {
+        if watch.input.is_some_and(|at| set.result(at).write || set.result(at).hangup) {
             self.input.flush(self.id, out);
         }
         if watch.ended.is_some_and(|at| set.result(at).read) {
@@ -151,8 +128,7 @@ impl Process {
 
     /// How it ended, once all output has been passed on.
     pub(super) fn ended(&self) -> Option<ExitStatus> {
-        self.status
-            .filter(|_| self.outputs.iter().all(Option::is_none))
+        self.status.filter(|_| self.outputs.iter().all(Option::is_none))
     }
 
     pub(super) fn take_input(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
@@ -209,19 +185,11 @@ impl Process {
                 self.last_output = Instant::now();
                 let bytes = buffer.get(..n).unwrap_or_default().to_vec();
                 let id = self.id;
-                let message = if index == 0 {
-                    ToHost::Stdout { id, bytes }
-                } else {
-                    ToHost::Stderr { id, bytes }
-                };
+                let message = if index == 0 { ToHost::Stdout { id, bytes } } else { ToHost::Stderr { id, bytes } };
                 let sent = message.emit(out);
                 debug_assert!(sent.is_ok());
             }
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             // EIO: the last process that had the terminal open has closed it.
             Err(_) => self.close_output(index),
         }
@@ -290,10 +258,7 @@ impl Input {
 }
 
 fn prepare(spec: &ExecSpec) -> io::Result<Command> {
-    let (program, arguments) = spec
-        .argv
-        .split_first()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let (program, arguments) = spec.argv.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut command = Command::new(OsStr::from_bytes(program));
     command.args(arguments.iter().map(|a| OsStr::from_bytes(a)));
     command.env_clear().envs(DEFAULT_ENV);
@@ -302,12 +267,8 @@ fn prepare(spec: &ExecSpec) -> io::Result<Command> {
     }
     for entry in &spec.env {
         let cut = entry.iter().position(|b| *b == b'=').filter(|at| *at > 0);
-        let (name, value) = entry
-            .split_at(cut.ok_or_else(|| io::Error::other("environment entry without a name"))?);
-        command.env(
-            OsStr::from_bytes(name),
-            OsStr::from_bytes(value.get(1..).unwrap_or_default()),
-        );
+        let (name, value) = entry.split_at(cut.ok_or_else(|| io::Error::other("environment entry without a name"))?);
+        command.env(OsStr::from_bytes(name), OsStr::from_bytes(value.get(1..).unwrap_or_default()));
     }
     if !spec.cwd.is_empty() {
         let directory = Path::new(OsStr::from_bytes(&spec.cwd));
@@ -318,11 +279,7 @@ fn prepare(spec: &ExecSpec) -> io::Result<Command> {
         }
         command.current_dir(directory);
     } else {
-        command.current_dir(if Path::new("/root").is_dir() {
-            "/root"
-        } else {
-            "/"
-        });
+        command.current_dir(if Path::new("/root").is_dir() { "/root" } else { "/" });
     }
     Ok(command)
 }
@@ -331,10 +288,7 @@ type Started = (Child, File, [Option<File>; 2]);
 
 fn start_with_pipes(command: &mut Command) -> io::Result<Started> {
     sys::become_session_leader(command);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let lost = || io::Error::other("a pipe is missing");
     let input: OwnedFd = child.stdin.take().ok_or_else(lost)?.into();
@@ -343,27 +297,17 @@ fn start_with_pipes(command: &mut Command) -> io::Result<Started> {
     for pipe in [&input, &output, &errors] {
         sys::set_nonblocking(pipe)?;
     }
-    Ok((
-        child,
-        input.into(),
-        [Some(output.into()), Some(errors.into())],
-    ))
+    Ok((child, input.into(), [Some(output.into()), Some(errors.into())]))
 }
 
 fn start_in_terminal(command: &mut Command, cols: u16, rows: u16) -> io::Result<Started> {
     let (master, slave) = sys::open_pty(cols, rows)?;
     sys::set_nonblocking(&master)?;
     sys::acquire_tty_for(command);
-    command
-        .stdin(slave.try_clone()?)
-        .stdout(slave.try_clone()?)
-        .stderr(slave);
+    command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
     let child = command.spawn()?;
     // The command holds the slave open as long as it exists; then reading the master must fail.
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let output = master.try_clone()?;
     Ok((child, master.into(), [Some(output.into()), None]))
 }

@@ -37,9 +37,7 @@ pub fn serve_port(path: &Path, console: &Path) -> io::Result<()> {
     let mut changes = SignalFd::new(&[libc::SIGIO])?;
     let mut port = sys::open_rw_nonblocking(path)?;
     sys::request_sigio(&port)?;
-    let mut agent = Agent::new(Guest {
-        console: console.to_owned(),
-    });
+    let mut agent = Agent::new(Guest { console: console.to_owned() });
     loop {
         if host_is_there(&port)? {
             agent.serve(&mut port)?;

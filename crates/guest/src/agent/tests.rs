@@ -51,12 +51,7 @@ impl Rig {
             let mut port = File::from(OwnedFd::from(guest));
             Agent::new(platform).serve(&mut port).unwrap();
         });
-        let mut rig = Self {
-            session: HostSession::new(77),
-            socket: host,
-            agent: Some(agent),
-            notes,
-        };
+        let mut rig = Self { session: HostSession::new(77), socket: host, agent: Some(agent), notes };
         assert!(matches!(rig.event(), HostEvent::Ready(_)));
         rig
     }
@@ -104,19 +99,10 @@ impl Rig {
                 self.session.close_stdin(id);
             }
             match self.event() {
-                HostEvent::Output {
-                    id: of,
-                    stream,
-                    bytes,
-                } => {
+                HostEvent::Output { id: of, stream, bytes } => {
                     assert_eq!(of, id);
                     self.session.consumed(id, stream, bytes.len());
-                    if stream == Stream::Stdout {
-                        &mut stdout
-                    } else {
-                        &mut stderr
-                    }
-                    .extend(bytes);
+                    if stream == Stream::Stdout { &mut stdout } else { &mut stderr }.extend(bytes);
                 }
                 HostEvent::Exited { status, .. } => return (stdout, stderr, status),
                 HostEvent::StdinRoom(_) => {}
@@ -126,10 +112,7 @@ impl Rig {
     }
 
     fn run(&mut self, argv: &[&str], input: &[u8]) -> (Vec<u8>, Vec<u8>, ExitStatus) {
-        let id = self
-            .session
-            .exec(&ExecSpec::new(argv.iter().copied()))
-            .unwrap();
+        let id = self.session.exec(&ExecSpec::new(argv.iter().copied())).unwrap();
         self.finish(id, input)
     }
 }
@@ -146,10 +129,7 @@ impl Drop for Rig {
 fn output_errors_and_status_come_back() {
     let mut rig = Rig::new();
     let (out, err, status) = rig.run(&["sh", "-c", "echo out; echo err >&2; exit 7"], b"");
-    assert_eq!(
-        (&out[..], &err[..], status),
-        (&b"out\n"[..], &b"err\n"[..], ExitStatus::Code(7))
-    );
+    assert_eq!((&out[..], &err[..], status), (&b"out\n"[..], &b"err\n"[..], ExitStatus::Code(7)));
     let (_, _, status) = rig.run(&["sh", "-c", "kill -9 $$"], b"");
     assert_eq!(status, ExitStatus::Signal(9));
 }
@@ -157,9 +137,7 @@ fn output_errors_and_status_come_back() {
 #[test]
 fn ten_megabytes_go_through_cat_unharmed() {
     let mut rig = Rig::new();
-    let data: Vec<u8> = (0..10_000_000u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect();
+    let data: Vec<u8> = (0..10_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let (out, _, status) = rig.run(&["cat"], &data);
     assert_eq!(status, ExitStatus::Code(0));
     assert!(out == data, "got {} bytes", out.len());
@@ -183,11 +161,7 @@ fn output_nobody_consumes_stops_the_command_not_the_session() {
         }
     }
     rig.session.ping(5);
-    assert_eq!(
-        rig.event(),
-        HostEvent::Pong(5),
-        "no output beyond the window, and others are served"
-    );
+    assert_eq!(rig.event(), HostEvent::Pong(5), "no output beyond the window, and others are served");
     rig.session.signal(id, 15).unwrap();
     rig.session.consumed(id, Stream::Stdout, got);
     let (_, _, status) = rig.finish(id, b"");
@@ -203,10 +177,7 @@ fn environment_directory_and_refusals() {
     let id = rig.session.exec(&spec).unwrap();
     assert_eq!(rig.finish(id, b"").0, b"b=c /x\n/usr\n");
 
-    for (program, kind) in [
-        ("/no/such", ErrorKind::NotFound),
-        ("/etc/passwd", ErrorKind::NotPermitted),
-    ] {
+    for (program, kind) in [("/no/such", ErrorKind::NotFound), ("/etc/passwd", ErrorKind::NotPermitted)] {
         let id = rig.session.exec(&ExecSpec::new([program])).unwrap();
         match rig.event() {
             HostEvent::Refused { id: of, failure } => assert_eq!((of, failure.kind), (id, kind)),
@@ -221,11 +192,7 @@ fn environment_directory_and_refusals() {
 #[test]
 fn a_terminal_is_a_terminal() {
     let mut rig = Rig::new();
-    let mut spec = ExecSpec::new([
-        "sh",
-        "-c",
-        "test -t 0 && test -t 2 && stty size; read x; echo got $x; stty size",
-    ]);
+    let mut spec = ExecSpec::new(["sh", "-c", "test -t 0 && test -t 2 && stty size; read x; echo got $x; stty size"]);
     spec.tty = Some((123, 45));
     let id = rig.session.exec(&spec).unwrap();
     let mut seen = String::new();
@@ -297,22 +264,14 @@ fn the_platform_is_asked() {
     rig.session.shutdown(ShutdownKind::Reboot);
     rig.session.ping(1);
     assert_eq!(rig.event(), HostEvent::Pong(1));
-    assert_eq!(
-        *rig.notes.0.lock().unwrap(),
-        ["clock 1700000000.5", "console 100x30", "Reboot"]
-    );
+    assert_eq!(*rig.notes.0.lock().unwrap(), ["clock 1700000000.5", "console 100x30", "Reboot"]);
 }
 
 #[test]
 fn a_new_session_ends_the_old_one() {
     let mut rig = Rig::new();
-    let id = rig
-        .session
-        .exec(&ExecSpec::new(["sh", "-c", "echo $$; sleep 30"]))
-        .unwrap();
-    let HostEvent::Output { bytes, .. } = rig.event() else {
-        panic!()
-    };
+    let id = rig.session.exec(&ExecSpec::new(["sh", "-c", "echo $$; sleep 30"])).unwrap();
+    let HostEvent::Output { bytes, .. } = rig.event() else { panic!() };
     let pid: u32 = String::from_utf8(bytes).unwrap().trim().parse().unwrap();
     let _ = id;
     rig.session = HostSession::new(78);

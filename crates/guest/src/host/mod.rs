@@ -13,8 +13,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::protocol::{
-    ExecSpec, ExitStatus, Failure, FrameReader, MAX_CHANNELS, MAX_PAYLOAD, ProtocolError, Ready,
-    SYNC, ShutdownKind, Stream, ToGuest, ToHost, VERSION, WINDOW, hello,
+    ExecSpec, ExitStatus, Failure, FrameReader, MAX_CHANNELS, MAX_PAYLOAD, ProtocolError, Ready, SYNC, ShutdownKind,
+    Stream, ToGuest, ToHost, VERSION, WINDOW, hello,
 };
 
 #[cfg(test)]
@@ -212,26 +212,16 @@ impl HostSession {
             return Err(RequestError::Invalid(ProtocolError::BadField("argv")));
         }
         let id = self.free_id();
-        let message = ToGuest::Exec {
-            id,
-            spec: spec.clone(),
-        };
+        let message = ToGuest::Exec { id, spec: spec.clone() };
         message.emit(&mut self.out).map_err(RequestError::Invalid)?;
-        let channel = Channel {
-            stdin_room: WINDOW,
-            stdin_open: true,
-            output: Default::default(),
-        };
+        let channel = Channel { stdin_room: WINDOW, stdin_open: true, output: Default::default() };
         self.channels.insert(id, channel);
         Ok(ExecId(id))
     }
 
     /// Bytes of input the command takes now; 0 when it is gone or its input is closed.
     pub fn stdin_room(&self, id: ExecId) -> usize {
-        self.channels
-            .get(&id.0)
-            .filter(|c| c.stdin_open)
-            .map_or(0, |c| c.stdin_room)
+        self.channels.get(&id.0).filter(|c| c.stdin_open).map_or(0, |c| c.stdin_room)
     }
 
     /// Sends input, as much as there is room for; returns how many bytes were taken.
@@ -242,10 +232,7 @@ impl HostSession {
         };
         channel.stdin_room -= n;
         for part in bytes.get(..n).unwrap_or_default().chunks(MAX_PAYLOAD) {
-            self.send(&ToGuest::Stdin {
-                id: id.0,
-                bytes: part.to_vec(),
-            });
+            self.send(&ToGuest::Stdin { id: id.0, bytes: part.to_vec() });
         }
         n
     }
@@ -269,11 +256,7 @@ impl HostSession {
         // Not for every few bytes: a frame per quarter window keeps the pipe full and the port quiet.
         if window.owed >= WINDOW / 4 {
             let bytes = u32::try_from(std::mem::take(&mut window.owed)).unwrap_or(u32::MAX);
-            self.send(&ToGuest::Credit {
-                id: id.0,
-                stream,
-                bytes,
-            });
+            self.send(&ToGuest::Credit { id: id.0, stream, bytes });
         }
     }
 
@@ -283,11 +266,7 @@ impl HostSession {
     /// `Unknown` when the command is gone.
     pub fn resize(&mut self, id: ExecId, cols: u16, rows: u16) -> Result<(), RequestError> {
         self.known(id)?;
-        self.send(&ToGuest::Resize {
-            id: id.0,
-            cols,
-            rows,
-        });
+        self.send(&ToGuest::Resize { id: id.0, cols, rows });
         Ok(())
     }
 
@@ -313,10 +292,7 @@ impl HostSession {
 
     /// Sets the guest's wall clock; `nanos` below 10^9.
     pub fn set_clock(&mut self, secs: i64, nanos: u32) {
-        self.send(&ToGuest::SetClock {
-            secs,
-            nanos: nanos.min(999_999_999),
-        });
+        self.send(&ToGuest::SetClock { secs, nanos: nanos.min(999_999_999) });
     }
 
     /// Asks for a [`HostEvent::Pong`].
@@ -325,11 +301,7 @@ impl HostSession {
     }
 
     fn known(&self, id: ExecId) -> Result<(), RequestError> {
-        if self.channels.contains_key(&id.0) {
-            Ok(())
-        } else {
-            Err(RequestError::Unknown)
-        }
+        if self.channels.contains_key(&id.0) { Ok(()) } else { Err(RequestError::Unknown) }
     }
 
     fn free_id(&mut self) -> u32 {
@@ -361,29 +333,16 @@ impl HostSession {
             ToHost::Stdout { id, bytes } => self.take_output(id, Stream::Stdout, bytes)?,
             ToHost::Stderr { id, bytes } => self.take_output(id, Stream::Stderr, bytes)?,
             ToHost::Exit { id, status } => {
-                self.channels
-                    .remove(&id)
-                    .ok_or(ProtocolError::FlowControl(id))?;
-                HostEvent::Exited {
-                    id: ExecId(id),
-                    status,
-                }
+                self.channels.remove(&id).ok_or(ProtocolError::FlowControl(id))?;
+                HostEvent::Exited { id: ExecId(id), status }
             }
             ToHost::Error { id: 0, failure } => HostEvent::Complaint(failure),
             ToHost::Error { id, failure } => {
-                self.channels
-                    .remove(&id)
-                    .ok_or(ProtocolError::FlowControl(id))?;
-                HostEvent::Refused {
-                    id: ExecId(id),
-                    failure,
-                }
+                self.channels.remove(&id).ok_or(ProtocolError::FlowControl(id))?;
+                HostEvent::Refused { id: ExecId(id), failure }
             }
             ToHost::Credit { id, bytes } => {
-                let channel = self
-                    .channels
-                    .get_mut(&id)
-                    .ok_or(ProtocolError::FlowControl(id))?;
+                let channel = self.channels.get_mut(&id).ok_or(ProtocolError::FlowControl(id))?;
                 channel.stdin_room += bytes as usize;
                 if channel.stdin_room > WINDOW {
                     return Err(ProtocolError::FlowControl(id));
@@ -414,23 +373,14 @@ impl HostSession {
         Ok(())
     }
 
-    fn take_output(
-        &mut self,
-        id: u32,
-        stream: Stream,
-        bytes: Vec<u8>,
-    ) -> Result<HostEvent, ProtocolError> {
+    fn take_output(&mut self, id: u32, stream: Stream, bytes: Vec<u8>) -> Result<HostEvent, ProtocolError> {
         let window = self.channels.get_mut(&id).and_then(|c| c.window(stream));
         let window = window.ok_or(ProtocolError::FlowControl(id))?;
         window.held += bytes.len();
         if window.held + window.owed > WINDOW {
             return Err(ProtocolError::FlowControl(id));
         }
-        Ok(HostEvent::Output {
-            id: ExecId(id),
-            stream,
-            bytes,
-        })
+        Ok(HostEvent::Output { id: ExecId(id), stream, bytes })
     }
 }
 

@@ -23,10 +23,7 @@ impl ExecSpec {
         I: IntoIterator<Item = S>,
         S: Into<Vec<u8>>,
     {
-        Self {
-            argv: argv.into_iter().map(Into::into).collect(),
-            ..Self::default()
-        }
+        Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 }
 
@@ -254,10 +251,7 @@ impl ToGuest {
     /// `TooLong` when the payload would exceed [`super::MAX_PAYLOAD`]; nothing is appended then.
     pub fn emit(&self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
         match self {
-            Self::Hello { version, nonce } => FrameBuilder::new(code::HELLO, 0)
-                .u16(*version)
-                .u64(*nonce)
-                .finish(out),
+            Self::Hello { version, nonce } => FrameBuilder::new(code::HELLO, 0).u16(*version).u64(*nonce).finish(out),
             Self::Exec { id, spec } => {
                 let (cols, rows) = spec.tty.unwrap_or((0, 0));
                 let mut b = FrameBuilder::new(code::EXEC, *id)
@@ -273,24 +267,15 @@ impl ToGuest {
             }
             Self::Stdin { id, bytes } => FrameBuilder::new(code::STDIN, *id).raw(bytes).finish(out),
             Self::StdinEof { id } => FrameBuilder::new(code::STDIN_EOF, *id).finish(out),
-            Self::Resize { id, cols, rows } => FrameBuilder::new(code::RESIZE, *id)
-                .u16(*cols)
-                .u16(*rows)
-                .finish(out),
-            Self::Signal { id, signo } => {
-                FrameBuilder::new(code::SIGNAL, *id).u8(*signo).finish(out)
+            Self::Resize { id, cols, rows } => FrameBuilder::new(code::RESIZE, *id).u16(*cols).u16(*rows).finish(out),
+            Self::Signal { id, signo } => FrameBuilder::new(code::SIGNAL, *id).u8(*signo).finish(out),
+            Self::Credit { id, stream, bytes } => {
+                FrameBuilder::new(code::CREDIT, *id).u8(*stream as u8).u32(*bytes).finish(out)
             }
-            Self::Credit { id, stream, bytes } => FrameBuilder::new(code::CREDIT, *id)
-                .u8(*stream as u8)
-                .u32(*bytes)
-                .finish(out),
-            Self::Shutdown(kind) => FrameBuilder::new(code::SHUTDOWN, 0)
-                .u8(*kind as u8)
-                .finish(out),
-            Self::SetClock { secs, nanos } => FrameBuilder::new(code::SET_CLOCK, 0)
-                .u64(secs.cast_unsigned())
-                .u32(*nanos)
-                .finish(out),
+            Self::Shutdown(kind) => FrameBuilder::new(code::SHUTDOWN, 0).u8(*kind as u8).finish(out),
+            Self::SetClock { secs, nanos } => {
+                FrameBuilder::new(code::SET_CLOCK, 0).u64(secs.cast_unsigned()).u32(*nanos).finish(out)
+            }
             Self::Ping { token } => FrameBuilder::new(code::PING, 0).u64(*token).finish(out),
         }
     }
@@ -302,27 +287,14 @@ impl ToGuest {
     pub fn parse(frame: Frame) -> Result<Self, ProtocolError> {
         let id = frame.channel;
         if frame.kind == code::STDIN {
-            return Ok(Self::Stdin {
-                id,
-                bytes: frame.payload,
-            });
+            return Ok(Self::Stdin { id, bytes: frame.payload });
         }
         let mut f = Fields::new(&frame.payload);
         let message = match frame.kind {
-            code::HELLO => Self::Hello {
-                version: f.u16()?,
-                nonce: f.u64()?,
-            },
-            code::EXEC => Self::Exec {
-                id,
-                spec: parse_exec(&mut f)?,
-            },
+            code::HELLO => Self::Hello { version: f.u16()?, nonce: f.u64()? },
+            code::EXEC => Self::Exec { id, spec: parse_exec(&mut f)? },
             code::STDIN_EOF => Self::StdinEof { id },
-            code::RESIZE => Self::Resize {
-                id,
-                cols: f.u16()?,
-                rows: f.u16()?,
-            },
+            code::RESIZE => Self::Resize { id, cols: f.u16()?, rows: f.u16()? },
             code::SIGNAL => Self::Signal { id, signo: f.u8()? },
             code::CREDIT => {
                 let stream = match f.u8()? {
@@ -330,11 +302,7 @@ impl ToGuest {
                     2 => Stream::Stderr,
                     _ => return Err(ProtocolError::BadField("stream")),
                 };
-                Self::Credit {
-                    id,
-                    stream,
-                    bytes: f.u32()?,
-                }
+                Self::Credit { id, stream, bytes: f.u32()? }
             }
             code::SHUTDOWN => Self::Shutdown(match f.u8()? {
                 0 => ShutdownKind::PowerOff,
@@ -370,29 +338,19 @@ impl ToHost {
                 .bytes(r.agent.as_bytes())
                 .bytes(r.kernel.as_bytes())
                 .finish(out),
-            Self::Stdout { id, bytes } => {
-                FrameBuilder::new(code::STDOUT, *id).raw(bytes).finish(out)
-            }
-            Self::Stderr { id, bytes } => {
-                FrameBuilder::new(code::STDERR, *id).raw(bytes).finish(out)
-            }
+            Self::Stdout { id, bytes } => FrameBuilder::new(code::STDOUT, *id).raw(bytes).finish(out),
+            Self::Stderr { id, bytes } => FrameBuilder::new(code::STDERR, *id).raw(bytes).finish(out),
             Self::Exit { id, status } => {
                 let (kind, value) = match *status {
                     ExitStatus::Code(c) => (0, c),
                     ExitStatus::Signal(s) => (1, s),
                 };
-                FrameBuilder::new(code::EXIT, *id)
-                    .u8(kind)
-                    .u8(value)
-                    .finish(out)
+                FrameBuilder::new(code::EXIT, *id).u8(kind).u8(value).finish(out)
             }
-            Self::Error { id, failure } => FrameBuilder::new(code::ERROR, *id)
-                .u8(failure.kind as u8)
-                .bytes(failure.message.as_bytes())
-                .finish(out),
-            Self::Credit { id, bytes } => FrameBuilder::new(code::STDIN_CREDIT, *id)
-                .u32(*bytes)
-                .finish(out),
+            Self::Error { id, failure } => {
+                FrameBuilder::new(code::ERROR, *id).u8(failure.kind as u8).bytes(failure.message.as_bytes()).finish(out)
+            }
+            Self::Credit { id, bytes } => FrameBuilder::new(code::STDIN_CREDIT, *id).u32(*bytes).finish(out),
             Self::Pong { token } => FrameBuilder::new(code::PONG, 0).u64(*token).finish(out),
         }
     }
@@ -405,16 +363,10 @@ impl ToHost {
         let id = frame.channel;
         match frame.kind {
             code::STDOUT => {
-                return Ok(Self::Stdout {
-                    id,
-                    bytes: frame.payload,
-                });
+                return Ok(Self::Stdout { id, bytes: frame.payload });
             }
             code::STDERR => {
-                return Ok(Self::Stderr {
-                    id,
-                    bytes: frame.payload,
-                });
+                return Ok(Self::Stderr { id, bytes: frame.payload });
             }
             _ => {}
         }
@@ -444,18 +396,9 @@ impl ToHost {
                     4 => ErrorKind::Version,
                     _ => ErrorKind::Other,
                 };
-                Self::Error {
-                    id,
-                    failure: Failure {
-                        kind,
-                        message: f.text()?,
-                    },
-                }
+                Self::Error { id, failure: Failure { kind, message: f.text()? } }
             }
-            code::STDIN_CREDIT => Self::Credit {
-                id,
-                bytes: f.u32()?,
-            },
+            code::STDIN_CREDIT => Self::Credit { id, bytes: f.u32()? },
             code::PONG => Self::Pong { token: f.u64()? },
             other => return Err(ProtocolError::UnknownType(other)),
         };
@@ -466,10 +409,7 @@ impl ToHost {
 
 /// The host's first message of a session.
 pub(crate) fn hello(nonce: u64) -> ToGuest {
-    ToGuest::Hello {
-        version: VERSION,
-        nonce,
-    }
+    ToGuest::Hello { version: VERSION, nonce }
 }
 
 fn parse_exec(f: &mut Fields<'_>) -> Result<ExecSpec, ProtocolError> {
@@ -485,12 +425,7 @@ fn parse_exec(f: &mut Fields<'_>) -> Result<ExecSpec, ProtocolError> {
     if argv.is_empty() {
         return Err(ProtocolError::BadField("argv"));
     }
-    Ok(ExecSpec {
-        argv,
-        env,
-        cwd,
-        tty: has_tty.then_some(size),
-    })
+    Ok(ExecSpec { argv, env, cwd, tty: has_tty.then_some(size) })
 }
 
 fn parse_list(f: &mut Fields<'_>) -> Result<Vec<Vec<u8>>, ProtocolError> {

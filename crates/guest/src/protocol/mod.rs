@@ -26,9 +26,7 @@ mod wire;
 mod tests;
 
 pub(crate) use message::hello;
-pub use message::{
-    ErrorKind, ExecSpec, ExitStatus, Failure, Ready, ShutdownKind, Stream, ToGuest, ToHost,
-};
+pub use message::{ErrorKind, ExecSpec, ExitStatus, Failure, Ready, ShutdownKind, Stream, ToGuest, ToHost};
 pub use wire::{Frame, FrameReader, ProtocolError};
 
 /// Name of the virtio-console port that carries the protocol.

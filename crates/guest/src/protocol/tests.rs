@@ -31,53 +31,25 @@ fn to_guest_samples(noise: &mut Noise) -> Vec<ToGuest> {
         tty: (noise.below(2) == 0).then_some((80, 25)),
     };
     vec![
-        ToGuest::Hello {
-            version: 7,
-            nonce: noise.next(),
-        },
+        ToGuest::Hello { version: 7, nonce: noise.next() },
         ToGuest::Exec { id, spec },
-        ToGuest::Stdin {
-            id,
-            bytes: noise.bytes(3000),
-        },
+        ToGuest::Stdin { id, bytes: noise.bytes(3000) },
         ToGuest::StdinEof { id },
-        ToGuest::Resize {
-            id,
-            cols: 132,
-            rows: 43,
-        },
+        ToGuest::Resize { id, cols: 132, rows: 43 },
         ToGuest::Signal { id, signo: 15 },
-        ToGuest::Credit {
-            id,
-            stream: Stream::Stdout,
-            bytes: 9,
-        },
-        ToGuest::Credit {
-            id,
-            stream: Stream::Stderr,
-            bytes: u32::MAX,
-        },
+        ToGuest::Credit { id, stream: Stream::Stdout, bytes: 9 },
+        ToGuest::Credit { id, stream: Stream::Stderr, bytes: u32::MAX },
         ToGuest::Shutdown(ShutdownKind::PowerOff),
         ToGuest::Shutdown(ShutdownKind::Reboot),
-        ToGuest::SetClock {
-            secs: -5,
-            nanos: 999_999_999,
-        },
-        ToGuest::Ping {
-            token: noise.next(),
-        },
+        ToGuest::SetClock { secs: -5, nanos: 999_999_999 },
+        ToGuest::Ping { token: noise.next() },
     ]
 }
 
 fn to_host_samples(noise: &mut Noise) -> Vec<ToHost> {
     let id = noise.next() as u32;
-    let ready = Ready {
-        version: VERSION,
-        nonce: noise.next(),
-        uptime_ms: 1234,
-        agent: "0.1.0".into(),
-        kernel: "6.1".into(),
-    };
+    let ready =
+        Ready { version: VERSION, nonce: noise.next(), uptime_ms: 1234, agent: "0.1.0".into(), kernel: "6.1".into() };
     let kinds = [
         ErrorKind::NotFound,
         ErrorKind::NotPermitted,
@@ -88,34 +60,14 @@ fn to_host_samples(noise: &mut Noise) -> Vec<ToHost> {
     ];
     let mut all = vec![
         ToHost::Ready(ready),
-        ToHost::Stdout {
-            id,
-            bytes: noise.bytes(3000),
-        },
-        ToHost::Stderr {
-            id,
-            bytes: noise.bytes(3000),
-        },
-        ToHost::Exit {
-            id,
-            status: ExitStatus::Code(7),
-        },
-        ToHost::Exit {
-            id,
-            status: ExitStatus::Signal(9),
-        },
+        ToHost::Stdout { id, bytes: noise.bytes(3000) },
+        ToHost::Stderr { id, bytes: noise.bytes(3000) },
+        ToHost::Exit { id, status: ExitStatus::Code(7) },
+        ToHost::Exit { id, status: ExitStatus::Signal(9) },
         ToHost::Credit { id, bytes: 4096 },
-        ToHost::Pong {
-            token: noise.next(),
-        },
+        ToHost::Pong { token: noise.next() },
     ];
-    all.extend(kinds.map(|kind| ToHost::Error {
-        id,
-        failure: Failure {
-            kind,
-            message: "no".into(),
-        },
-    }));
+    all.extend(kinds.map(|kind| ToHost::Error { id, failure: Failure { kind, message: "no".into() } }));
     all
 }
 
@@ -165,10 +117,7 @@ fn a_reader_finds_the_session_behind_old_bytes() {
         // The worst rubbish: a SYNC cut short.
         stream.extend_from_slice(&SYNC[..noise.below(16) as usize]);
         stream.extend_from_slice(&SYNC);
-        let hello = ToGuest::Hello {
-            version: 1,
-            nonce: 3,
-        };
+        let hello = ToGuest::Hello { version: 1, nonce: 3 };
         hello.emit(&mut stream).unwrap();
         let got = frames(&stream, || noise.below(20) as usize);
         assert_eq!(got.len(), 1);
@@ -245,14 +194,8 @@ fn damaged_payloads_are_errors_or_other_messages_never_panics() {
 #[test]
 fn limits_hold_on_both_sides() {
     let mut out = Vec::new();
-    let long = ToGuest::Stdin {
-        id: 1,
-        bytes: vec![0; MAX_PAYLOAD + 1],
-    };
-    assert_eq!(
-        long.emit(&mut out),
-        Err(ProtocolError::TooLong(MAX_PAYLOAD + 1))
-    );
+    let long = ToGuest::Stdin { id: 1, bytes: vec![0; MAX_PAYLOAD + 1] };
+    assert_eq!(long.emit(&mut out), Err(ProtocolError::TooLong(MAX_PAYLOAD + 1)));
     assert!(out.is_empty());
 
     // A list that claims 2^32-1 strings costs nothing.
@@ -262,15 +205,9 @@ fn limits_hold_on_both_sides() {
         payload: [&[0, 0, 0, 0, 0, 0, 0, 0, 0][..], &u32::MAX.to_le_bytes()].concat(),
         after_sync: false,
     };
-    assert_eq!(
-        ToGuest::parse(frame),
-        Err(ProtocolError::BadField("string count"))
-    );
+    assert_eq!(ToGuest::parse(frame), Err(ProtocolError::BadField("string count")));
 
-    let empty = ToGuest::Exec {
-        id: 1,
-        spec: ExecSpec::default(),
-    };
+    let empty = ToGuest::Exec { id: 1, spec: ExecSpec::default() };
     let mut bytes = SYNC.to_vec();
     empty.emit(&mut bytes).unwrap();
     let frame = frames(&bytes, || 1000).remove(0);

@@ -132,12 +132,8 @@ impl FrameReader {
         let Some(payload) = rest.get(HEADER_LEN..HEADER_LEN + length) else {
             return Ok(None);
         };
-        let frame = Frame {
-            kind,
-            channel,
-            payload: payload.to_vec(),
-            after_sync: std::mem::take(&mut self.synced_now),
-        };
+        let frame =
+            Frame { kind, channel, payload: payload.to_vec(), after_sync: std::mem::take(&mut self.synced_now) };
         self.start += HEADER_LEN + length;
         Ok(Some(frame))
     }
@@ -183,11 +179,7 @@ pub(super) struct FrameBuilder {
 
 impl FrameBuilder {
     pub(super) fn new(kind: u8, channel: u32) -> Self {
-        Self {
-            kind,
-            channel,
-            payload: Vec::new(),
-        }
+        Self { kind, channel, payload: Vec::new() }
     }
 
     pub(super) fn raw(mut self, bytes: &[u8]) -> Self {
@@ -213,8 +205,7 @@ impl FrameBuilder {
 
     /// A byte string with its length in front.
     pub(super) fn bytes(self, bytes: &[u8]) -> Self {
-        self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX))
-            .raw(bytes)
+        self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX)).raw(bytes)
     }
 
     pub(super) fn finish(self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
@@ -243,10 +234,7 @@ impl<'a> Fields<'a> {
     }
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N], ProtocolError> {
-        let (head, tail) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(ProtocolError::BadLength)?;
+        let (head, tail) = self.rest.split_first_chunk::<N>().ok_or(ProtocolError::BadLength)?;
         self.rest = tail;
         Ok(*head)
     }
@@ -269,25 +257,17 @@ impl<'a> Fields<'a> {
 
     pub(super) fn string(&mut self) -> Result<Vec<u8>, ProtocolError> {
         let n = self.u32()? as usize;
-        let (head, tail) = self
-            .rest
-            .split_at_checked(n)
-            .ok_or(ProtocolError::BadLength)?;
+        let (head, tail) = self.rest.split_at_checked(n).ok_or(ProtocolError::BadLength)?;
         self.rest = tail;
         Ok(head.to_vec())
     }
 
     /// A string for people: bytes that are no UTF-8 are replaced, they are never a reason to fail.
     pub(super) fn text(&mut self) -> Result<String, ProtocolError> {
-        self.string()
-            .map(|s| String::from_utf8_lossy(&s).into_owned())
+        self.string().map(|s| String::from_utf8_lossy(&s).into_owned())
     }
 
     pub(super) fn end(self) -> Result<(), ProtocolError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(ProtocolError::BadLength)
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(ProtocolError::BadLength) }
     }
 }

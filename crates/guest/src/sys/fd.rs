@@ -28,11 +28,7 @@ pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
 /// # Errors
 /// The error of `open`.
 pub fn open_rw_nonblocking(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
 /// A socket that receives the kernel's device events ("uevents").
@@ -45,21 +41,13 @@ pub fn uevent_socket() -> io::Result<OwnedFd> {
     // SAFETY: `sockaddr_nl` is plain data for which zero is valid; the socket is fresh and owned by nobody else, and
     // the address pointer is valid for the length given.
     unsafe {
-        let fd = check(libc::socket(
-            libc::AF_NETLINK,
-            kind,
-            libc::NETLINK_KOBJECT_UEVENT,
-        ))?;
+        let fd = check(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_KOBJECT_UEVENT))?;
         let fd = OwnedFd::from_raw_fd(fd);
         let mut address: libc::sockaddr_nl = std::mem::zeroed();
         address.nl_family = libc::AF_NETLINK as u16;
         address.nl_groups = KERNEL_GROUP;
         let length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
-        check(libc::bind(
-            fd.as_raw_fd(),
-            (&raw const address).cast(),
-            length,
-        ))?;
+        check(libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length))?;
         Ok(fd)
     }
 }
@@ -97,11 +85,7 @@ impl PollSet {
         if write {
             events |= libc::POLLOUT;
         }
-        self.entries.push(libc::pollfd {
-            fd: fd.as_fd().as_raw_fd(),
-            events,
-            revents: 0,
-        });
+        self.entries.push(libc::pollfd { fd: fd.as_fd().as_raw_fd(), events, revents: 0 });
         self.entries.len() - 1
     }
 
@@ -111,17 +95,9 @@ impl PollSet {
     /// The error of `poll`.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         // Rounded up, or a wait of half a millisecond would spin.
-        let ms = timeout.map_or(-1, |t| {
-            i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
-        });
+        let ms = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
         // SAFETY: the pointer and length describe the vector's initialised elements.
-        let done = unsafe {
-            check(libc::poll(
-                self.entries.as_mut_ptr(),
-                self.entries.len() as libc::nfds_t,
-                ms,
-            ))
-        };
+        let done = unsafe { check(libc::poll(self.entries.as_mut_ptr(), self.entries.len() as libc::nfds_t, ms)) };
         match done {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {
                 self.entries.iter_mut().for_each(|e| e.revents = 0);
@@ -136,11 +112,7 @@ impl PollSet {
         let events = self.entries.get(at).map_or(0, |e| e.revents);
         let failed = events & (libc::POLLERR | libc::POLLNVAL) != 0;
         let hangup = events & libc::POLLHUP != 0;
-        Poll {
-            read: events & libc::POLLIN != 0 || failed,
-            write: events & libc::POLLOUT != 0 || failed,
-            hangup,
-        }
+        Poll { read: events & libc::POLLIN != 0 || failed, write: events & libc::POLLOUT != 0 || failed, hangup }
     }
 }
 

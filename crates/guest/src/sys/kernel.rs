@@ -26,16 +26,8 @@ pub fn mount(source: &str, target: &Path, kind: &str, flags: u64, data: &str) ->
     let (source, target) = (c_string(source)?, c_string(target)?);
     let (kind, data) = (c_string(kind)?, c_string(data)?);
     // SAFETY: four valid C strings that live through the call.
-    check(unsafe {
-        libc::mount(
-            source.as_ptr(),
-            target.as_ptr(),
-            kind.as_ptr(),
-            flags,
-            data.as_ptr().cast(),
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) })
+        .map(drop)
 }
 
 /// Unmounts `target`, or detaches it when it is in use and `lazy`.
@@ -79,29 +71,16 @@ pub fn link_up(name: &str) -> io::Result<()> {
     // SAFETY: `ifreq` is plain data for which zero is valid; the name is copied with room for its final zero; both
     // ioctls read and write only this `ifreq`; the descriptor is fresh and owned by nobody else.
     unsafe {
-        let fd = check(libc::socket(
-            libc::AF_INET,
-            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
-            0,
-        ))?;
+        let fd = check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
         let fd = OwnedFd::from_raw_fd(fd);
         let mut request: libc::ifreq = std::mem::zeroed();
         let room = request.ifr_name.len() - 1;
         for (slot, byte) in request.ifr_name.iter_mut().take(room).zip(name.bytes()) {
             *slot = byte.cast_signed();
         }
-        check(libc::ioctl(
-            fd.as_raw_fd(),
-            libc::SIOCGIFFLAGS as _,
-            &raw mut request,
-        ))?;
+        check(libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut request))?;
         request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
-        check(libc::ioctl(
-            fd.as_raw_fd(),
-            libc::SIOCSIFFLAGS as _,
-            &raw mut request,
-        ))
-        .map(drop)
+        check(libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request)).map(drop)
     }
 }
 
@@ -119,20 +98,14 @@ pub fn set_hostname(name: &str) -> io::Result<()> {
 /// # Errors
 /// The error of `clock_settime`.
 pub fn set_clock(secs: i64, nanos: u32) -> io::Result<()> {
-    let time = libc::timespec {
-        tv_sec: secs,
-        tv_nsec: i64::from(nanos),
-    };
+    let time = libc::timespec { tv_sec: secs, tv_nsec: i64::from(nanos) };
     // SAFETY: reads one `timespec`.
     check(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) }).map(drop)
 }
 
 /// Milliseconds since the kernel started, time asleep included.
 pub fn uptime_ms() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes one `timespec`.
     unsafe {
         libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time);
@@ -146,9 +119,7 @@ pub fn uname_release() -> String {
     unsafe {
         let mut name: libc::utsname = std::mem::zeroed();
         libc::uname(&raw mut name);
-        std::ffi::CStr::from_ptr(name.release.as_ptr())
-            .to_string_lossy()
-            .into_owned()
+        std::ffi::CStr::from_ptr(name.release.as_ptr()).to_string_lossy().into_owned()
     }
 }
 
@@ -185,17 +156,17 @@ pub fn block_device_size(device: &File) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Block size in bytes of the file system at `path`.
+/// Type (the `*_MAGIC` of statfs(2)) and block size in bytes of the file system at `path`.
 ///
 /// # Errors
 /// The error of `statfs`.
-pub fn statfs_block(path: &Path) -> io::Result<u64> {
+pub fn statfs_info(path: &Path) -> io::Result<(u32, u64)> {
     let path = c_string(path)?;
     // SAFETY: a valid C string; `statfs` is plain data that the call fills.
     unsafe {
         let mut info: libc::statfs = std::mem::zeroed();
         check(libc::statfs(path.as_ptr(), &raw mut info))?;
-        Ok(info.f_bsize.unsigned_abs())
+        Ok((info.f_type as u32, info.f_bsize.unsigned_abs()))
     }
 }
 
@@ -208,12 +179,5 @@ pub fn grow_ext4(mount_point: &Path, blocks: u64) -> io::Result<()> {
     const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
     let directory = File::open(mount_point)?;
     // SAFETY: EXT4_IOC_RESIZE_FS reads one u64.
-    check(unsafe {
-        libc::ioctl(
-            directory.as_raw_fd(),
-            EXT4_IOC_RESIZE_FS as _,
-            &raw const blocks,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::ioctl(directory.as_raw_fd(), EXT4_IOC_RESIZE_FS as _, &raw const blocks) }).map(drop)
 }

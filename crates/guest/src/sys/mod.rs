@@ -7,11 +7,11 @@ mod tty;
 
 pub use fd::{Poll, PollSet, open_rw_nonblocking, request_sigio, set_nonblocking, uevent_socket};
 pub use kernel::{
-    Power, block_device_size, finit_module, grow_ext4, link_up, mount, move_mount_to_root, power,
-    set_clock, set_hostname, statfs_block, sync, umount, uname_release, uptime_ms,
+    Power, block_device_size, finit_module, grow_ext4, link_up, mount, move_mount_to_root, power, set_clock,
+    set_hostname, statfs_info, sync, umount, uname_release, uptime_ms,
 };
 pub use process::{
-    SignalFd, become_session_leader, ignore_sigpipe, kill, kill_group, pidfd_open, reap_any, umask,
+    Reaped, SignalFd, become_session_leader, ignore_sigpipe, kill, kill_everyone, kill_group, pidfd_open, reap, umask,
 };
 pub use tty::{acquire_tty_for, open_pty, open_tty, resize_tty, sane_tty};
 
@@ -19,11 +19,7 @@ use std::io;
 
 /// The result of a call that returns -1 and sets `errno`.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn c_string(path: impl AsRef<std::ffi::OsStr>) -> io::Result<std::ffi::CString> {

@@ -29,10 +29,7 @@ pub fn kill_group(group: u32, signo: i32) -> io::Result<()> {
 
 /// Only real process ids: 0, 1 and negative numbers mean "many" to `kill`, and nobody here wants that by accident.
 fn to_pid(pid: u32) -> io::Result<libc::pid_t> {
-    libc::pid_t::try_from(pid)
-        .ok()
-        .filter(|p| *p > 0)
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+    libc::pid_t::try_from(pid).ok().filter(|p| *p > 0).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
 /// A descriptor that becomes readable when the process ends.
@@ -49,16 +46,44 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     }
 }
 
-/// Collects one ended child, if there is any: its process id and status.
-pub fn reap_any() -> Option<(u32, ExitStatus)> {
+/// What [`reap`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaped {
+    /// This child has ended.
+    Child(u32, ExitStatus),
+    /// There are children, but none has ended.
+    Running,
+    /// There is no such child.
+    None,
+}
+
+/// Collects one ended child without waiting: the child `pid`, or any.
+pub fn reap(pid: Option<u32>) -> Reaped {
     use std::os::unix::process::ExitStatusExt;
+    let Ok(wanted) = pid.map_or(Ok(-1), to_pid) else {
+        return Reaped::None;
+    };
     let mut status = 0;
     // SAFETY: `status` is valid for writing.
-    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-    u32::try_from(pid)
-        .ok()
-        .filter(|p| *p > 0)
-        .map(|p| (p, ExitStatus::from_raw(status)))
+    let found = unsafe { libc::waitpid(wanted, &raw mut status, libc::WNOHANG) };
+    match u32::try_from(found) {
+        Ok(0) => Reaped::Running,
+        Ok(pid) => Reaped::Child(pid, ExitStatus::from_raw(status)),
+        Err(_) => Reaped::None,
+    }
+}
+
+/// Sends a signal to every process but the caller and PID 1.
+///
+/// # Errors
+/// The error of `kill`, for example when there is no other process.
+pub fn kill_everyone(signo: i32) -> io::Result<()> {
+    if std::process::id() != 1 {
+        // From anywhere else this would end the session of whoever runs it.
+        return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+    }
+    // SAFETY: plain integers; the kernel checks them.
+    check(unsafe { libc::kill(-1, signo) }).map(drop)
 }
 
 /// Makes the command's process the leader of a new session, without a terminal, when it starts.
@@ -103,11 +128,7 @@ impl SignalFd {
             for signo in signals {
                 libc::sigaddset(&raw mut set, *signo);
             }
-            check(libc::sigprocmask(
-                libc::SIG_BLOCK,
-                &raw const set,
-                std::ptr::null_mut(),
-            ))?;
+            check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
             let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
             let fd = check(libc::signalfd(-1, &raw const set, flags))?;
             Ok(Self(std::fs::File::from_raw_fd(fd)))

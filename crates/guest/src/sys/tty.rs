@@ -21,11 +21,7 @@ pub fn open_pty(cols: u16, rows: u16) -> io::Result<(OwnedFd, OwnedFd)> {
     let (master, slave) = unsafe {
         let master = OwnedFd::from_raw_fd(check(libc::posix_openpt(flags))?);
         let unlocked: libc::c_int = 0;
-        check(libc::ioctl(
-            master.as_raw_fd(),
-            libc::TIOCSPTLCK,
-            &raw const unlocked,
-        ))?;
+        check(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked))?;
         let slave = check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags))?;
         (master, OwnedFd::from_raw_fd(slave))
     };
@@ -38,15 +34,9 @@ pub fn open_pty(cols: u16, rows: u16) -> io::Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// The error of the ioctl.
 pub fn resize_tty(fd: &impl AsFd, cols: u16, rows: u16) -> io::Result<()> {
-    let size = libc::winsize {
-        ws_row: rows,
-        ws_col: cols,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads one `winsize`.
-    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
-        .map(drop)
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
 }
 
 /// Opens a terminal device without making it the controlling terminal.
@@ -54,11 +44,7 @@ pub fn resize_tty(fd: &impl AsFd, cols: u16, rows: u16) -> io::Result<()> {
 /// # Errors
 /// The error of `open`.
 pub fn open_tty(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NOCTTY)
-        .open(path)
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path)
 }
 
 /// Puts a terminal into the mode a shell expects: echo, line editing by the kernel, signals from keys.

@@ -1,0 +1,91 @@
+//! Devices: modules for those that are there at the start, and for those that come later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use crate::modules::Loader;
+use crate::sys;
+
+/// An event of the kernel about a device, as its variables: `ACTION`, `SUBSYSTEM`, `MODALIAS`, `DEVNAME`, ...
+pub(super) type Event = BTreeMap<String, String>;
+
+/// The kernel's device events, and the modules to answer them with.
+pub(super) struct Devices {
+    socket: Option<fs::File>,
+    pub(super) loader: Loader,
+}
+
+impl Devices {
+    /// Listens for events. Do this before [`Self::load_for_present`], so that no device falls between the two.
+    pub(super) fn open(modules: &Path) -> Self {
+        let socket = sys::uevent_socket().map(fs::File::from).ok();
+        Self { socket, loader: Loader::open(modules) }
+    }
+
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Loads modules for all devices that are there. Loading a bus brings new devices: those arrive as events.
+    pub(super) fn load_for_present(&mut self) {
+        let mut aliases = BTreeSet::new();
+        for bus in ["pci", "virtio", "scsi"] {
+            let devices = fs::read_dir(format!("/sys/bus/{bus}/devices"));
+            for device in devices.into_iter().flatten().flatten() {
+                aliases.extend(fs::read_to_string(device.path().join("modalias")));
+            }
+        }
+        for alias in aliases {
+            self.load(alias.trim_end());
+        }
+    }
+
+    /// The next event, after loading the module it asks for.
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        let mut buffer = [0u8; 8192];
+        let n = self.socket.as_mut()?.read(&mut buffer).ok()?;
+        let event = parse_event(buffer.get(..n).unwrap_or_default());
+        if event.get("ACTION").is_some_and(|a| a == "add") {
+            if let Some(alias) = event.get("MODALIAS") {
+                self.load(alias);
+            }
+        }
+        Some(event)
+    }
+
+    fn load(&mut self, alias: &str) {
+        match self.loader.load(alias) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                super::console::kernel_log(&format!("cannot load a module for {alias}: {e}"));
+            }
+            // Most devices need no module, or one the image does not carry.
+            _ => {}
+        }
+    }
+}
+
+/// The variables of an event: strings that end in zero, the first one a headline.
+fn parse_event(bytes: &[u8]) -> Event {
+    bytes
+        .split(|b| *b == 0)
+        .filter_map(|s| std::str::from_utf8(s).ok()?.split_once('='))
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_its_variables() {
+        let e = parse_event(b"add@/devices/x\0ACTION=add\0MODALIAS=virtio:d2v1\0SEQNUM=5\0\xff=1\0");
+        assert_eq!(e.get("ACTION").map(String::as_str), Some("add"));
+        assert_eq!(e.get("MODALIAS").map(String::as_str), Some("virtio:d2v1"));
+        assert_eq!(e.len(), 3);
+        assert!(parse_event(b"").is_empty());
+    }
+}
