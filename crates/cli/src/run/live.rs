@@ -1,5 +1,6 @@
 //! A running machine, and the one place where the main thread waits.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ pub(super) struct Live {
     pub(super) serial: Arc<SerialLine>,
     pub(super) started: Instant,
     limit: Option<Duration>,
+    /// The time limit was over and has been told of: it ends no wait any more.
+    over: Cell<bool>,
     wake: Wake,
     /// A disk can be written to, so the guest must get the chance to finish its writes.
     precious: bool,
@@ -64,7 +67,7 @@ impl Live {
         let waker = wake.clone();
         machine.on_stop(move || waker.wake());
         let precious = spec.disks.iter().any(|d| !d.read_only);
-        Ok(Live { machine, serial, started: Instant::now(), limit, wake, precious })
+        Ok(Live { machine, serial, started: Instant::now(), limit, over: Cell::new(false), wake, precious })
     }
 
     /// A session with the agent in the guest.
@@ -74,7 +77,7 @@ impl Live {
 
     /// Sleeps until something happens.
     pub(super) fn wait(&self, want: &Want<'_>) -> Result<Happened, Failure> {
-        let limit = self.limit.map(|l| self.started + l);
+        let limit = self.limit.filter(|_| !self.over.get()).map(|l| self.started + l);
         let until = [limit, want.until].into_iter().flatten().min();
         let mut fds = vec![PollFd::new(self.wake.fd(), PollFlags::POLLIN)];
         let input = want.input.map(|i| {
@@ -96,7 +99,9 @@ impl Live {
 
     /// The time limit, once it is over.
     pub(super) fn timed_out(&self) -> Option<End> {
-        self.limit.filter(|l| self.started.elapsed() >= *l).map(End::TimedOut)
+        let limit = self.limit.filter(|l| self.started.elapsed() >= *l)?;
+        self.over.set(true);
+        Some(End::TimedOut(limit))
     }
 
     /// Passes input to the serial port; the number of bytes it took.
@@ -141,20 +146,20 @@ impl Live {
     }
 }
 
-/// Writes what waits in `outputs`, for as long as their readers take it; a signal or the time limit ends it, and so do two
-/// seconds without progress.
+/// Writes what waits in `outputs`, at the pace of their readers. A signal ends it, and so does the time limit after two more
+/// seconds.
 pub(super) fn flush(live: &Live, outputs: &mut [&mut Output]) -> Result<(), Failure> {
-    let patience = Duration::from_secs(2);
-    let mut end = Instant::now() + patience;
+    let mut end = None;
     loop {
-        if outputs.iter_mut().map(|o| o.pump()).sum::<usize>() > 0 {
-            end = Instant::now() + patience;
-        }
+        outputs.iter_mut().for_each(|o| drop(o.pump()));
         let waiting: Vec<&Output> = outputs.iter().map(|o| &**o).filter(|o| o.waiting() > 0).collect();
-        if waiting.is_empty() || Instant::now() >= end {
+        if end.is_none() && live.timed_out().is_some() {
+            end = Some(Instant::now() + Duration::from_secs(2));
+        }
+        if waiting.is_empty() || end.is_some_and(|e| Instant::now() >= e) {
             return Ok(());
         }
-        let happened = live.wait(&Want { input: None, outputs: &waiting, until: Some(end) })?;
+        let happened = live.wait(&Want { input: None, outputs: &waiting, until: end })?;
         if !happened.signals.is_empty() {
             return Ok(());
         }

@@ -86,9 +86,14 @@ impl SerialLine {
         self.room.notify_all();
     }
 
-    /// The serial port may take input again (true the first time); asking clears it.
+    /// The serial port may take input: it has not refused any yet, or takes some again. Asking clears it.
     pub(super) fn input_ready(&self) -> bool {
         self.input_ready.swap(false, Ordering::SeqCst)
+    }
+
+    /// The serial port took all there was, so it may take more.
+    pub(super) fn set_input_ready(&self) {
+        self.input_ready.store(true, Ordering::SeqCst);
     }
 
     fn push(&self, bytes: &[u8]) {
