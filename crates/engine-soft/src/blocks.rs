@@ -81,13 +81,13 @@ static NO_STAMP: AtomicU32 = AtomicU32::new(0);
 
 /// Decoded blocks of one CPU.
 pub(crate) struct Blocks {
-    map: FxHashMap<Key, Box<Block>>,
+    map: FxHashMap<Key, Block>,
     /// `JUMPS` entries.
     jumps: Vec<Jump>,
     /// The last block decoded from something that is not RAM; never found again.
-    uncached: Option<Box<Block>>,
+    uncached: Option<Block>,
     /// Blocks that were replaced; jump entries may still name them.
-    retired: Vec<Box<Block>>,
+    retired: Vec<Block>,
     /// Ops in `map` and `retired`.
     ops: usize,
 }
@@ -200,7 +200,7 @@ impl Blocks {
         if block.second.is_none() {
             self.jumps[jump_index(lin)] = jump(cpu, lin, key.mode, &block);
         }
-        self.retired.extend(self.map.insert(key, Box::new(block)));
+        self.retired.extend(self.map.insert(key, block));
         run
     }
 
@@ -286,16 +286,16 @@ fn decode_crossing(cpu: &mut Cpu, page: RamPage, offset: u64, next: RamPage, mod
     let mut block = decode_one(cpu, &bytes, mode);
     block.first = (page.frame, first);
     block.second = Some((next.frame, second));
-    *block
+    block
 }
 
 /// One instruction from a full window of bytes, not tied to any frame yet.
-fn decode_one(cpu: &mut Cpu, bytes: &[u8; MAX_LEN], mode: Mode) -> Box<Block> {
+fn decode_one(cpu: &mut Cpu, bytes: &[u8; MAX_LEN], mode: Mode) -> Block {
     let mut decoder = Decoder::with_ip(mode.size.bits(), bytes, 0, options());
     let ins = decoder.decode();
     let op = lower(cpu, &ins, mode, 0).op;
     let stamp = cpu.ram.frames().stamp(Frame(0));
-    Box::new(Block { ops: Box::new([op]), first: (Frame(0), stamp), second: None })
+    Block { ops: Box::new([op]), first: (Frame(0), stamp), second: None }
 }
 
 /// Decoder options: the instructions of the virtual CPU, without those of vendors it does not imitate.
