@@ -70,6 +70,7 @@ impl Machine {
             Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))?;
         let control = Control::new(config.cpus, config.no_reboot, waker.clone());
         let clock = Arc::new(GuestClock::new());
+        let pio = Arc::new(Bus::default());
         let mut board = Board {
             config,
             memory: memory.clone(),
@@ -80,14 +81,14 @@ impl Machine {
             irqs: Irqs::new(&vm),
             power: control.clone(),
             serial: SerialLine::new(waker.clone()),
-            pio: Arc::new(Bus::default()),
+            pio: pio.clone(),
             mmio: Arc::new(Bus::default()),
             legacy: LegacyReplacement::default(),
-            built: Built::default(),
+            built: Built { ports: pio, ..Built::default() },
         };
         board.build(PARTS)?;
         let Board { timers, irqs, serial, pio, mmio, built, .. } = board;
-        built.assign()?;
+        built.initialise()?;
         let loader = Loader::new(config, memory.clone(), &map, &built, cpu::brand(&cpuid));
         let boot = loader.load()?;
         let vcpus = (0..config.cpus).map(|id| vm.add_vcpu(VcpuId(id), &cpuid)).collect::<Result<Vec<_>, _>>()?;
