@@ -49,9 +49,6 @@ pub(super) fn build(draft: &mut Draft, instruction: &mut Instruction, operand: u
         _ => draft.target(wanted.size),
     };
     let offset = target.wrapping_sub(base) & mask(width);
-    if width == 8 && (offset as i64 as i128 + base as i64 as i128) as i64 != target as i64 {
-        return None;
-    }
     instruction.set_op_kind(operand, OpKind::Memory);
     if segment != Register::None {
         instruction.set_segment_prefix(segment);
