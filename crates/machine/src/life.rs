@@ -265,12 +265,12 @@ impl Control {
         });
     }
 
-    /// A vCPU has halted for good, as far as it can tell: ask all whether any can still run.
-    pub(crate) fn halted(&self) {
+    /// A vCPU may have halted for good: ask all whether any can still run.
+    pub(crate) fn census(&self) {
         self.change(|s| s.cpus.iter_mut().for_each(|c| (c.asked, c.idle) = (true, false)));
     }
 
-    /// vCPU `id` answers the question of [`Control::halted`].
+    /// vCPU `id` answers the question of [`Control::census`].
     pub(crate) fn report(&self, id: usize, idle: bool) {
         let hung = {
             let mut s = self.lock();
