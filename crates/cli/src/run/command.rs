@@ -301,9 +301,6 @@ mod tests {
     #[test]
     fn refusals_have_the_statuses_of_a_shell() {
         let status = |kind| refused(&Refusal { kind, message: "cannot run `x`".into() }).status;
-        assert_eq!(
-            [ErrorKind::NotFound, ErrorKind::NotPermitted, ErrorKind::Busy].map(status),
-            [127, 126, 125]
-        );
+        assert_eq!([ErrorKind::NotFound, ErrorKind::NotPermitted, ErrorKind::Busy].map(status), [127, 126, 125]);
     }
 }

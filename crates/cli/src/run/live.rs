@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use visor_machine::{ChosenEngine, Machine, MachineError, MachineSpec, MachineState, SerialInput, SerialOutput, StopReason, choose};
+use visor_machine::{
+    ChosenEngine, Machine, MachineError, MachineSpec, MachineState, SerialInput, SerialOutput, StopReason, choose,
+};
 
 use super::agent::Agent;
 use super::end::End;
@@ -141,7 +143,7 @@ impl Live {
         let mut agent = agent.filter(|a| a.is_ready());
         match &mut agent {
             Some(agent) => agent.shut_down(),
-            None => drop(self.machine.power_button()),
+            None => _ = self.machine.power_button(),
         }
         let end = Instant::now() + FAREWELL;
         while self.stopped().is_none() && Instant::now() < end && self.timed_out().is_none() {
@@ -184,7 +186,9 @@ fn failure(error: MachineError) -> Failure {
 pub(super) fn flush(live: &Live, outputs: &mut [&mut Output]) -> Result<(), Failure> {
     let mut end = None;
     loop {
-        outputs.iter_mut().for_each(|o| drop(o.pump()));
+        for output in outputs.iter_mut() {
+            output.pump();
+        }
         let waiting: Vec<&Output> = outputs.iter().map(|o| &**o).filter(|o| o.waiting() > 0).collect();
         if end.is_none() && live.timed_out().is_some() {
             end = Some(Instant::now() + Duration::from_secs(2));

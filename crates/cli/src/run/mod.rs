@@ -47,13 +47,7 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
     end.conclude(purpose, hidden.as_ref())
 }
 
-fn work(
-    live: &Live,
-    job: Job,
-    args: &RunArgs,
-    verbose: u8,
-    quiet: bool,
-) -> Result<(End, Option<Tail>), Failure> {
+fn work(live: &Live, job: Job, args: &RunArgs, verbose: u8, quiet: bool) -> Result<(End, Option<Tail>), Failure> {
     // Boot messages would break the line.
     let announced = !quiet && verbose == 0 && is_terminal(std::io::stderr());
     let announce = args.image.clone().filter(|_| announced);

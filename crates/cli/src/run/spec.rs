@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use visor_image::Image;
 use visor_disk::Access;
+use visor_image::Image;
 use visor_machine::{Disk, EngineChoice, FileSource, MachineSpec};
 
 use super::live::is_terminal;
@@ -123,10 +123,7 @@ mod tests {
     #[test]
     fn kernel_words_follow_the_purpose() {
         let command = Job::Command(vec!["true".into()]);
-        assert_eq!(
-            kernel_args("quiet rw", &command, Some("a b"), 0),
-            "quiet rw console=ttyS0 visor.console=off a b"
-        );
+        assert_eq!(kernel_args("quiet rw", &command, Some("a b"), 0), "quiet rw console=ttyS0 visor.console=off a b");
         assert_eq!(kernel_args("quiet rw", &Job::Shell, None, 1), "rw console=ttyS0");
         assert!(kernel_args("quiet", &Job::Shell, None, 2).contains("earlyprintk=ttyS0"));
     }
