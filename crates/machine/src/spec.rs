@@ -71,7 +71,7 @@ impl MachineSpec {
     /// [`MachineErrorKind::Spec`] for the first value that is out of range.
     pub fn validate(self) -> Result<MachineConfig, MachineError> {
         let bad = |what: String| Err(MachineError::new(MachineErrorKind::Spec, what));
-        if self.memory % 4096 != 0 || !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) {
+        if !self.memory.is_multiple_of(4096) || !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) {
             return bad(format!("{} bytes of memory: give a multiple of 4096 from 2 MiB to 512 GiB", self.memory));
         }
         if self.cpus == 0 {

@@ -67,7 +67,7 @@ impl<'a> Command<'a> {
             live,
             look,
             argv,
-            agent: live.agent(),
+            agent: live.agent()?,
             id: None,
             status: None,
             tty: at_terminal(),
@@ -142,7 +142,7 @@ impl<'a> Command<'a> {
 
     /// Takes over what came on the serial console: shown or kept for an error message.
     fn read_console(&mut self) {
-        let bytes = self.live.serial.take(usize::MAX);
+        let bytes = self.live.take_serial(1 << 20);
         self.tail.push(&bytes);
         if self.look.console {
             self.console.push(&bytes);
@@ -301,9 +301,6 @@ mod tests {
     #[test]
     fn refusals_have_the_statuses_of_a_shell() {
         let status = |kind| refused(&Refusal { kind, message: "cannot run `x`".into() }).status;
-        assert_eq!(
-            [ErrorKind::NotFound, ErrorKind::NotPermitted, ErrorKind::Busy].map(status),
-            [127, 126, 125]
-        );
+        assert_eq!([ErrorKind::NotFound, ErrorKind::NotPermitted, ErrorKind::Busy].map(status), [127, 126, 125]);
     }
 }

@@ -68,11 +68,11 @@ fn stopped(reason: &StopReason, purpose: Purpose) -> Result<u8, Failure> {
     match reason {
         StopReason::PowerOff => early("the guest powered off"),
         StopReason::Reset => early("the guest restarted"),
-        StopReason::Stopped => early("the machine was stopped"),
+        StopReason::Killed | StopReason::TimedOut => early("the machine was stopped"),
         StopReason::DebugExit(status) => Ok(*status),
         StopReason::TripleFault => Err(crash("the guest crashed: triple fault, an exception that its kernel could not handle")
             .hint("its last messages may say why; show those of the boot with -v, or of a kernel with --append earlyprintk=serial")),
-        StopReason::Hung => Err(crash("the guest hangs: all its CPUs are halted with interrupts off, and nothing can wake them")
+        StopReason::GuestHung => Err(crash("the guest hangs: all its CPUs are halted with interrupts off, and nothing can wake them")
             .hint("a kernel that panics or cannot power off ends like this: see its last messages")),
         StopReason::Failed(why) => Err(Failure::new(format!("the machine failed: {why}"))
             .hint("another engine may do: --engine soft, --engine kvm; `visor doctor` shows what works here")),
@@ -109,7 +109,7 @@ mod tests {
         assert!(code == 125 && text.contains("before the command"), "{text}");
         let (code, text) = status(End::Stopped(StopReason::TripleFault), Machine);
         assert!(code == 123 && text.contains("triple fault"), "{text}");
-        let (code, text) = status(End::Stopped(StopReason::Hung), Command);
+        let (code, text) = status(End::Stopped(StopReason::GuestHung), Command);
         assert!(code == 123 && text.contains("halted"), "{text}");
         let (code, text) = status(End::TimedOut(Duration::from_millis(1500)), Machine);
         assert!(code == 124 && text.contains("1.5 s"), "{text}");

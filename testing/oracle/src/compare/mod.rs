@@ -84,7 +84,7 @@ pub fn compare(case: &Case, native: &Outcome, subject: &Outcome) -> Option<Misma
         case: Box::new(case.clone()),
         differences: found,
         native_vector: native.vector,
-        raised_at: quirks::raised_at(native, subject),
+        raised_at: quirks::raised_at(&instructions, native, subject),
         subject_vector: subject.vector,
     };
     (!mismatch.differences.is_empty()).then_some(mismatch)

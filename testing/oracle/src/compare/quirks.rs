@@ -3,7 +3,7 @@
 use super::{Tolerance, flags};
 use crate::case::{Case, Mode, Outcome};
 use crate::layout;
-use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic as M, OpKind};
+use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
 use visor_x86::Rflags;
 
 /// Condition code C1 of the x87 status word.
@@ -36,6 +36,10 @@ pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
     ),
     ("VPERMQ and VPERMPD with VEX.W = 0", "not generated: #UD by the manual, executed by AMD"),
     ("XSTATE_BV that XSAVE stores", "ignored: processors track initial states differently"),
+    (
+        "non-canonical offsets in FS and GS",
+        "#GP and #PF are both accepted: AMD checks the offset as well as the linear address",
+    ),
     ("LSL of the per-CPU segment", "ignored: its limit is the host's CPU number"),
     ("C1 after FCMOV and FCOMI", "ignored: Intel clears it, AMD leaves it"),
     ("what a faulting PUSHA has pushed and POPA popped", "ignored"),
@@ -77,35 +81,41 @@ fn executed<'a>(instructions: &'a [Instruction], native: &Outcome) -> [&'a [Inst
     }
 }
 
-/// Where the first of two different exceptions was raised: breakpoints end the run, so another one came first, and generated
-/// code runs forward.
-pub(super) fn raised_at(native: &Outcome, subject: &Outcome) -> u64 {
+/// Where the first of two different exceptions was raised: breakpoints end the run and what lies outside the code came
+/// after a branch, so the other one was first; within the code, generated branches lead forward.
+pub(super) fn raised_at(instructions: &[Instruction], native: &Outcome, subject: &Outcome) -> u64 {
     let (n, s) = (native.regs.rip, subject.regs.rip);
+    let inside = |rip: u64| instructions.iter().any(|i| i.ip() == rip);
     match (native.vector, subject.vector) {
         (a, b) if a == b && n == s => 0,
         (3, 3) => 0,
         (3, _) => s,
         (_, 3) => n,
+        _ if inside(n) && !inside(s) => n,
+        _ if inside(s) && !inside(n) => s,
         _ => n.min(s),
     }
 }
 
 /// Whether the two sides raised different exceptions, both of which the manual allows.
 pub(super) fn accepted(instructions: &[Instruction], native: &Outcome, subject: &Outcome) -> bool {
-    let at = raised_at(native, subject);
+    let at = raised_at(instructions, native, subject);
     let Some(i) = instructions.iter().find(|i| i.ip() == at) else { return false };
     let raised = |v: u32| native.vector == v || subject.vector == v;
     let wide = !matches!(i.memory_size().size(), 1..=8) || vector_elements(i);
     let sha = i.cpuid_features().contains(&CpuidFeature::SHA);
     let image = is_state_image(i.mnemonic());
-    let mask = is_mask_store(i.mnemonic());
+    let mask = is_mask_store(i.mnemonic()) || vector_elements(i);
     // Stack, selector and target of a far transfer are checked in different order.
     let far = is_far_return(i.mnemonic()) || i.is_call_far() || i.is_call_far_indirect();
     // Intel checks the target of a call before it pushes, AMD after.
     let call = i.mnemonic() == M::Call && raised(13);
+    // AMD also wants the offset in FS or GS to be canonical, not only the linear address.
+    let based = matches!(i.segment_prefix(), Register::FS | Register::GS) && raised(13) && raised(14);
     let short_movsxd = matches!(i.code(), Code::Movsxd_r16_rm16 | Code::Movsxd_r32_rm32);
     (raised(17) && (wide || image))
         || short_movsxd
+        || based
         || call
         || (far && [native.vector, subject.vector].iter().all(|v| matches!(v, 11..=14 | 17)))
         || (sha && raised(13))
