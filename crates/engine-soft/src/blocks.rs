@@ -68,6 +68,7 @@ pub(crate) struct Blocks {
     /// The last block decoded from something that is not RAM; never found again.
     uncached: Option<Box<Block>>,
     /// Blocks replaced while they may still run; freed when the next one is looked up.
+    #[expect(clippy::vec_box, reason = "a block that runs must not move")]
     retired: Vec<Box<Block>>,
     ops: usize,
 }
