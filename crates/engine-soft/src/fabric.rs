@@ -11,7 +11,7 @@ use crate::cpu::attention;
 
 /// One CPU as other threads reach it.
 #[derive(Debug)]
-pub struct CpuPort {
+pub(crate) struct CpuPort {
     /// Which CPU.
     pub(crate) id: VcpuId,
     /// Reasons to leave straight-line execution, see [`attention`].
@@ -90,7 +90,7 @@ impl CpuPort {
 
 /// The CPUs of one VM.
 #[derive(Debug, Default)]
-pub struct Fabric {
+pub(crate) struct Fabric {
     ports: RwLock<Vec<Arc<CpuPort>>>,
     /// Serialises locked operations that no host instruction can do at once (page crossings, MMIO).
     bus_lock: Mutex<()>,
