@@ -235,7 +235,16 @@ fn required_alignment(ins: &Instruction, vex: bool, access: Access, size: u8) ->
     );
     let unaligned_legacy = matches!(
         ins.mnemonic(),
-        M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm
+        M::Movups
+            | M::Movupd
+            | M::Movdqu
+            | M::Lddqu
+            | M::Pcmpestri
+            | M::Pcmpestri64
+            | M::Pcmpestrm
+            | M::Pcmpestrm64
+            | M::Pcmpistri
+            | M::Pcmpistrm
     );
     match access {
         Access::None => 1,
