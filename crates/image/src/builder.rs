@@ -181,7 +181,7 @@ impl ImageBuilder {
 fn resolve(apt: &Apt, recipe: &Recipe) -> Result<Vec<Package>, ImageError> {
     let missing =
         |name: &str| ImageError::new(ImageErrorKind::Missing, format!("no package {name} in the host's sources"));
-    let meta = apt.show(&[recipe.kernel.clone()])?;
+    let meta = apt.show(std::slice::from_ref(&recipe.kernel))?;
     let kernel = meta.iter().flat_map(|p| &p.depends).find(|d| d.starts_with("linux-image-"));
     let kernel = kernel.ok_or_else(|| missing(&recipe.kernel))?.clone();
 

@@ -266,15 +266,15 @@ fn explain(verb: &str, name: &str, error: &UnitError) -> String {
 
 /// The names with those a unit comes `After=` in front of it; a circle is broken at its first name.
 fn order(root: &Path, names: &BTreeSet<String>) -> Vec<String> {
-    fn visit(root: &Path, name: &String, names: &BTreeSet<String>, seen: &mut BTreeSet<String>, out: &mut Vec<String>) {
-        if !seen.insert(name.clone()) {
+    fn visit(root: &Path, name: &str, names: &BTreeSet<String>, seen: &mut BTreeSet<String>, out: &mut Vec<String>) {
+        if !seen.insert(name.to_owned()) {
             return;
         }
         let after = Unit::load(root, name).map(|u| u.after).unwrap_or_default();
         for earlier in after.iter().filter(|n| names.contains(*n)) {
             visit(root, earlier, names, seen, out);
         }
-        out.push(name.clone());
+        out.push(name.to_owned());
     }
     let (mut seen, mut out) = (BTreeSet::new(), Vec::new());
     for name in names {
