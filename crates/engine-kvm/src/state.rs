@@ -66,6 +66,30 @@ pub(crate) fn save(fd: &VcpuFd) -> Result<CpuState, EngineError> {
 
 /// Writes `state` to a vCPU that is not running.
 pub(crate) fn restore(fd: &VcpuFd, state: &CpuState) -> Result<(), EngineError> {
+    restore_system(fd, state)?;
+    fd.set_regs(&general(state)).map_err(failed("KVM_SET_REGS"))?;
+    let debug = kvm_debugregs {
+        db: [state.dr[0], state.dr[1], state.dr[2], state.dr[3]],
+        dr6: state.dr[4],
+        dr7: state.dr[5],
+        ..Default::default()
+    };
+    fd.set_debug_regs(&debug).map_err(failed("KVM_SET_DEBUGREGS"))?;
+    restore_fpu(fd, state)?;
+    write_msrs(fd, &state.msrs)?;
+    let mp_state = match (state.wait_for_sipi, state.halted) {
+        (true, _) => UNINITIALIZED,
+        (false, true) => HALTED,
+        (false, false) => RUNNABLE,
+    };
+    fd.set_mp_state(kvm_mp_state { mp_state }).map_err(failed("KVM_SET_MP_STATE"))?;
+    let mut events = fd.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?;
+    events.interrupt.shadow = u8::from(state.interrupt_shadow);
+    events.nmi.masked = u8::from(state.nmi_blocked);
+    fd.set_vcpu_events(&events).map_err(failed("KVM_SET_VCPU_EVENTS"))
+}
+
+fn restore_system(fd: &VcpuFd, state: &CpuState) -> Result<(), EngineError> {
     let s = &state.seg;
     let old = fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
     let table = |t: &TableReg| kvm_dtable { base: t.base, limit: t.limit, ..Default::default() };
@@ -89,48 +113,13 @@ pub(crate) fn restore(fd: &VcpuFd, state: &CpuState) -> Result<(), EngineError> 
         apic_base: old.apic_base,
         interrupt_bitmap: [0; 4],
     };
-    fd.set_sregs(&sregs).map_err(failed("KVM_SET_SREGS"))?;
-    let g = &state.gpr;
-    let regs = kvm_regs {
-        rax: g[0],
-        rcx: g[1],
-        rdx: g[2],
-        rbx: g[3],
-        rsp: g[4],
-        rbp: g[5],
-        rsi: g[6],
-        rdi: g[7],
-        r8: g[8],
-        r9: g[9],
-        r10: g[10],
-        r11: g[11],
-        r12: g[12],
-        r13: g[13],
-        r14: g[14],
-        r15: g[15],
-        rip: state.rip,
-        rflags: state.rflags,
-    };
-    fd.set_regs(&regs).map_err(failed("KVM_SET_REGS"))?;
-    let debug = kvm_debugregs {
-        db: [state.dr[0], state.dr[1], state.dr[2], state.dr[3]],
-        dr6: state.dr[4],
-        dr7: state.dr[5],
-        ..Default::default()
-    };
-    fd.set_debug_regs(&debug).map_err(failed("KVM_SET_DEBUGREGS"))?;
-    restore_fpu(fd, state)?;
-    write_msrs(fd, &state.msrs)?;
-    let mp_state = match (state.wait_for_sipi, state.halted) {
-        (true, _) => UNINITIALIZED,
-        (false, true) => HALTED,
-        (false, false) => RUNNABLE,
-    };
-    fd.set_mp_state(kvm_mp_state { mp_state }).map_err(failed("KVM_SET_MP_STATE"))?;
-    let mut events = fd.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?;
-    events.interrupt.shadow = u8::from(state.interrupt_shadow);
-    events.nmi.masked = u8::from(state.nmi_blocked);
-    fd.set_vcpu_events(&events).map_err(failed("KVM_SET_VCPU_EVENTS"))
+    fd.set_sregs(&sregs).map_err(failed("KVM_SET_SREGS"))
+}
+
+fn general(state: &CpuState) -> kvm_regs {
+    let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = state.gpr;
+    let (rip, rflags) = (state.rip, state.rflags);
+    kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
 }
 
 fn restore_fpu(fd: &VcpuFd, state: &CpuState) -> Result<(), EngineError> {

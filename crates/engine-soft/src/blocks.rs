@@ -102,7 +102,7 @@ impl Blocks {
     #[inline(always)]
     pub(crate) fn find(&mut self, cpu: &mut Cpu, lin: u64, mode: Mode) -> Guest<*const Block> {
         let jump = &self.jumps[jump_index(lin)];
-        if jump.lin == lin && jump.generation == cpu.mmu.code_generation && jump.mode == mode {
+        if jump.lin == lin && jump.generation == cpu.mmu.generation(lin) && jump.mode == mode {
             // SAFETY: jump entries are cleared before the block they name is freed.
             if unsafe { (*jump.block).current(&cpu.ram) } {
                 return Ok(jump.block);
@@ -168,7 +168,7 @@ impl Blocks {
     }
 
     fn remember(&mut self, cpu: &Cpu, lin: u64, mode: Mode, block: *const Block) -> *const Block {
-        self.jumps[jump_index(lin)] = Jump { lin, generation: cpu.mmu.code_generation, mode, block };
+        self.jumps[jump_index(lin)] = Jump { lin, generation: cpu.mmu.generation(lin), mode, block };
         block
     }
 

@@ -15,7 +15,7 @@ use crate::clock::TscClock;
 use crate::fabric::{CpuPort, Fabric};
 use crate::mmu::Mmu;
 use crate::op::{Faulted, Guest, Op};
-use crate::sys::{MsrFile, ResetKind};
+use crate::sys::{Debug, MsrFile, ResetKind};
 
 /// Bits of a CPU's attention word: reasons to leave straight-line execution at the next block boundary.
 pub mod attention {
@@ -147,6 +147,10 @@ pub struct Cpu {
     pub shadow: bool,
     /// NMIs are held off until IRET.
     pub nmi_blocked: bool,
+    /// The local APIC has an interrupt that RFLAGS.IF, or the shadow, holds off.
+    pub(crate) irq_waiting: bool,
+    /// Breakpoints and single-stepping between instructions.
+    pub(crate) debug: Debug,
     /// HLT: waiting for an interrupt.
     pub halted: bool,
     /// Waiting for a start-up IPI.
@@ -265,6 +269,8 @@ impl Cpu {
             cpuid: parts.cpuid,
             shadow: false,
             nmi_blocked: false,
+            irq_waiting: false,
+            debug: Debug::default(),
             halted: false,
             wait_for_sipi: false,
             reported_halt: false,

@@ -93,10 +93,15 @@ impl CpuPort {
 pub struct Fabric {
     ports: RwLock<Vec<Arc<CpuPort>>>,
     /// Serialises locked operations that no host instruction can do at once (page crossings, MMIO).
-    pub(crate) bus_lock: Mutex<()>,
+    bus_lock: Mutex<()>,
 }
 
 impl Fabric {
+    /// Keeps out other locked operations that the host cannot make atomic. They are atomic among themselves only.
+    pub(crate) fn lock_bus(&self) -> MutexGuard<'_, ()> {
+        self.bus_lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds a CPU; false if its id is taken.
     pub(crate) fn add(&self, port: Arc<CpuPort>) -> bool {
         let mut ports = self.ports.write().unwrap_or_else(PoisonError::into_inner);

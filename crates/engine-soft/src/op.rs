@@ -1,5 +1,9 @@
 //! The pre-decoded instruction: a handler and the operands it needs, ready to run.
 
+use std::sync::Arc;
+
+use visor_fpu::FpuOp;
+
 use crate::cpu::Cpu;
 
 /// Executes one instruction. `op.off + op.len` bytes after the block's start lies the next one; `cpu.rip` is *not* kept up to
@@ -61,6 +65,8 @@ pub struct Mem {
     pub seg_base: u8,
     /// Segment limit and rights must be checked: all modes but 64-bit.
     pub checked: bool,
+    /// 64-bit addresses without segment checks: nothing but base, index, displacement and segment base is to be added.
+    pub plain: bool,
     /// Ones where the effective address has bits: 16, 32 or 64 of them.
     pub mask: u64,
     /// Displacement, sign-extended. RIP-relative: relative to the block's start.
@@ -91,6 +97,8 @@ pub struct Op {
     pub lock: bool,
     /// Handler-specific.
     pub aux: u8,
+    /// The instruction as the floating-point unit prepared it, where it is one of its own.
+    pub fpu: Option<Arc<FpuOp>>,
 }
 
 impl Op {

@@ -8,7 +8,7 @@ use visor_engine::{
     VcpuStats, Vm, VmConfig,
 };
 use visor_fpu::FpuUnit;
-use visor_x86::cpuid::Cpuid;
+use visor_x86::cpuid::{Cpuid, Model, ModelConfig};
 use visor_x86::state::CpuState;
 
 use crate::blocks::Blocks;
@@ -16,7 +16,7 @@ use crate::clock::{TscClock, host_tsc};
 use crate::cpu::{Cpu, attention};
 use crate::fabric::{CpuPort, Fabric};
 use crate::run;
-use crate::sys::ResetKind;
+use crate::sys::{ResetKind, announced};
 
 /// Most CPUs of one VM; xAPIC ids have eight bits, of which 255 is broadcast.
 const MAX_VCPUS: u32 = 254;
@@ -38,7 +38,8 @@ impl SoftEngine {
         let fpu = FpuUnit::new()
             .map_err(|e| EngineError::host("the host gives no memory for generated code (memfd, PROT_EXEC)", e))?;
         let clock = TscClock::measure();
-        let cpuid = visor_x86::cpuid::Cpuid::default();
+        let config = ModelConfig { cpus: 1, tsc_khz: (clock.hz / 1000) as u32, apic_hz: visor_apic::TIMER_HZ as u32 };
+        let cpuid = announced(Model::default(), &config);
         let caps = EngineCaps { name: "soft", cpuid, tsc_hz: clock.hz, max_vcpus: MAX_VCPUS };
         Ok(SoftEngine { caps, fpu: Arc::new(fpu), clock })
     }

@@ -1,1 +1,48 @@
 //! Assembles a PC from devices and an engine, and runs it.
+//!
+//! [`MachineSpec`] says what is wished, [`MachineSpec::validate`] makes a [`MachineConfig`] of it, [`choose`] an engine, and
+//! [`Machine::new`] the machine. Where to look:
+//!
+//! - `parts`: the table of devices, each with its constructor; `board`: what constructors draw from;
+//! - `irq`, `bus_io`: how devices and CPUs reach each other;
+//! - `clock`, `timers`, `io_thread`: guest time, alarms and everything that happens outside of a CPU;
+//! - `life`, `vcpu`: the life cycle and the threads of the CPUs;
+//! - `loader`: kernel, ACPI and SMBIOS tables in memory;
+//! - `chars`, `agent`: byte streams between guest and host.
+//!
+//! **Threads.** One per vCPU and one for I/O. A vCPU thread calls devices from within the engine (`bus_io`); the I/O thread calls
+//! them for alarms and input. Requests that concern the whole machine (power off, reset) are notes in `life::Control`.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod agent;
+mod board;
+mod bus_io;
+mod chars;
+mod clock;
+mod cpu;
+mod engine;
+mod error;
+mod io_thread;
+mod irq;
+mod life;
+mod loader;
+mod machine;
+mod parts;
+mod spec;
+mod timers;
+mod vcpu;
+mod wake;
+
+#[cfg(test)]
+mod tests;
+
+pub use agent::AgentPort;
+pub use chars::{SerialInput, SerialOutput};
+pub use cpu::{CpuModel, MODELS as CPU_MODELS};
+pub use engine::{ChosenEngine, EngineChoice, choose};
+pub use error::{MachineError, MachineErrorKind};
+pub use life::{MachineState, StopReason};
+pub use machine::Machine;
+pub use parts::AGENT_PORT;
+pub use spec::{Disk, FileSource, MAX_DISKS, MAX_MEMORY, MIN_MEMORY, MachineConfig, MachineSpec};

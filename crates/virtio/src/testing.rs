@@ -283,7 +283,10 @@ pub(crate) fn fuzz(rig: &Rig, seed: u64, features: u64, mut poke: impl FnMut(&mu
                     let at = q.base + r.below(0x3000);
                     rig.store(at, &r.next().to_le_bytes()[..1 + r.below(8) as usize]);
                 }
-                4 => q.offer(rig, r.next() as u16),
+                4 if r.below(8) == 0 => {
+                    let head = if r.below(50) == 0 { r.next() as u16 } else { r.below(1 + u64::from(q.next)) as u16 };
+                    q.offer(rig, head);
+                }
                 5 => poke(&mut r),
                 6 => {
                     let len = [1, 2, 4, 8][r.below(4) as usize];
@@ -316,20 +319,28 @@ pub(crate) fn fuzz(rig: &Rig, seed: u64, features: u64, mut poke: impl FnMut(&mu
 
 /// A chain of plausible, wrong or wild descriptors, with random data before it.
 fn random_chain(rig: &Rig, q: &mut Vq, r: &mut Random) {
-    let parts: Vec<_> = (0..1 + r.below(4))
+    let count = 2 + r.below(3);
+    let mut parts: Vec<_> = (0..count)
         .map(|i| {
-            let at = if r.below(20) == 0 { r.next() >> r.below(64) } else { (4 << 20) + r.below(0x10_0000) };
-            let len =
-                if r.below(20) == 0 { r.next() as u32 } else { [0, 1, 8, 16, 512, 1024, 4096][r.below(7) as usize] };
+            let at = if r.below(80) == 0 { r.next() >> r.below(64) } else { (4 << 20) + r.below(0x10_0000) };
+            let len = if r.below(80) == 0 { r.next() as u32 } else { [1, 16, 16, 512, 513, 4096][r.below(6) as usize] };
             if at < RAM - 32 {
                 let words = [r.below(16) as u32, r.next() as u32 & 0xf, r.below(64) as u32, 0];
                 rig.store(at, &words.map(u32::to_le_bytes).concat());
             }
-            (at, len, i > 0 && r.below(8) != 0)
+            let odd = r.below(50) == 0;
+            match i {
+                0 if !odd => (at, 16, false),
+                _ => (at, len, (i + 1 == count || r.below(2) == 0) != odd),
+            }
         })
         .collect();
+    // Readable parts first, as the rules say, mostly.
+    if r.below(50) != 0 {
+        parts.sort_by_key(|p| p.2);
+    }
     q.add(rig, &parts);
-    if r.below(16) == 0 {
+    if r.below(50) == 0 {
         let flags = r.next() as u16 & 7;
         rig.store(q.base + 16 * r.below(u64::from(q.size)) + 12, &flags.to_le_bytes());
     }

@@ -69,7 +69,7 @@ fn near(d: &Decoding) -> bool {
 
 fn looping<const KIND: u8>(d: &mut Decoding, size: u64) -> Option<Handler> {
     d.op.mem.mask = counter_mask(d);
-    wide!(size, branch::looping, {KIND})
+    wide!(size, branch::looping, { KIND })
 }
 
 /// Which of CX, ECX, RCX a LOOP or JCXZ counts in: the address size.

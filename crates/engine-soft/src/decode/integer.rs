@@ -141,8 +141,8 @@ fn unary<O: alu::Unary>(d: &Decoding) -> Option<Handler> {
 
 fn adx<const FLAG: u64>(d: &Decoding) -> Option<Handler> {
     match d.form {
-        Form::RR => double!(d.size, alu::adx_rr, {FLAG}),
-        Form::RM => double!(d.size, alu::adx_rm, {FLAG}),
+        Form::RR => double!(d.size, alu::adx_rr, { FLAG }),
+        Form::RM => double!(d.size, alu::adx_rm, { FLAG }),
         _ => None,
     }
 }
@@ -158,17 +158,13 @@ fn shifts<O: shift::Shift>(d: &Decoding) -> Option<Handler> {
 
 fn double_shift<const RIGHT: bool>(d: &mut Decoding) -> Option<Handler> {
     d.op.aux = u8::from(d.ins.op2_kind() == OpKind::Register);
-    if d.is_memory(0) {
-        wide!(d.size, shift::double_m, {RIGHT})
-    } else {
-        wide!(d.size, shift::double_r, {RIGHT})
-    }
+    if d.is_memory(0) { wide!(d.size, shift::double_m, { RIGHT }) } else { wide!(d.size, shift::double_r, { RIGHT }) }
 }
 
 fn multiply<const SIGNED: bool>(d: &Decoding) -> Option<Handler> {
     match (d.ins.op_count(), d.form) {
-        (1, Form::R) => sized!(d.size, muldiv::mul_r, {SIGNED}),
-        (1, Form::M) => sized!(d.size, muldiv::mul_m, {SIGNED}),
+        (1, Form::R) => sized!(d.size, muldiv::mul_r, { SIGNED }),
+        (1, Form::M) => sized!(d.size, muldiv::mul_m, { SIGNED }),
         (2, Form::RR) => wide!(d.size, muldiv::imul_rr),
         (2, Form::RM) => wide!(d.size, muldiv::imul_rm),
         (3, Form::RR) => wide!(d.size, muldiv::imul_rri),
@@ -179,8 +175,8 @@ fn multiply<const SIGNED: bool>(d: &Decoding) -> Option<Handler> {
 
 fn divide<const SIGNED: bool>(d: &Decoding) -> Option<Handler> {
     match d.form {
-        Form::R => sized!(d.size, muldiv::div_r, {SIGNED}),
-        Form::M => sized!(d.size, muldiv::div_m, {SIGNED}),
+        Form::R => sized!(d.size, muldiv::div_r, { SIGNED }),
+        Form::M => sized!(d.size, muldiv::div_m, { SIGNED }),
         _ => None,
     }
 }
@@ -210,11 +206,11 @@ fn exchange(d: &Decoding) -> Option<Handler> {
         (Mnemonic::Xchg, Form::RR, _) => sized!(d.size, mov::xchg_rr),
         (Mnemonic::Xchg, Form::MR | Form::RM, _) => sized!(d.size, mov::xchg_mr),
         (Mnemonic::Xadd, Form::RR, _) => sized!(d.size, atomic::xadd_rr),
-        (Mnemonic::Xadd, Form::MR, false) => sized!(d.size, atomic::xadd_mr, {false}),
-        (Mnemonic::Xadd, Form::MR, true) => sized!(d.size, atomic::xadd_mr, {true}),
+        (Mnemonic::Xadd, Form::MR, false) => sized!(d.size, atomic::xadd_mr, { false }),
+        (Mnemonic::Xadd, Form::MR, true) => sized!(d.size, atomic::xadd_mr, { true }),
         (Mnemonic::Cmpxchg, Form::RR, _) => sized!(d.size, atomic::cmpxchg_rr),
-        (Mnemonic::Cmpxchg, Form::MR, false) => sized!(d.size, atomic::cmpxchg_mr, {false}),
-        (Mnemonic::Cmpxchg, Form::MR, true) => sized!(d.size, atomic::cmpxchg_mr, {true}),
+        (Mnemonic::Cmpxchg, Form::MR, false) => sized!(d.size, atomic::cmpxchg_mr, { false }),
+        (Mnemonic::Cmpxchg, Form::MR, true) => sized!(d.size, atomic::cmpxchg_mr, { true }),
         _ => None,
     }
 }

@@ -49,9 +49,11 @@ macro_rules! by_condition {
 }
 
 mod branch;
+mod fpu;
 mod integer;
 mod misc;
 mod operands;
+mod sse;
 mod string;
 mod system;
 #[cfg(test)]
@@ -74,12 +76,13 @@ pub(crate) struct Lowered {
 /// Lowers `ins`, which was decoded in `mode` with the start of its block as address 0 and lies `off` bytes from it.
 pub(crate) fn lower(cpu: &mut Cpu, ins: &Instruction, mode: Mode, off: u16) -> Lowered {
     let mut d = Decoding::new(ins, mode, off);
-    let _ = cpu;
     let handler = integer::handler(&mut d)
         .or_else(|| branch::handler(&mut d))
         .or_else(|| string::handler(&mut d))
         .or_else(|| misc::handler(&mut d))
-        .or_else(|| system::handler(&mut d));
+        .or_else(|| system::handler(&mut d))
+        .or_else(|| sse::handler(&mut d))
+        .or_else(|| fpu::handler(cpu, &mut d));
     match handler {
         Some(run) => d.op.run = run,
         None => d.ends = true,

@@ -1,10 +1,11 @@
 //! XADD, CMPXCHG, CMPXCHG8B and CMPXCHG16B.
 
+use std::arch::asm;
+
 use visor_x86::exception::Exception;
 
 use crate::cpu::Cpu;
 use crate::exec::int::{Int, ZF};
-use crate::exec::modify::SPLIT_LOCK;
 use crate::op::{Faulted, Flow, Guest, Op};
 
 const RAX: usize = 0;
@@ -110,16 +111,29 @@ fn exchange_16(cpu: &mut Cpu, op: &Op, expected: u128, new: u128) -> Guest<u128>
     }
     let who = cpu.mmu.privilege;
     let Some(host) = cpu.rmw_host(lin, 16, who)? else {
-        let _guard = SPLIT_LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let fabric = cpu.fabric.clone();
+        let _guard = fabric.lock_bus();
         let old = cpu.read::<u128>(lin, op.mem.seg)?;
         cpu.write(lin, op.mem.seg, if old == expected { new } else { old }, Some(op))?;
         return Ok(old);
     };
     // SAFETY: 16 aligned bytes of writable guest RAM; the decoder has found CMPXCHG16B on this host.
-    let old = unsafe {
-        let order = std::sync::atomic::Ordering::SeqCst;
-        std::arch::x86_64::cmpxchg16b(host.cast(), expected, new, order, order)
-    };
+    let old = unsafe { cas_16(host, expected, new) };
     cpu.after_store(host, 16, Some(op));
     Ok(old)
+}
+
+/// Replaces 16 bytes at `host` by `new` if they are `expected`, atomically, and returns what was there.
+///
+/// # Safety
+/// `host` is 16 aligned bytes of mapped, writable guest RAM, and the host has CMPXCHG16B.
+unsafe fn cas_16(host: *mut u8, expected: u128, new: u128) -> u128 {
+    let (lo, hi): (u64, u64);
+    // SAFETY: as the caller promises; RBX, which the compiler keeps for itself, is put back.
+    unsafe {
+        asm!("xchg rsi, rbx", "lock cmpxchg16b [rdi]", "mov rbx, rsi",
+            in("rdi") host, inout("rsi") new as u64 => _, in("rcx") (new >> 64) as u64,
+            inout("rax") expected as u64 => lo, inout("rdx") (expected >> 64) as u64 => hi, options(nostack));
+    }
+    u128::from(hi) << 64 | u128::from(lo)
 }

@@ -78,15 +78,18 @@ fn memory<O: BitTest, T: WideInt, const LOCK: bool>(cpu: &mut Cpu, op: &Op, ea: 
 
 /// A scan or count: new destination and status from the old ones and the source.
 pub(crate) trait Scan {
+    /// A zero source leaves the destination alone, its upper half included (BSF, BSR).
+    const KEEPS: bool = false;
     /// Computes.
     fn apply<T: WideInt>(old: T, a: T, status: u64) -> (T, u64);
 }
 
 macro_rules! scans {
-    ($($name:ident |$old:ident, $a:ident, $s:ident| $e:expr;)*) => {$(
+    ($($name:ident $keeps:literal |$old:ident, $a:ident, $s:ident| $e:expr;)*) => {$(
         /// The instruction of this name.
         pub(crate) struct $name;
         impl Scan for $name {
+            const KEEPS: bool = $keeps;
             #[inline(always)]
             fn apply<T: WideInt>($old: T, $a: T, $s: u64) -> (T, u64) {
                 $e
@@ -95,17 +98,19 @@ macro_rules! scans {
     )*};
 }
 scans! {
-    Bsf |old, a, s| T::bsf(old, a, s);
-    Bsr |old, a, s| T::bsr(old, a, s);
-    Tzcnt |_old, a, s| T::tzcnt(a, s);
-    Lzcnt |_old, a, s| T::lzcnt(a, s);
-    Popcnt |_old, a, s| T::popcnt(a, s);
+    Bsf true |old, a, s| T::bsf(old, a, s);
+    Bsr true |old, a, s| T::bsr(old, a, s);
+    Tzcnt false |_old, a, s| T::tzcnt(a, s);
+    Lzcnt false |_old, a, s| T::lzcnt(a, s);
+    Popcnt false |_old, a, s| T::popcnt(a, s);
 }
 
 #[inline(always)]
 fn scan<O: Scan, T: WideInt>(cpu: &mut Cpu, op: &Op, a: T) -> Flow {
     let (v, status) = O::apply(cpu.reg::<T>(op.r0), a, cpu.status);
-    cpu.set_reg(op.r0, v);
+    if !O::KEEPS || a != T::default() {
+        cpu.set_reg(op.r0, v);
+    }
     cpu.status = status;
     Flow::Next
 }

@@ -1,7 +1,5 @@
 //! Read-modify-write of memory operands, plain and locked.
 
-use std::sync::Mutex;
-
 use visor_memory::PAGE;
 
 use crate::cpu::Cpu;
@@ -9,19 +7,11 @@ use crate::exec::int::Int;
 use crate::mmu::{Access, peek, poke};
 use crate::op::{Guest, Op};
 
-/// Held by locked accesses that the host cannot make atomic: across a page boundary, or to a device. They are atomic among
-/// themselves only; processors that announce split-lock detection forbid them altogether.
-pub(crate) static SPLIT_LOCK: Mutex<()> = Mutex::new(());
-
 impl Cpu {
     /// Replaces the memory operand by what `f` makes of it and of the status flags, and returns the old value. With `LOCK`
     /// no other CPU sees or makes a change in between, and `f` may run several times.
     #[inline(always)]
-    pub(crate) fn modify<T: Int, const LOCK: bool>(
-        &mut self,
-        op: &Op,
-        f: impl Fn(T, u64) -> (T, u64),
-    ) -> Guest<T> {
+    pub(crate) fn modify<T: Int, const LOCK: bool>(&mut self, op: &Op, f: impl Fn(T, u64) -> (T, u64)) -> Guest<T> {
         let lin = self.linear(op, T::SIZE, true)?;
         self.modify_at::<T, LOCK>(op, lin, f)
     }
@@ -41,25 +31,9 @@ impl Cpu {
     }
 
     #[inline(always)]
-    fn modify_host<T: Int, const LOCK: bool>(
-        &mut self,
-        op: &Op,
-        host: *mut u8,
-        f: impl Fn(T, u64) -> (T, u64),
-    ) -> T {
+    fn modify_host<T: Int, const LOCK: bool>(&mut self, op: &Op, host: *mut u8, f: impl Fn(T, u64) -> (T, u64)) -> T {
         // SAFETY: `host` is `SIZE` bytes of writable guest RAM.
-        let mut old: T = unsafe { peek(host) };
-        let (mut new, mut status) = f(old, self.status);
-        if LOCK {
-            // SAFETY: as above.
-            while let Err(seen) = unsafe { T::cas(host, old, new) } {
-                old = seen;
-                (new, status) = f(old, self.status);
-            }
-        } else {
-            // SAFETY: as above.
-            unsafe { poke(host, new) };
-        }
+        let (old, status) = unsafe { replace::<T, LOCK>(host, self.status, f) };
         self.status = status;
         self.after_store(host, T::SIZE, Some(op));
         old
@@ -67,17 +41,13 @@ impl Cpu {
 
     #[cold]
     #[inline(never)]
-    fn modify_slow<T: Int, const LOCK: bool>(
-        &mut self,
-        op: &Op,
-        lin: u64,
-        f: &dyn Fn(T, u64) -> (T, u64),
-    ) -> Guest<T> {
+    fn modify_slow<T: Int, const LOCK: bool>(&mut self, op: &Op, lin: u64, f: &dyn Fn(T, u64) -> (T, u64)) -> Guest<T> {
         self.check_canonical(lin, T::SIZE, op.mem.seg)?;
         if let Some(host) = self.rmw_host(lin, T::SIZE, self.mmu.privilege)? {
             return Ok(self.modify_host::<T, LOCK>(op, host, f));
         }
-        let _guard = LOCK.then(|| SPLIT_LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let fabric = self.fabric.clone();
+        let _guard = LOCK.then(|| fabric.lock_bus());
         self.probe_store(lin, T::SIZE, op.mem.seg)?;
         let old = self.read(lin, op.mem.seg)?;
         let (new, status) = f(old, self.status);
@@ -99,4 +69,31 @@ impl Cpu {
         }
         Ok(())
     }
+}
+
+/// Replaces the value at `host` by what `f` makes of it and of `status`; with `LOCK` atomically, and `f` may run several
+/// times. Returns the old value and the new status.
+///
+/// # Safety
+/// `host` is `T::SIZE` bytes of mapped, writable guest RAM; any alignment.
+#[inline(always)]
+pub(super) unsafe fn replace<T: Int, const LOCK: bool>(
+    host: *mut u8,
+    status: u64,
+    f: impl Fn(T, u64) -> (T, u64),
+) -> (T, u64) {
+    // SAFETY: as the caller promises.
+    let mut old: T = unsafe { peek(host) };
+    let (mut new, mut after) = f(old, status);
+    if LOCK {
+        // SAFETY: as above.
+        while let Err(seen) = unsafe { T::cas(host, old, new) } {
+            old = seen;
+            (new, after) = f(old, status);
+        }
+    } else {
+        // SAFETY: as above.
+        unsafe { poke(host, new) };
+    }
+    (old, after)
 }

@@ -1,14 +1,18 @@
-//! What interrupts the instruction stream, and the run loop's view of it.
+//! What interrupts the instruction stream, and when (SDM 3A §6.9: priority among simultaneous events).
 
-use visor_x86::exception::Exception;
-use visor_x86::state::CpuState;
+use std::sync::atomic::Ordering;
 
-use crate::cpu::Cpu;
+use visor_apic::Interrupt;
+use visor_x86::exception::{Exception, Vector};
+use visor_x86::regs::Rflags;
+
+use crate::cpu::{Cpu, attention};
 
 /// Something to deliver through the interrupt table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// An exception; `cpu.rip` is the address to report (the instruction's for faults, the next one's for traps).
+    /// An exception; `cpu.rip` is the address to report (the instruction's for faults, the next one's for traps, for
+    /// which `cpu.fault_is_trap` is set).
     Exception(Exception),
     /// An external interrupt.
     Interrupt(u8),
@@ -21,15 +25,108 @@ pub(crate) enum Event {
 pub(crate) enum Activity {
     /// Execute at `cpu.rip`.
     Run,
-    /// Nothing until an interrupt arrives: HLT (or MWAIT). `maskable`: IF is set, so that interrupts can end it.
+    /// Nothing until an interrupt arrives: HLT (or MWAIT).
     Halted {
-        /// Interrupts can end it; otherwise only NMI, INIT and reset.
+        /// IF is set, so that interrupts can end it; otherwise only NMI, INIT and reset.
         maskable: bool,
     },
     /// Nothing until a start-up IPI arrives.
     WaitForSipi,
     /// Triple fault.
     Shutdown,
+}
+
+impl Cpu {
+    /// At a block boundary with the INTERRUPT attention bit set or `timer_tsc` reached, in single mode, before sleeping and
+    /// after waking: delivers at most one of INIT, start-up IPI, #DB trap, NMI, interrupt. Clears the INTERRUPT attention
+    /// bit.
+    pub(crate) fn take_events(&mut self) -> Activity {
+        self.port.attention.fetch_and(!attention::INTERRUPT, Ordering::SeqCst);
+        self.take_signals();
+        if self.shutdown {
+            return Activity::Shutdown;
+        }
+        if self.wait_for_sipi {
+            return Activity::WaitForSipi;
+        }
+        if self.debug.pending != 0 {
+            self.halted = false;
+            self.take_debug_trap();
+            self.look_again();
+            return if self.shutdown { Activity::Shutdown } else { Activity::Run };
+        }
+        if !self.nmi_blocked && !self.shadow && self.port.nmi.swap(false, Ordering::Relaxed) {
+            self.nmi_blocked = true;
+            self.halted = false;
+            self.deliver(Event::Nmi);
+            self.look_again();
+        } else {
+            self.take_interrupt();
+        }
+        if self.shutdown {
+            return Activity::Shutdown;
+        }
+        if self.halted {
+            return Activity::Halted { maskable: self.interrupts_enabled() };
+        }
+        Activity::Run
+    }
+
+    /// Delivers an interrupt from the local APIC or the 8259, if RFLAGS.IF and the shadow allow it.
+    fn take_interrupt(&mut self) {
+        self.irq_waiting = self.apic_pending();
+        if !self.irq_waiting || self.shadow || !self.interrupts_enabled() {
+            return;
+        }
+        let vector = match self.acknowledge_apic() {
+            Some(Interrupt::Vector(vector)) => vector,
+            Some(Interrupt::ExtInt) => match self.io().acknowledge_irq() {
+                Some(vector) => vector,
+                None => return,
+            },
+            None => return,
+        };
+        self.irq_waiting = self.apic_pending();
+        self.halted = false;
+        self.deliver(Event::Interrupt(vector));
+    }
+
+    /// Maskable external interrupts are taken.
+    fn interrupts_enabled(&self) -> bool {
+        self.sysflags & Rflags::IF.bits() != 0
+    }
+
+    /// To be called after RFLAGS.IF was set: has the run loop look at interrupts that wait.
+    pub(crate) fn interrupts_opened(&mut self) {
+        if self.irq_waiting {
+            self.look_again();
+        }
+    }
+
+    /// Has the run loop call [`Cpu::take_events`] at the end of this block.
+    pub(super) fn look_again(&self) {
+        self.port.attention.fetch_or(attention::INTERRUPT, Ordering::Relaxed);
+    }
+
+    /// INIT and start-up IPIs.
+    fn take_signals(&mut self) {
+        if self.port.init.load(Ordering::Relaxed) && self.port.init.swap(false, Ordering::Acquire) {
+            self.reset(ResetKind::Init);
+        }
+        if self.port.sipi.load(Ordering::Relaxed) != 0 {
+            let vector = self.port.sipi.swap(0, Ordering::Acquire);
+            if self.wait_for_sipi {
+                self.start_up(vector as u8);
+            }
+        }
+    }
+
+    fn take_debug_trap(&mut self) {
+        let info = std::mem::take(&mut self.debug.pending);
+        self.single_changed();
+        self.fault_is_trap = true;
+        self.deliver(Event::Exception(Exception { vector: Vector::Debug, error: 0, info }));
+    }
 }
 
 /// Which reset.
@@ -39,50 +136,4 @@ pub(crate) enum ResetKind {
     Power,
     /// INIT: caches, FPU and most MSRs survive.
     Init,
-}
-
-impl Cpu {
-    /// Delivers `event`: pushes the frame and enters the handler, nesting exceptions as the SDM says. Sets `shutdown`
-    /// on a triple fault.
-    pub(crate) fn deliver(&mut self, event: Event) {
-        let _ = event;
-    }
-
-    /// At a block boundary with the INTERRUPT attention bit set, in single mode, or after waking: delivers at most one of
-    /// INIT, start-up IPI, #DB trap, NMI, interrupt. Clears the INTERRUPT attention bit.
-    pub(crate) fn take_events(&mut self) -> Activity {
-        Activity::Run
-    }
-
-    /// In single mode ([`crate::cpu::Mode::single`]), before the instruction at `cpu.rip`: instruction breakpoints. True
-    /// if a #DB was delivered instead, so that the run loop starts over.
-    pub(crate) fn before_single(&mut self) -> bool {
-        false
-    }
-
-    /// In single mode, after an instruction (also after one that returned [`crate::op::Flow::Again`], with `again` set, but
-    /// not after a fault), `cpu.rip` being exact: ends the interrupt shadow, clears RF, arms the TF trap, which
-    /// [`Cpu::take_events`] then delivers.
-    pub(crate) fn after_single(&mut self, again: bool) {
-        let _ = again;
-    }
-
-    /// Recomputes what follows from CR0, CR4, EFER, RFLAGS, CS and SS: mode, masks, bases, TLB privilege.
-    pub(crate) fn mode_changed(&mut self) {}
-
-    /// Resets the CPU.
-    pub(crate) fn reset(&mut self, kind: ResetKind) {
-        let _ = kind;
-    }
-
-    /// The architectural state between two instructions.
-    pub(crate) fn save_state(&mut self) -> CpuState {
-        CpuState::default()
-    }
-
-    /// Takes over a state; false if no CPU of this model can be in it.
-    pub(crate) fn restore_state(&mut self, state: &CpuState) -> bool {
-        let _ = state;
-        true
-    }
 }

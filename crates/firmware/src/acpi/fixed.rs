@@ -25,6 +25,11 @@ pub(super) fn fadt(config: &AcpiConfig, facs: u64, dsdt: u64) -> Vec<u8> {
     t.dsdt = (dsdt as u32).into();
     t.x_dsdt = dsdt.into();
     t.sci_int = u16::from(SCI).into();
+    if let Some(smi) = config.smi {
+        t.smi_cmd = u32::from(smi.port).into();
+        t.acpi_enable = smi.enable;
+        t.acpi_disable = smi.disable;
+    }
     t.pm1a_evt_blk = u32::from(PM1_EVENT).into();
     t.pm1a_cnt_blk = u32::from(PM1_CONTROL).into();
     t.pm_tmr_blk = u32::from(PM_TIMER).into();

@@ -1,8 +1,7 @@
 //! ACPI tables (ACPI 6.5): the machine's hardware as its operating system discovers it.
 //!
 //! RSDP at F0000h; RSDT, XSDT, FADT, FACS, MADT, HPET, MCFG and DSDT from E0000h. Fixed hardware: PM1 event block at port
-//! 600h, PM1 control at 604h, PM timer at 608h, SCI on interrupt 9, reset register CF9h. ACPI mode is always on (no SMI command
-//! port), so PM1 control reads with SCI_EN set.
+//! 600h, PM1 control at 604h, PM timer at 608h, SCI on interrupt 9, reset register CF9h.
 
 mod dsdt;
 mod fixed;
@@ -49,6 +48,8 @@ pub struct AcpiConfig {
     pub cpus: u32,
     /// SLP_TYP value that powers off.
     pub s5: u8,
+    /// How to switch to ACPI mode; without it, ACPI mode is always on.
+    pub smi: Option<SmiCommand>,
     /// A COM1 at 3F8h, interrupt 4.
     pub uart: bool,
     /// A PS/2 keyboard controller.
@@ -59,6 +60,17 @@ pub struct AcpiConfig {
     pub hpet: Option<u32>,
     /// The PCI host bridge, if there is one.
     pub pci: Option<PciConfig>,
+}
+
+/// The SMI command port and what is written to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmiCommand {
+    /// The port.
+    pub port: u16,
+    /// Sets SCI_EN.
+    pub enable: u8,
+    /// Clears SCI_EN.
+    pub disable: u8,
 }
 
 /// A PCI host bridge with one bus.

@@ -9,6 +9,7 @@ fn full(cpus: u32) -> AcpiConfig {
     AcpiConfig {
         cpus,
         s5: 5,
+        smi: Some(SmiCommand { port: 0xb2, enable: 0xf1, disable: 0xf0 }),
         uart: true,
         keyboard: true,
         mouse: true,

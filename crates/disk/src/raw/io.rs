@@ -1,0 +1,190 @@
+//! The requests of a raw image, carried out one at a time on the calling thread.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use visor_block::{BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, SECTOR};
+
+/// Bytes moved at a time between file and guest.
+const CHUNK: usize = 256 << 10;
+
+/// The file behind a disk.
+pub(super) struct RawFile {
+    file: File,
+    path: PathBuf,
+    /// Bytes it had when it was opened.
+    bytes: u64,
+    geometry: BlockGeometry,
+    discard: bool,
+}
+
+impl RawFile {
+    pub(super) fn new(file: File, path: PathBuf, bytes: u64, geometry: BlockGeometry, discard: bool) -> Self {
+        RawFile { file, path, bytes, geometry, discard }
+    }
+
+    /// Carries out and completes `request`.
+    pub(super) fn serve(&self, mut request: BlockRequest) {
+        let result = self.check(&request).and_then(|at| match request.op {
+            BlockOp::Read => self.read(&mut request, at),
+            BlockOp::Write => self.write(&request, at),
+            BlockOp::Flush if self.geometry.read_only => Ok(()),
+            BlockOp::Flush => self.file.sync_data().map_err(|e| self.error("flush", at, e)),
+            BlockOp::Discard => self.release(at, request.len),
+            BlockOp::WriteZeroes { may_unmap } => self.zero(at, request.len, may_unmap),
+        });
+        request.complete(result);
+    }
+
+    /// Where the request starts in the file, if it is one that can be carried out.
+    fn check(&self, request: &BlockRequest) -> Result<u64, BlockError> {
+        let fail = |kind, why: &str| Err(BlockError::new(kind, format!("{request:?}: {why}")));
+        if request.op == BlockOp::Flush {
+            return Ok(0);
+        }
+        if request.op != BlockOp::Read && self.geometry.read_only {
+            return fail(BlockErrorKind::ReadOnly, "the disk is read-only");
+        }
+        let end = request.sector.0.checked_add(request.len / SECTOR);
+        if !request.len.is_multiple_of(SECTOR) || end.is_none_or(|end| end > self.geometry.sectors) {
+            return fail(BlockErrorKind::OutOfRange, "outside the disk");
+        }
+        let has_data = matches!(request.op, BlockOp::Read | BlockOp::Write);
+        if has_data && request.buffer.len() as u64 != request.len {
+            return fail(BlockErrorKind::BadBuffer, "the buffer has another length");
+        }
+        Ok(request.sector.0 * SECTOR)
+    }
+
+    fn read(&self, request: &mut BlockRequest, at: u64) -> Result<(), BlockError> {
+        let mut chunk = vec![0; CHUNK.min(request.buffer.len())];
+        let mut done = 0;
+        while done < request.buffer.len() {
+            let n = chunk.len().min(request.buffer.len() - done);
+            let from = at + done as u64;
+            let got = self.read_some(&mut chunk[..n], from).map_err(|e| self.error("read", from, e))?;
+            // Only the rest of the last sector lies behind the end.
+            if got < n && from + (got as u64) < self.bytes {
+                let what = format!("{} is shorter than when it was opened", self.path.display());
+                return Err(BlockError::new(BlockErrorKind::Io, what));
+            }
+            chunk[got..n].fill(0);
+            request.buffer.put(done, &chunk[..n])?;
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Reads as much of `data` as the file has.
+    fn read_some(&self, data: &mut [u8], at: u64) -> io::Result<usize> {
+        let mut got = 0;
+        while got < data.len() {
+            match self.file.read_at(&mut data[got..], at + got as u64) {
+                Ok(0) => break,
+                Ok(n) => got += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(got)
+    }
+
+    fn write(&self, request: &BlockRequest, at: u64) -> Result<(), BlockError> {
+        let mut chunk = vec![0; CHUNK.min(request.buffer.len())];
+        let mut done = 0;
+        while done < request.buffer.len() {
+            let n = chunk.len().min(request.buffer.len() - done);
+            request.buffer.get(done, &mut chunk[..n])?;
+            let to = at + done as u64;
+            self.file.write_all_at(&chunk[..n], to).map_err(|e| self.error("write", to, e))?;
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Gives the range back to the host, as far as it takes it: a discard is a hint.
+    fn release(&self, at: u64, len: u64) -> Result<(), BlockError> {
+        if !self.discard {
+            return Ok(());
+        }
+        match self.punch(at, len) {
+            Err(e) if !unsupported(&e) => Err(self.error("discard", at, e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn zero(&self, at: u64, len: u64, may_unmap: bool) -> Result<(), BlockError> {
+        let quick = if may_unmap && self.discard { self.punch(at, len) } else { self.zero_range(at, len) };
+        match quick {
+            Ok(()) => Ok(()),
+            Err(e) if unsupported(&e) => self.write_zeroes(at, len),
+            Err(e) => Err(self.error("write zeroes", at, e)),
+        }
+    }
+
+    fn punch(&self, at: u64, len: u64) -> io::Result<()> {
+        self.fallocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, at, len)
+    }
+
+    fn zero_range(&self, at: u64, len: u64) -> io::Result<()> {
+        self.fallocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, at, len)
+    }
+
+    fn fallocate(&self, mode: FallocateFlags, at: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        // The range lies inside a file, whose offsets are positive.
+        let (at, len) = (at as i64, len as i64);
+        Ok(fallocate(&self.file, mode | FallocateFlags::FALLOC_FL_KEEP_SIZE, at, len)?)
+    }
+
+    fn write_zeroes(&self, at: u64, len: u64) -> Result<(), BlockError> {
+        let zeroes = vec![0; CHUNK.min(len as usize)];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(CHUNK as u64);
+            let to = at + done;
+            self.file.write_all_at(&zeroes[..n as usize], to).map_err(|e| self.error("write zeroes", to, e))?;
+            done += n;
+        }
+        Ok(())
+    }
+
+    fn error(&self, doing: &str, at: u64, e: io::Error) -> BlockError {
+        let what = format!("{doing} at byte {at} of {}", self.path.display());
+        BlockError { kind: classify(&e), what, source: Some(e) }
+    }
+}
+
+/// The kind of a host error.
+pub(super) fn classify(e: &io::Error) -> BlockErrorKind {
+    match e.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => BlockErrorKind::NoSpace,
+        Some(Errno::EROFS) => BlockErrorKind::ReadOnly,
+        _ => BlockErrorKind::Io,
+    }
+}
+
+fn unsupported(e: &io::Error) -> bool {
+    matches!(e.raw_os_error().map(Errno::from_raw), Some(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_errors_have_kinds() {
+        let kind = |e: Errno| classify(&io::Error::from(e));
+        assert_eq!(kind(Errno::ENOSPC), BlockErrorKind::NoSpace);
+        assert_eq!(kind(Errno::EDQUOT), BlockErrorKind::NoSpace);
+        assert_eq!(kind(Errno::EROFS), BlockErrorKind::ReadOnly);
+        assert_eq!(kind(Errno::EIO), BlockErrorKind::Io);
+        assert_eq!(classify(&io::Error::other("no number")), BlockErrorKind::Io);
+    }
+}

@@ -1,0 +1,138 @@
+//! Raw images: a byte of the disk is a byte of the file (or block device).
+//!
+//! A file whose size is no multiple of 512 shows a last sector that is filled up with zeroes; writing that sector grows the file.
+
+mod io;
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use visor_block::{BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockRequest, SECTOR};
+
+use crate::lock::lock;
+use crate::pool::Pool;
+use io::{RawFile, classify};
+
+/// Most worker threads of a disk.
+const MAX_THREADS: usize = 4;
+
+/// What a disk is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Writes fail with [`BlockErrorKind::ReadOnly`]. Any number of users may read.
+    ReadOnly,
+    /// Reading and writing, by one user at a time.
+    ReadWrite,
+}
+
+/// How the space of a new image is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alloc {
+    /// All of it now: later writes cannot run out of space.
+    Static,
+    /// As it is written.
+    Dynamic,
+}
+
+/// Details of opening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawOptions {
+    /// Worker threads, 1 to 4; values outside are brought within.
+    pub threads: usize,
+    /// Refuse an image that another process (or disk) has open for writing, or writing one that is open at all.
+    pub lock: bool,
+    /// Give discarded space back to the host. To be off for images of [`Alloc::Static`].
+    pub discard: bool,
+}
+
+impl Default for RawOptions {
+    fn default() -> Self {
+        RawOptions { threads: 2, lock: true, discard: true }
+    }
+}
+
+/// An open raw image.
+pub struct RawDisk {
+    geometry: BlockGeometry,
+    pool: Pool,
+}
+
+impl RawDisk {
+    /// Opens the file or block device at `path`.
+    ///
+    /// # Errors
+    /// [`BlockErrorKind::Locked`] if it is in use, [`BlockErrorKind::Unsupported`] if it is neither file nor block device,
+    /// [`BlockErrorKind::Io`] with the host's reason otherwise.
+    pub fn open(path: &Path, access: Access, options: &RawOptions) -> Result<Self, BlockError> {
+        let fail = |e| host_error("cannot open", path, e);
+        // Asked first, since opening a FIFO would wait.
+        let kind = std::fs::metadata(path).map_err(fail)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let what = format!("{} is neither a file nor a block device", path.display());
+            return Err(BlockError::new(BlockErrorKind::Unsupported, what));
+        }
+        let writable = access == Access::ReadWrite;
+        let mut file = OpenOptions::new().read(true).write(writable).open(path).map_err(fail)?;
+        if options.lock {
+            lock(&file, path, writable)?;
+        }
+        // Metadata has no size for block devices.
+        let bytes = file.seek(SeekFrom::End(0)).map_err(fail)?;
+        let physical_block = block_size(&file);
+        let geometry = BlockGeometry { sectors: bytes.div_ceil(SECTOR), physical_block, read_only: !writable };
+        let raw = Arc::new(RawFile::new(file, path.to_owned(), bytes, geometry, options.discard));
+        let threads = options.threads.clamp(1, MAX_THREADS);
+        let pool =
+            Pool::new(threads, "disk", move |r| raw.serve(r)).map_err(|e| host_error("no threads for", path, e))?;
+        Ok(RawDisk { geometry, pool })
+    }
+
+    /// Makes a new image of `size` bytes, which reads as zeroes. An existing file is never touched.
+    ///
+    /// # Errors
+    /// [`BlockErrorKind::OutOfRange`] for a size that is zero or no multiple of 512, [`BlockErrorKind::NoSpace`] where the host
+    /// has no room, [`BlockErrorKind::Io`] otherwise. Nothing is left behind.
+    pub fn create(path: &Path, size: u64, alloc: Alloc) -> Result<(), BlockError> {
+        if size == 0 || !size.is_multiple_of(SECTOR) || i64::try_from(size).is_err() {
+            let what = format!("{size} bytes are no size for the disk {}", path.display());
+            return Err(BlockError::new(BlockErrorKind::OutOfRange, what));
+        }
+        let fail = |e| host_error("cannot create", path, e);
+        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(fail)?;
+        let filled = match alloc {
+            Alloc::Dynamic => file.set_len(size),
+            Alloc::Static => nix::fcntl::posix_fallocate(&file, 0, size as i64).map_err(Into::into),
+        };
+        filled.and_then(|()| file.sync_all()).map_err(|e| {
+            let _ = std::fs::remove_file(path);
+            fail(e)
+        })
+    }
+}
+
+impl BlockBackend for RawDisk {
+    fn geometry(&self) -> BlockGeometry {
+        self.geometry
+    }
+
+    fn submit(&self, request: BlockRequest) {
+        self.pool.submit(request);
+    }
+
+    fn drain(&self) {
+        self.pool.drain();
+    }
+}
+
+/// The size that the host prefers for writes.
+fn block_size(file: &File) -> u32 {
+    let preferred = file.metadata().map_or(4096, |m| m.blksize()).clamp(SECTOR, 1 << 16);
+    if preferred.is_power_of_two() { preferred as u32 } else { 4096 }
+}
+
+fn host_error(doing: &str, path: &Path, e: std::io::Error) -> BlockError {
+    BlockError { kind: classify(&e), what: format!("{doing} {}", path.display()), source: Some(e) }
+}

@@ -1,0 +1,184 @@
+//! FXSAVE, XSAVE and their relatives: guest memory around the images of `visor_fpu` (SDM 1 §10.5, §13).
+
+use visor_fpu::{FpuFault, FpuState, FxLayout, XCR0_AVX, XCR0_SSE, XCR0_X87, XSAVE_AREA_SIZE};
+use visor_x86::cpuid::{Feature, feature};
+use visor_x86::exception::Exception;
+use visor_x86::regs::{Cr0, Cr4};
+
+use crate::cpu::Cpu;
+use crate::op::{Flow, Guest, Op};
+
+/// Bytes of the legacy region.
+const LEGACY: usize = 512;
+/// Legacy region and header.
+const HEADER_END: usize = LEGACY + 64;
+
+fn layout(cpu: &Cpu, op: &Op) -> FxLayout {
+    match (cpu.is_64(), op.imm & 1 == 1) {
+        (true, true) => FxLayout::LongRexW,
+        (true, false) => FxLayout::Long,
+        (false, _) => FxLayout::Legacy,
+    }
+}
+
+/// Linear address of the operand, which must be aligned.
+fn area(cpu: &mut Cpu, op: &Op, len: usize, align: u64, write: bool) -> Guest<u64> {
+    let lin = cpu.linear(op, len as u64, write)?;
+    if lin % align != 0 {
+        return cpu.fail(Exception::gp(0));
+    }
+    cpu.check_canonical(lin, len as u64, op.mem.seg)?;
+    Ok(lin)
+}
+
+impl Cpu {
+    /// State components that are not in their initial configuration.
+    pub(super) fn xinuse(&self) -> u64 {
+        let initial = FpuState::default();
+        let f = &self.fpu;
+        let mut in_use = 0;
+        let x87 = (f.fcw(), f.fsw(), f.ftw(), f.fop(), f.fip(), f.fdp(), f.selectors());
+        if x87 != (initial.fcw(), 0, 0, 0, 0, 0, (0, 0)) || (0..8).any(|i| f.st(i) != 0) {
+            in_use |= XCR0_X87;
+        }
+        if (0..16).any(|i| f.xmm(i) != 0) {
+            in_use |= XCR0_SSE;
+        }
+        if (0..16).any(|i| f.ymm_hi(i) != 0) {
+            in_use |= XCR0_AVX;
+        }
+        in_use
+    }
+
+    fn fx_allowed(&mut self) -> Guest<()> {
+        if !self.cpuid.has(feature::FXSR) {
+            return self.fail(Exception::UD);
+        }
+        if self.cr0 & (Cr0::EM | Cr0::TS).bits() != 0 { self.fail(Exception::NM) } else { Ok(()) }
+    }
+
+    fn xsave_allowed(&mut self, feature: Feature) -> Guest<()> {
+        if self.cr4 & Cr4::OSXSAVE.bits() == 0 || !self.cpuid.has(feature) {
+            return self.fail(Exception::UD);
+        }
+        if self.cr0 & Cr0::TS.bits() != 0 { self.fail(Exception::NM) } else { Ok(()) }
+    }
+
+    fn requested(&self) -> u64 {
+        (self.gpr[2] << 32) | (self.gpr[0] & 0xffff_ffff)
+    }
+}
+
+/// FXSAVE.
+pub(super) fn fxsave(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
+    cpu.fx_allowed()?;
+    let lin = area(cpu, op, LEGACY, 16, true)?;
+    cpu.probe_store(lin, LEGACY as u64, op.mem.seg)?;
+    let mut image = [0; LEGACY];
+    let len = visor_fpu::fxsave(&cpu.fpu, layout(cpu, op), &mut image);
+    cpu.store_bytes(lin, op.mem.seg, &image[..len], Some(op))?;
+    Ok(Flow::Next)
+}
+
+/// FXRSTOR.
+pub(super) fn fxrstor(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
+    cpu.fx_allowed()?;
+    let lin = area(cpu, op, LEGACY, 16, false)?;
+    let mut image = [0; LEGACY];
+    cpu.load_bytes(lin, op.mem.seg, &mut image)?;
+    let layout = layout(cpu, op);
+    let restored = visor_fpu::fxrstor(&mut cpu.fpu, layout, &image);
+    finish(cpu, restored)
+}
+
+fn finish(cpu: &mut Cpu, result: Result<(), FpuFault>) -> Guest<Flow> {
+    match result {
+        Ok(()) => Ok(Flow::Next),
+        Err(_) => cpu.fail(Exception::gp(0)),
+    }
+}
+
+/// Bytes of the area that an instruction with `components` touches.
+fn extent(components: u64) -> usize {
+    if components & XCR0_AVX != 0 { XSAVE_AREA_SIZE } else { HEADER_END }
+}
+
+/// XSAVE.
+pub(super) fn xsave(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
+    cpu.xsave_allowed(feature::XSAVE)?;
+    save_standard(cpu, op)
+}
+
+/// XSAVEOPT: without the optimisation, as the SDM leaves open.
+pub(super) fn xsaveopt(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
+    cpu.xsave_allowed(feature::XSAVEOPT)?;
+    save_standard(cpu, op)
+}
+
+fn save_standard(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
+    let requested = cpu.requested();
+    let len = extent(requested & cpu.xcr0);
+    let lin = area(cpu, op, len, 64, true)?;
+    cpu.probe_store(lin, len as u64, op.mem.seg)?;
+    let mut image = [0; XSAVE_AREA_SIZE];
+    cpu.load_bytes(lin, op.mem.seg, &mut image[..len])?;
+    visor_fpu::xsave(&cpu.fpu, layout(cpu, op), cpu.xcr0, requested, &mut image);
+    write_saved(cpu, op, lin, requested & cpu.xcr0, &image)
+}
+
+/// Writes those parts of the area that a save of `components` changes.
+fn write_saved(cpu: &mut Cpu, op: &Op, lin: u64, components: u64, image: &[u8; XSAVE_AREA_SIZE]) -> Guest<Flow> {
+    if components & XCR0_X87 != 0 {
+        cpu.store_bytes(lin, op.mem.seg, &image[..24], Some(op))?;
+        let at = cpu.wrap(lin.wrapping_add(32));
+        cpu.store_bytes(at, op.mem.seg, &image[32..160], Some(op))?;
+    }
+    if components & (XCR0_SSE | XCR0_AVX) != 0 {
+        let at = cpu.wrap(lin.wrapping_add(24));
+        cpu.store_bytes(at, op.mem.seg, &image[24..32], Some(op))?;
+    }
+    if components & XCR0_SSE != 0 {
+        let at = cpu.wrap(lin.wrapping_add(160));
+        cpu.store_bytes(at, op.mem.seg, &image[160..416], Some(op))?;
+    }
+    if components & XCR0_AVX != 0 {
+        let at = cpu.wrap(lin.wrapping_add(HEADER_END as u64));
+        cpu.store_bytes(at, op.mem.seg, &image[HEADER_END..], Some(op))?;
+    }
+    let at = cpu.wrap(lin.wrapping_add(LEGACY as u64));
+    cpu.store_bytes(at, op.mem.seg, &image[LEGACY..LEGACY + 8], Some(op))?;
+    Ok(Flow::Next)
+}
+
+/// XSAVEC.
+pub(super) fn xsavec(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
+    cpu.xsave_allowed(feature::XSAVEC)?;
+    let requested = cpu.requested();
+    let len = extent(requested & cpu.xcr0);
+    let lin = area(cpu, op, len, 64, true)?;
+    cpu.probe_store(lin, len as u64, op.mem.seg)?;
+    let mut image = [0; XSAVE_AREA_SIZE];
+    cpu.load_bytes(lin, op.mem.seg, &mut image[..len])?;
+    visor_fpu::xsavec(&cpu.fpu, layout(cpu, op), cpu.xcr0, requested, &mut image);
+    cpu.store_bytes(lin, op.mem.seg, &image[..len], Some(op))?;
+    Ok(Flow::Next)
+}
+
+/// XRSTOR.
+pub(super) fn xrstor(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
+    cpu.xsave_allowed(feature::XSAVE)?;
+    let requested = cpu.requested();
+    let lin = area(cpu, op, HEADER_END, 64, false)?;
+    let mut image = [0; XSAVE_AREA_SIZE];
+    cpu.load_bytes(lin, op.mem.seg, &mut image[..HEADER_END])?;
+    // The AVX part is read only if it is to be restored from memory.
+    let present = u64::from(image[LEGACY]);
+    if requested & cpu.xcr0 & present & XCR0_AVX != 0 {
+        let high = cpu.wrap(lin.wrapping_add(HEADER_END as u64));
+        cpu.check_canonical(high, (XSAVE_AREA_SIZE - HEADER_END) as u64, op.mem.seg)?;
+        cpu.load_bytes(high, op.mem.seg, &mut image[HEADER_END..])?;
+    }
+    let layout = layout(cpu, op);
+    let restored = visor_fpu::xrstor(&mut cpu.fpu, layout, cpu.xcr0, requested, &image);
+    finish(cpu, restored)
+}

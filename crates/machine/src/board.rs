@@ -1,0 +1,139 @@
+//! The mainboard under construction: what device constructors draw from and add to.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use visor_chipset::{AcpiPm, LegacyReplacement, PowerSink, Uart};
+use visor_device::{Bus, Clock, Device, Mmio, Pio, TimerSlot};
+use visor_engine::{GuestMemory, Vm};
+use visor_firmware::MemoryMap;
+use visor_pci::{IntxPin, PciBus, PciError};
+use visor_virtio::console::{ConsoleHandle, ConsolePort};
+use visor_virtio::{VirtioDevice, VirtioPci};
+
+use crate::chars::SerialLine;
+use crate::error::{MachineError, MachineErrorKind};
+use crate::irq::Irqs;
+use crate::spec::MachineConfig;
+use crate::timers::Timers;
+
+/// A constructor of the table in [`crate::parts`].
+pub(crate) struct Part {
+    /// For messages.
+    pub(crate) name: &'static str,
+    /// Whether a machine has it.
+    pub(crate) wanted: fn(&MachineConfig) -> bool,
+    /// Makes it and puts it on its buses.
+    pub(crate) build: fn(&mut Board<'_>) -> Result<(), MachineError>,
+}
+
+/// See the module's documentation.
+pub(crate) struct Board<'a> {
+    pub(crate) config: &'a MachineConfig,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) map: &'a MemoryMap,
+    pub(crate) vm: Arc<dyn Vm>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) timers: Arc<Timers>,
+    pub(crate) irqs: Arc<Irqs>,
+    pub(crate) power: Arc<dyn PowerSink>,
+    pub(crate) serial: SerialLine,
+    pub(crate) pio: Arc<Bus<Pio>>,
+    pub(crate) mmio: Arc<Bus<Mmio>>,
+    pub(crate) legacy: LegacyReplacement,
+    pub(crate) built: Built,
+}
+
+/// What the machine keeps of its devices.
+#[derive(Default)]
+pub(crate) struct Built {
+    /// The port bus, for what firmware would program.
+    pub(crate) ports: Arc<Bus<Pio>>,
+    /// All devices, in the order in which they are reset.
+    pub(crate) devices: Vec<Arc<Mutex<dyn Device>>>,
+    pub(crate) pci: Option<Arc<Mutex<PciBus>>>,
+    pub(crate) pm: Option<Arc<Mutex<AcpiPm>>>,
+    pub(crate) uart: Option<Arc<Mutex<Uart>>>,
+    pub(crate) console: Option<ConsoleHandle>,
+    pub(crate) agent: Option<ConsolePort>,
+    /// Low half of the HPET's capabilities.
+    pub(crate) hpet: Option<u32>,
+}
+
+impl Board<'_> {
+    /// Builds every wanted part of `table`.
+    pub(crate) fn build(&mut self, table: &[Part]) -> Result<(), MachineError> {
+        for part in table.iter().filter(|p| (p.wanted)(self.config)) {
+            (part.build)(self).map_err(|e| {
+                MachineError::because(MachineErrorKind::Board, format!("cannot build the device {}", part.name), e)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Makes a device that has an alarm and registers it for resets.
+    pub(crate) fn timed<D: Device + 'static>(&mut self, make: impl FnOnce(Arc<dyn TimerSlot>) -> D) -> Arc<Mutex<D>> {
+        let slot = self.timers.slot();
+        let device = self.plain(make(slot.clone()));
+        slot.bind(device.clone());
+        device
+    }
+
+    /// Registers a device for resets.
+    pub(crate) fn plain<D: Device + 'static>(&mut self, device: D) -> Arc<Mutex<D>> {
+        let device = Arc::new(Mutex::new(device));
+        self.built.devices.push(device.clone());
+        device
+    }
+
+    /// Puts a virtio device into the next free slot.
+    pub(crate) fn virtio(&mut self, device: impl VirtioDevice + 'static) -> Result<(), MachineError> {
+        let pci = self.built.pci.clone().ok_or(PciError::Full)?;
+        let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = pci.free_device()?;
+        let intx = pci.intx(at, IntxPin::A);
+        let function = VirtioPci::new(Box::new(device), self.memory.clone(), self.vm.msi(), intx)?;
+        pci.add(at, Arc::new(Mutex::new(function)))?;
+        Ok(())
+    }
+}
+
+/// Port writes of a BIOS: both 8259s with vectors, cascade, 8086 mode and masks (timer, cascade, keyboard; inputs 8 to 15
+/// open), PCI interrupts 10 and 11 level-triggered, timer channel 0 in mode 3 with the longest count.
+const BIOS_PORTS: &[(u16, u8)] = &[
+    (0x20, 0x11),
+    (0x21, 0x08),
+    (0x21, 0x04),
+    (0x21, 0x01),
+    (0xa0, 0x11),
+    (0xa1, 0x70),
+    (0xa1, 0x02),
+    (0xa1, 0x01),
+    (0x21, 0xf8),
+    (0xa1, 0x00),
+    (0x4d1, 0x0c),
+    (0x43, 0x36),
+    (0x40, 0),
+    (0x40, 0),
+];
+
+impl Built {
+    /// Back to the state after power-on, with addresses assigned as firmware would.
+    pub(crate) fn reset(&self) -> Result<(), MachineError> {
+        for d in &self.devices {
+            d.lock().unwrap_or_else(PoisonError::into_inner).reset();
+        }
+        self.initialise()
+    }
+
+    /// What firmware would have done before a directly booted kernel runs: interrupt controllers and timer as a BIOS leaves them
+    /// (vectors 8 and 70h, the timer at 18.2 Hz), addresses for the PCI functions.
+    pub(crate) fn initialise(&self) -> Result<(), MachineError> {
+        for (port, value) in BIOS_PORTS {
+            self.ports.write(*port, &[*value]);
+        }
+        if let Some(pci) = &self.pci {
+            pci.lock().unwrap_or_else(PoisonError::into_inner).assign_resources()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,295 @@
+//! Assembling a machine and living with it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use visor_chipset::LegacyReplacement;
+use visor_device::Bus;
+use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
+use visor_firmware::{Boot, MemoryMap, ram_layout};
+use visor_x86::cpuid::Cpuid;
+
+use crate::agent::AgentPort;
+use crate::board::{Board, Built};
+use crate::bus_io::BusIo;
+use crate::chars::{SerialInput, SerialLine, SerialOutput};
+use crate::clock::GuestClock;
+use crate::cpu;
+use crate::error::{MachineError, MachineErrorKind};
+use crate::io_thread::{self, IoThread};
+use crate::irq::Irqs;
+use crate::life::{Control, MachineState, StopReason};
+use crate::loader::Loader;
+use crate::parts::PARTS;
+use crate::spec::MachineConfig;
+use crate::timers::Timers;
+use crate::vcpu::{self, VcpuThread};
+use crate::wake::Waker;
+
+/// A machine: assembled by [`Machine::new`], running after [`Machine::start`]. Dropping it stops it.
+pub struct Machine {
+    name: String,
+    control: Arc<Control>,
+    clock: Arc<GuestClock>,
+    built: Arc<Built>,
+    serial: SerialLine,
+    agent: Option<AgentPort>,
+    notes: Vec<String>,
+    stats: Vec<Arc<Mutex<VcpuStats>>>,
+    /// What the threads will work with, until the machine starts.
+    ready: Option<Ready>,
+    threads: Vec<JoinHandle<()>>,
+    // The engine's VM and the RAM outlive the threads.
+    _vm: Arc<dyn Vm>,
+    memory: Arc<GuestMemory>,
+}
+
+struct Ready {
+    vcpus: Vec<Box<dyn Vcpu>>,
+    io: Arc<BusIo>,
+    boot: Boot,
+    timers: Arc<Timers>,
+    waker: Waker,
+    loader: Loader,
+    time_limit: Option<Duration>,
+}
+
+impl Machine {
+    /// Assembles a machine whose CPUs `engine` runs, and loads its kernel.
+    ///
+    /// # Errors
+    /// [`MachineError`] for a kernel that cannot be booted, an engine that refuses, or a host without memory.
+    pub fn new(config: &MachineConfig, engine: &dyn Engine) -> Result<Self, MachineError> {
+        let cpuid = cpuid(config, engine)?;
+        let memory = GuestMemory::new(&ram_layout(config.memory))
+            .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
+        let (memory, map) = (Arc::new(memory), MemoryMap::new(config.memory));
+        let vm: Arc<dyn Vm> = engine.create_vm(&VmConfig { vcpus: config.cpus }, memory.clone())?.into();
+        let waker =
+            Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))?;
+        let control = Control::new(config.cpus, config.no_reboot, waker.clone());
+        let clock = Arc::new(GuestClock::new());
+        let pio = Arc::new(Bus::default());
+        let mut board = Board {
+            config,
+            memory: memory.clone(),
+            map: &map,
+            vm: vm.clone(),
+            clock: clock.clone(),
+            timers: Timers::new(waker.clone()),
+            irqs: Irqs::new(&vm),
+            power: control.clone(),
+            serial: SerialLine::new(waker.clone()),
+            pio: pio.clone(),
+            mmio: Arc::new(Bus::default()),
+            legacy: LegacyReplacement::default(),
+            built: Built { ports: pio, ..Built::default() },
+        };
+        board.build(PARTS)?;
+        let Board { timers, irqs, serial, pio, mmio, built, .. } = board;
+        built.initialise()?;
+        let loader = Loader::new(config, memory.clone(), &map, &built, cpu::brand(&cpuid));
+        let boot = loader.load()?;
+        let vcpus = (0..config.cpus).map(|id| vm.add_vcpu(VcpuId(id), &cpuid)).collect::<Result<Vec<_>, _>>()?;
+        let agent = built.agent.clone().map(AgentPort::new);
+        let mut notes = vec![format!("kernel: {}", boot.kind)];
+        notes.extend(boot.notes.iter().cloned());
+        let io = Arc::new(BusIo { pio, mmio, irqs });
+        let ready = Ready { vcpus, io, boot, timers, waker, loader, time_limit: config.time_limit };
+        Ok(Machine {
+            name: config.name.clone(),
+            control,
+            clock,
+            built: Arc::new(built),
+            serial,
+            agent,
+            notes,
+            stats: (0..config.cpus).map(|_| Arc::default()).collect(),
+            ready: Some(ready),
+            threads: Vec::new(),
+            _vm: vm,
+            memory,
+        })
+    }
+
+    /// Starts the CPUs; does nothing for a machine that has been started before.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::Host`] where the host gives no threads; the machine has stopped then.
+    pub fn start(&mut self) -> Result<(), MachineError> {
+        let Some(ready) = self.ready.take() else { return Ok(()) };
+        let kickers = ready.vcpus.iter().map(|v| v.kicker()).collect();
+        let spawned = self.spawn(ready.vcpus, ready.io).and_then(|()| {
+            let t = IoThread {
+                control: self.control.clone(),
+                clock: self.clock.clone(),
+                timers: ready.timers,
+                waker: ready.waker,
+                built: self.built.clone(),
+                serial: self.serial.clone(),
+                loader: ready.loader,
+                deadline: ready.time_limit.map(|t| Instant::now() + t),
+            };
+            self.thread("io".into(), move || io_thread::main(t))
+        });
+        match spawned {
+            Ok(()) => {
+                self.clock.resume();
+                self.control.start(kickers, ready.boot.cpu);
+            }
+            Err(_) => self.control.stop(StopReason::Killed),
+        }
+        spawned
+    }
+
+    /// Where the machine is in its life.
+    pub fn state(&self) -> MachineState {
+        self.control.machine_state()
+    }
+
+    /// Stops the CPUs between two instructions and guest time with them; true when they stand, false if the machine has stopped.
+    pub fn pause(&self) -> bool {
+        let paused = self.ready.is_none() && self.control.pause();
+        if paused {
+            self.clock.pause();
+        }
+        paused
+    }
+
+    /// Lets a paused machine go on.
+    pub fn resume(&self) {
+        if self.ready.is_none() {
+            self.clock.resume();
+        }
+        self.control.resume();
+    }
+
+    /// Presses the power button; true if the guest's operating system listens to it.
+    pub fn power_button(&self) -> bool {
+        let Some(pm) = &self.built.pm else { return false };
+        pm.lock().unwrap_or_else(PoisonError::into_inner).power_button()
+    }
+
+    /// Presses the reset button: the guest boots anew, or the machine stops if it was made with `no_reboot`.
+    pub fn reset(&self) {
+        self.control.reset(StopReason::Reset);
+    }
+
+    /// Pulls the plug. [`Machine::wait`] waits for the end.
+    pub fn stop(&self) {
+        self.control.stop(StopReason::Killed);
+    }
+
+    /// Waits until the machine has stopped and its threads have ended.
+    pub fn wait(&mut self) -> StopReason {
+        loop {
+            if let Some(reason) = self.wait_timeout(Duration::from_secs(3600)) {
+                return reason;
+            }
+        }
+    }
+
+    /// As [`Machine::wait`], but gives up after `timeout`.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<StopReason> {
+        let reason = self.control.wait(Some(timeout))?;
+        self.finish();
+        Some(reason)
+    }
+
+    /// What the guest writes to its serial port. Whoever does not read it loses what exceeds 1 MiB.
+    pub fn serial_output(&self) -> SerialOutput {
+        self.serial.host_output()
+    }
+
+    /// Input for the guest's serial port.
+    pub fn serial_input(&self) -> SerialInput {
+        self.serial.host_input()
+    }
+
+    /// The port to the agent in the guest.
+    pub fn agent(&self) -> Option<AgentPort> {
+        self.agent.clone()
+    }
+
+    /// Decisions worth telling, such as what the kernel is.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// How often the guest has rebooted.
+    pub fn reboots(&self) -> u32 {
+        self.control.reboots()
+    }
+
+    /// Counters of each vCPU as of the last time it stopped (at a kick, a pause or the end).
+    pub fn stats(&self) -> Vec<VcpuStats> {
+        self.stats.iter().map(|s| *s.lock().unwrap_or_else(PoisonError::into_inner)).collect()
+    }
+
+    /// The guest's RAM.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    fn spawn(&mut self, vcpus: Vec<Box<dyn Vcpu>>, io: Arc<BusIo>) -> Result<(), MachineError> {
+        for (id, vcpu) in vcpus.into_iter().enumerate() {
+            let stats = self.stats[id].clone();
+            let t = VcpuThread { id, vcpu, io: io.clone(), control: self.control.clone(), stats };
+            self.thread(format!("cpu{id}"), move || vcpu::main(t))?;
+        }
+        Ok(())
+    }
+
+    /// Runs `f` in a thread; a panic in it stops the machine.
+    fn thread(&mut self, role: String, f: impl FnOnce() + Send + 'static) -> Result<(), MachineError> {
+        let control = self.control.clone();
+        let name = format!("{role}:{}", self.name);
+        let body = move || {
+            let guard = OnPanic(control, role);
+            f();
+            std::mem::forget(guard);
+        };
+        let thread = std::thread::Builder::new().name(name).spawn(body);
+        let thread = thread.map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot start a thread", e))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn finish(&mut self) {
+        for t in self.threads.drain(..) {
+            // A panic has been reported by the guard.
+            let _ = t.join();
+        }
+        self.serial.close();
+        if let Some(agent) = &self.agent {
+            agent.close();
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+        self.finish();
+    }
+}
+
+/// Stops the machine if its thread unwinds.
+struct OnPanic(Arc<Control>, String);
+
+impl Drop for OnPanic {
+    fn drop(&mut self) {
+        self.0.stop(StopReason::Failed(format!("the thread {} panicked", self.1)));
+    }
+}
+
+fn cpuid(config: &MachineConfig, engine: &dyn Engine) -> Result<Cpuid, MachineError> {
+    let caps = engine.caps();
+    if config.cpus > caps.max_vcpus {
+        let what = format!("{} CPUs; the engine {} runs {} at most", config.cpus, caps.name, caps.max_vcpus);
+        return Err(MachineError::new(MachineErrorKind::Spec, what));
+    }
+    cpu::table(&config.cpu_model, &caps.cpuid, config.cpus)
+        .ok_or_else(|| MachineError::new(MachineErrorKind::Spec, "unknown CPU model"))
+}

@@ -1,0 +1,176 @@
+//! The table of devices: what a PC of ours consists of, and how each part is made and wired.
+
+use visor_apic::{IOAPIC_BASE, IOAPIC_LEN};
+use visor_chipset::{
+    AcpiPm, DEBUG_CONSOLE_PORTS, DEBUG_EXIT_PORT, DebugConsole, DebugExit, HPET_BASE, HPET_LEN, Hpet, HpetWires, I8042,
+    I8042Wires, PM_PORT, Pit, PitWires, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT, TEST_MEMORY,
+    TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts, UART_LEN, Uart, UartWires, claim_ports,
+};
+use visor_device::MmioDevice;
+use visor_firmware::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg};
+use visor_firmware::{HIGH_RAM, LOW_RAM_LIMIT};
+use visor_pci::{Apertures, PciBus};
+use visor_virtio::blk::{Blk, BlkConfig};
+use visor_virtio::console::{Console, ConsoleConfig, PortConfig};
+use visor_virtio::rng::{HostEntropy, Rng};
+
+use crate::board::{Board, Part};
+use crate::error::{MachineError, MachineErrorKind};
+use crate::spec::MachineConfig;
+
+/// Name of the port through which the host talks to a program in the guest.
+pub const AGENT_PORT: &str = "org.visor.agent.0";
+
+/// First and last input of the I/O APIC that the HPET may use; nobody else drives them.
+const HPET_INPUTS: std::ops::RangeInclusive<u32> = 20..=23;
+/// COM1.
+const COM1: u16 = 0x3f8;
+const COM1_IRQ: u32 = 4;
+const SCI: u32 = 9;
+/// Configuration ports of the PCI bus, and the reset control register among them.
+const PCI_PORTS: (u64, u64) = (0xcf8, 8);
+/// Memory window above RAM, in bytes.
+const MEM64: u64 = 64 << 30;
+
+/// The parts in the order in which they are made and reset. PCI comes before what sits on it, disks after all else on the bus so
+/// that device numbers of the rest do not depend on them.
+pub(crate) const PARTS: &[Part] = &[
+    Part { name: "interrupt controllers", wanted: always, build: interrupts },
+    Part { name: "pit", wanted: always, build: pit },
+    Part { name: "rtc", wanted: always, build: rtc },
+    Part { name: "hpet", wanted: always, build: hpet },
+    Part { name: "acpi-pm", wanted: always, build: acpi_pm },
+    Part { name: "i8042", wanted: always, build: i8042 },
+    Part { name: "uart0", wanted: always, build: uart },
+    Part { name: "debug-exit", wanted: |c| c.debug_exit, build: debug_exit },
+    Part { name: "test device", wanted: |c| c.debug_exit, build: test_device },
+    Part { name: "debug-console", wanted: |c| c.debug_exit, build: debug_console },
+    Part { name: "fw_cfg", wanted: always, build: fw_cfg },
+    Part { name: "pci", wanted: always, build: pci },
+    Part { name: "console", wanted: always, build: console },
+    Part { name: "rng", wanted: always, build: rng },
+    Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
+];
+
+fn always(_: &MachineConfig) -> bool {
+    true
+}
+
+fn interrupts(b: &mut Board<'_>) -> Result<(), MachineError> {
+    claim_ports(&b.pio, &b.irqs.pic)?;
+    b.mmio.claim(IOAPIC_BASE, IOAPIC_LEN, b.irqs.ioapic.clone())?;
+    b.built.devices.push(b.irqs.pic.clone());
+    b.built.devices.push(b.irqs.ioapic.clone());
+    Ok(())
+}
+
+fn pit(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let (clock, irq, legacy) = (b.clock.clone(), b.irqs.line(0), b.legacy.clone());
+    let pit = b.timed(|timer| Pit::new(PitWires { clock, timer, irq, legacy }));
+    Ok(claim_ports(&b.pio, &pit)?)
+}
+
+fn rtc(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let (clock, irq, legacy) = (b.clock.clone(), b.irqs.line(8), b.legacy.clone());
+    let config = RtcConfig { memory_below_4g: b.map.low_end(), memory_above_4g: b.map.high_end() - HIGH_RAM };
+    let rtc = b.timed(|timer| Rtc::new(RtcWires { clock, timer, irq, legacy }, config));
+    Ok(claim_ports(&b.pio, &rtc)?)
+}
+
+fn hpet(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let clock = b.clock.clone();
+    let legacy_irqs = [b.irqs.line(0), b.irqs.line(8)];
+    let routes = HPET_INPUTS.map(|gsi| b.irqs.line(gsi)).collect();
+    let legacy = b.legacy.clone();
+    let hpet = b.timed(|timer| Hpet::new(HpetWires { clock, timer, legacy_irqs, routes, legacy }));
+    let mut capabilities = [0; 4];
+    if let Ok(mut h) = hpet.lock() {
+        h.read(0, &mut capabilities);
+    }
+    b.built.hpet = Some(u32::from_le_bytes(capabilities));
+    Ok(b.mmio.claim(HPET_BASE, HPET_LEN, hpet)?)
+}
+
+fn acpi_pm(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let (clock, sci, power) = (b.clock.clone(), b.irqs.line(SCI), b.power.clone());
+    let pm = b.timed(|timer| AcpiPm::new(clock, timer, sci, power));
+    b.built.pm = Some(pm.clone());
+    Ok(claim_ports(&b.pio, &pm)?)
+}
+
+fn i8042(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let wires = I8042Wires { keyboard_irq: b.irqs.line(1), mouse_irq: b.irqs.line(12), power: b.power.clone() };
+    let i8042 = b.plain(I8042::new(wires));
+    Ok(claim_ports(&b.pio, &i8042)?)
+}
+
+fn uart(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let (clock, irq, sink) = (b.clock.clone(), b.irqs.line(COM1_IRQ), b.serial.sink());
+    let uart = b.timed(|timer| Uart::new("uart0", UartWires { clock, timer, irq, sink }));
+    b.built.uart = Some(uart.clone());
+    Ok(b.pio.claim(COM1.into(), UART_LEN.into(), uart)?)
+}
+
+fn debug_exit(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let exit = b.plain(DebugExit::new(b.power.clone()));
+    Ok(b.pio.claim(DEBUG_EXIT_PORT.into(), 4, exit)?)
+}
+
+/// What kernels that test a PC expect beside the exit port.
+fn test_device(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let lines = (0..24).map(|gsi| b.irqs.line(gsi)).collect();
+    let irqs = b.plain(TestIrqs::new(lines));
+    b.pio.claim(TEST_IRQ_PORT.into(), 24, irqs)?;
+    let ports = b.plain(TestPorts::default());
+    b.pio.claim(TEST_PORT.into(), TEST_PORTS.into(), ports)?;
+    let memory = b.plain(TestMemory::default());
+    Ok(b.mmio.claim(TEST_MEMORY, TEST_MEMORY_LEN, memory)?)
+}
+
+/// Shares the serial line's output.
+fn debug_console(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let console = b.plain(DebugConsole::new(b.serial.sink()));
+    for port in DEBUG_CONSOLE_PORTS {
+        b.pio.claim(port.into(), 1, console.clone())?;
+    }
+    Ok(())
+}
+
+fn fw_cfg(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let fw_cfg = b.plain(FwCfg::new(b.memory.len(), b.config.cpus.min(u16::MAX.into()) as u16));
+    Ok(b.pio.claim(FW_CFG_PORT.into(), FW_CFG_PORTS.into(), fw_cfg)?)
+}
+
+fn pci(b: &mut Board<'_>) -> Result<(), MachineError> {
+    // RAM above 4 GiB ends at a multiple of 4 KiB; windows begin at one of 1 GiB.
+    let above = b.map.high_end().next_multiple_of(1 << 30);
+    let apertures = Apertures { mem32: LOW_RAM_LIMIT..IOAPIC_BASE, mem64: above..above + MEM64, io: 0xc000..0x1_0000 };
+    let power = b.power.clone();
+    let reset = move || power.request(PowerEvent::Reset);
+    let bus = PciBus::new(apertures, PM_PORT, &b.pio, &b.mmio, b.irqs.clone(), reset);
+    let bus = b.plain(bus);
+    b.built.pci = Some(bus.clone());
+    Ok(b.pio.claim(PCI_PORTS.0, PCI_PORTS.1, bus)?)
+}
+
+fn console(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let ports = vec![PortConfig { name: AGENT_PORT.into(), console: false }];
+    let (device, handle) = Console::new(&ConsoleConfig { ports, size: (80, 25) })
+        .map_err(|e| MachineError::because(MachineErrorKind::Board, "the console's ports", e))?;
+    b.built.agent = handle.port(AGENT_PORT);
+    b.built.console = Some(handle);
+    b.virtio(device)
+}
+
+fn rng(b: &mut Board<'_>) -> Result<(), MachineError> {
+    b.virtio(Rng::new(HostEntropy))
+}
+
+fn disks(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let queues = b.config.cpus.min(4) as u16;
+    for disk in &b.config.disks {
+        let config = BlkConfig { queues, serial: disk.serial.clone() };
+        b.virtio(Blk::new(disk.backend.clone(), &config))?;
+    }
+    Ok(())
+}

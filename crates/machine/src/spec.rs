@@ -1,0 +1,152 @@
+//! What a machine is made of: the user's wish, and the same validated.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use visor_block::BlockBackend;
+use visor_disk::{Access, RawDisk, RawOptions};
+
+use crate::error::{MachineError, MachineErrorKind};
+
+/// Least RAM in bytes.
+pub const MIN_MEMORY: u64 = 2 << 20;
+/// Most RAM in bytes: what fits in 40 bits of address beside the devices.
+pub const MAX_MEMORY: u64 = 1 << 39;
+
+/// A machine as the user wishes it. Plain data; [`MachineSpec::validate`] makes a [`MachineConfig`] of it.
+#[derive(Clone, Debug)]
+pub struct MachineSpec {
+    /// Its name, for messages and thread names.
+    pub name: String,
+    /// RAM in bytes; a multiple of 4096 from [`MIN_MEMORY`] to [`MAX_MEMORY`].
+    pub memory: u64,
+    /// vCPUs, at least 1.
+    pub cpus: u32,
+    /// A CPU model of [`crate::cpu_models`].
+    pub cpu_model: String,
+    /// The kernel to boot.
+    pub kernel: FileSource,
+    /// The initial ramdisk.
+    pub initrd: Option<FileSource>,
+    /// The kernel command line.
+    pub cmdline: String,
+    /// Unpack the kernel on the host where that is possible ([`visor_firmware::BootSource::decompress`]).
+    pub decompress: bool,
+    /// Disks, in the order in which the guest finds them.
+    pub disks: Vec<Disk>,
+    /// Give the guest a port (F4h) with which it ends the machine.
+    pub debug_exit: bool,
+    /// Stop instead of rebooting when the guest resets itself.
+    pub no_reboot: bool,
+    /// Stop after this much of the host's time.
+    pub time_limit: Option<Duration>,
+    /// The system's UUID.
+    pub uuid: [u8; 16],
+}
+
+impl MachineSpec {
+    /// A machine with 512 MiB, one CPU and nothing else that boots `kernel`.
+    pub fn new(kernel: FileSource) -> Self {
+        MachineSpec {
+            name: "vm".into(),
+            memory: 512 << 20,
+            cpus: 1,
+            cpu_model: "max".into(),
+            kernel,
+            initrd: None,
+            cmdline: String::new(),
+            decompress: true,
+            disks: Vec::new(),
+            debug_exit: false,
+            no_reboot: false,
+            time_limit: None,
+            uuid: [0; 16],
+        }
+    }
+
+    /// Checks everything that can be checked without a host.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::Spec`] for the first value that is out of range.
+    pub fn validate(self) -> Result<MachineConfig, MachineError> {
+        let bad = |what: String| Err(MachineError::new(MachineErrorKind::Spec, what));
+        if !self.memory.is_multiple_of(4096) || !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) {
+            return bad(format!("{} bytes of memory: give a multiple of 4096 from 2 MiB to 512 GiB", self.memory));
+        }
+        if self.cpus == 0 {
+            return bad("a machine needs at least one CPU".into());
+        }
+        if !crate::cpu::MODELS.iter().any(|m| m.name == self.cpu_model) {
+            let names: Vec<_> = crate::cpu::MODELS.iter().map(|m| m.name).collect();
+            return bad(format!("no CPU model is called {:?}; models are {}", self.cpu_model, names.join(", ")));
+        }
+        // Devices 0 and 1 are the chipset, three more are taken by console, entropy and a spare.
+        if self.disks.len() > MAX_DISKS {
+            return bad(format!("{} disks; {MAX_DISKS} is the most", self.disks.len()));
+        }
+        Ok(MachineConfig(self))
+    }
+}
+
+/// Most disks of a machine.
+pub const MAX_DISKS: usize = 24;
+
+/// A machine whose values are in range.
+#[derive(Clone, Debug)]
+pub struct MachineConfig(MachineSpec);
+
+impl std::ops::Deref for MachineConfig {
+    type Target = MachineSpec;
+
+    fn deref(&self) -> &MachineSpec {
+        &self.0
+    }
+}
+
+/// Where the contents of a file come from.
+#[derive(Clone)]
+pub enum FileSource {
+    /// A file of the host, read when the guest boots and again when it reboots.
+    Path(PathBuf),
+    /// The contents themselves.
+    Bytes(Arc<[u8]>),
+}
+
+impl std::fmt::Debug for FileSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            FileSource::Path(p) => write!(f, "{}", p.display()),
+            FileSource::Bytes(b) => write!(f, "{} bytes", b.len()),
+        }
+    }
+}
+
+/// A disk.
+#[derive(Clone)]
+pub struct Disk {
+    /// The opened image.
+    pub backend: Arc<dyn BlockBackend>,
+    /// Serial number that the guest can read, up to 20 bytes.
+    pub serial: String,
+}
+
+impl Disk {
+    /// The raw image (or block device) at `path`; its serial number is the file's name.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::File`] if it cannot be opened or is in use.
+    pub fn open_raw(path: &Path, access: Access) -> Result<Self, MachineError> {
+        let disk = RawDisk::open(path, access, &RawOptions::default()).map_err(|e| {
+            MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
+        })?;
+        let serial = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Disk { backend: Arc::new(disk), serial })
+    }
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {:?}", self.serial, self.backend.geometry())
+    }
+}

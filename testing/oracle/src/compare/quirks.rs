@@ -1,0 +1,233 @@
+//! What may differ besides undefined flags, and why.
+
+use super::{Tolerance, flags};
+use crate::case::{Case, Mode, Outcome};
+use crate::layout;
+use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
+use visor_x86::Rflags;
+
+/// Condition code C1 of the x87 status word.
+const C1: u16 = 0x200;
+
+/// Points where Intel and AMD hosts differ, and what the fuzzer does about each.
+pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
+    (
+        "near branches with operand size 66h in 64-bit mode",
+        "not generated: Intel ignores the prefix, AMD cuts RIP to 16 bits",
+    ),
+    ("LSS, LFS, LGS, far JMP and CALL with REX.W", "not generated: AMD has no 64-bit far offsets"),
+    ("FOP, FIP and FDP in FXSAVE, FSAVE and FSTENV images", "ignored: AMD keeps them only after an unmasked exception"),
+    ("base of FS and GS after loading a null selector", "ignored: Intel clears it, AMD keeps it"),
+    ("MXCSR bit 17", "not generated: AMD's misaligned-SSE mode"),
+    ("UD0 and UD1 length, DR and TR moves", "not generated: decoded or checked in different order"),
+    ("SHA instructions with an unaligned 16-byte operand", "a #GP is accepted: Intel raises it, AMD does not"),
+    (
+        "#AC of vectors, gathers and state images",
+        "accepted either way: \"may or may not be generated\" (MOVUPS in SDM 2)",
+    ),
+    ("#AC or #GP for an unaligned FXSAVE image", "both accepted"),
+    ("CR2 of a state image that crosses a page", "ignored: some processors probe the last byte first"),
+    ("MASKMOV with an all-zero mask on an invalid address", "a page fault is accepted either way"),
+    ("PUSH of a segment register with 32-bit operands, 0F 0D with a register", "not generated"),
+    ("far calls and returns that fault", "any of #NP, #SS, #GP, #PF, #AC is accepted: the order of checks differs"),
+    (
+        "LOOP with a REP prefix (not generated), MOVSXD with 16-bit operands",
+        "accepted: AMD lets the prefix choose the condition, and reads 32 bits",
+    ),
+    ("VPERMQ and VPERMPD with VEX.W = 0", "not generated: #UD by the manual, executed by AMD"),
+    ("XSTATE_BV that XSAVE stores", "ignored: processors track initial states differently"),
+    (
+        "non-canonical offsets in FS and GS",
+        "#GP and #PF are both accepted: AMD checks the offset as well as the linear address",
+    ),
+    ("LSL of the per-CPU segment", "ignored: its limit is the host's CPU number"),
+    ("C1 after FCMOV and FCOMI", "ignored: Intel clears it, AMD leaves it"),
+    ("what a faulting PUSHA has pushed and POPA popped", "ignored"),
+    ("CALL to a non-canonical address with a bad stack", "#GP and the stack's exception are both accepted"),
+    ("RPL of null selectors", "ignored: the host's kernel exit clears it"),
+    ("INT1", "not generated: some hypervisors report it as a fault"),
+    ("BSF and BSR of zero", "compared: both vendors leave the destination unchanged"),
+    ("x87 transcendental results", "compared within 2 units in the last place"),
+    ("RF in the saved RFLAGS", "ignored: it depends on the host kernel's exception path"),
+];
+
+/// What may differ in this case.
+pub(super) fn tolerance(case: &Case, instructions: &[Instruction], native: &Outcome) -> Tolerance {
+    let undefined = executed(instructions, native).iter().fold(0, |u, part| u | flags::undefined(case, part));
+    let mut t = Tolerance { flags: undefined | Rflags::RF.bits(), ..Tolerance::default() };
+    for i in instructions {
+        instruction(&mut t, case, i);
+        if i.ip() == native.regs.rip && matches!(i.mnemonic(), M::Pusha | M::Pushad) {
+            // Some processors push one by one, others check the whole range first.
+            t.memory.push((layout::STACK, layout::STACK_LEN));
+        }
+        if i.ip() == native.regs.rip && matches!(i.mnemonic(), M::Popa | M::Popad) {
+            t.gpr |= 0xef;
+        }
+    }
+    t
+}
+
+/// The instructions before the one that faulted, and also with it where it may have run in part; all of them where
+/// branches may have skipped it.
+fn executed<'a>(instructions: &'a [Instruction], native: &Outcome) -> [&'a [Instruction]; 2] {
+    let straight = instructions.iter().all(|i| i.flow_control() == FlowControl::Next);
+    let faulted = instructions.iter().position(|i| i.ip() == native.regs.rip);
+    match faulted {
+        Some(n) if straight => {
+            [&instructions[..n], &instructions[..n + usize::from(instructions[n].is_string_instruction())]]
+        }
+        _ => [instructions, instructions],
+    }
+}
+
+/// Where the first of two different exceptions was raised: breakpoints end the run and what lies outside the code came
+/// after a branch, so the other one was first; within the code, generated branches lead forward.
+pub(super) fn raised_at(instructions: &[Instruction], native: &Outcome, subject: &Outcome) -> u64 {
+    let (n, s) = (native.regs.rip, subject.regs.rip);
+    let inside = |rip: u64| instructions.iter().any(|i| i.ip() == rip);
+    match (native.vector, subject.vector) {
+        (a, b) if a == b && n == s => 0,
+        (3, 3) => 0,
+        (3, _) => s,
+        (_, 3) => n,
+        _ if inside(n) && !inside(s) => n,
+        _ if inside(s) && !inside(n) => s,
+        _ => n.min(s),
+    }
+}
+
+/// Whether the two sides raised different exceptions, both of which the manual allows.
+pub(super) fn accepted(instructions: &[Instruction], native: &Outcome, subject: &Outcome) -> bool {
+    let at = raised_at(instructions, native, subject);
+    let Some(i) = instructions.iter().find(|i| i.ip() == at) else { return false };
+    let raised = |v: u32| native.vector == v || subject.vector == v;
+    let wide = !matches!(i.memory_size().size(), 1..=8) || vector_elements(i);
+    let sha = i.cpuid_features().contains(&CpuidFeature::SHA);
+    let image = is_state_image(i.mnemonic());
+    let mask = is_mask_store(i.mnemonic()) || vector_elements(i);
+    // Stack, selector and target of a far transfer are checked in different order.
+    let far = is_far_return(i.mnemonic()) || i.is_call_far() || i.is_call_far_indirect();
+    // Intel checks the target of a call before it pushes, AMD after.
+    let call = i.mnemonic() == M::Call && raised(13);
+    // AMD also wants the offset in FS or GS to be canonical, not only the linear address.
+    let based = matches!(i.segment_prefix(), Register::FS | Register::GS) && raised(13) && raised(14);
+    let short_movsxd = matches!(i.code(), Code::Movsxd_r16_rm16 | Code::Movsxd_r32_rm32);
+    (raised(17) && (wide || image))
+        || short_movsxd
+        || based
+        || call
+        || (far && [native.vector, subject.vector].iter().all(|v| matches!(v, 11..=14 | 17)))
+        || (sha && raised(13))
+        || (raised(12) && raised(13) && wide)
+        || (image && raised(13) && (raised(14) || raised(17)))
+        || (mask && (raised(13) || raised(14) || raised(17)))
+}
+
+fn is_fcomi(mnemonic: M) -> bool {
+    matches!(mnemonic, M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip)
+}
+
+fn vector_elements(i: &Instruction) -> bool {
+    i.is_vsib() || matches!(i.mnemonic(), M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq)
+}
+
+/// Images of 14 bytes and more, which processors access in pieces of their own choice.
+fn is_state_image(mnemonic: M) -> bool {
+    matches!(
+        mnemonic,
+        M::Xsave
+            | M::Xsave64
+            | M::Xsaveopt
+            | M::Xsaveopt64
+            | M::Xsavec
+            | M::Xsavec64
+            | M::Xrstor
+            | M::Xrstor64
+            | M::Fxsave
+            | M::Fxsave64
+            | M::Fxrstor
+            | M::Fxrstor64
+            | M::Fnsave
+            | M::Frstor
+            | M::Fnstenv
+            | M::Fldenv
+    )
+}
+
+fn is_mask_store(mnemonic: M) -> bool {
+    matches!(mnemonic, M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu)
+}
+
+fn is_far_return(mnemonic: M) -> bool {
+    matches!(mnemonic, M::Retf | M::Iret | M::Iretd | M::Iretq)
+}
+
+fn instruction(t: &mut Tolerance, case: &Case, i: &Instruction) {
+    t.cr2 |= is_state_image(i.mnemonic()) || is_mask_store(i.mnemonic()) || is_far_return(i.mnemonic());
+    let features = i.cpuid_features();
+    if features.contains(&CpuidFeature::FPU) && features.contains(&CpuidFeature::CMOV) || is_fcomi(i.mnemonic()) {
+        t.fsw |= C1;
+    }
+    match i.mnemonic() {
+        M::Fsin | M::Fcos | M::Fsincos | M::Fptan | M::Fpatan | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 => {
+            t.ulps = 2;
+            t.fsw |= C1 | 0x20; // C1 and PE follow the last bit.
+        }
+        M::Fxsave | M::Fxsave64 => ignore(t, case, i, &[(6, 18), (28, 4)]),
+        M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 => {
+            // Which components are in their initial state is the processor's to say.
+            ignore(t, case, i, &[(6, 18), (28, 4), (512, 8)]);
+        }
+        M::Fnsave | M::Fnstenv => {
+            let wide = i.memory_size().size() == 28 || i.memory_size().size() == 108;
+            ignore(t, case, i, if wide { &[(12, 16)] } else { &[(6, 8)] });
+        }
+        M::Mov | M::Pop | M::Lfs | M::Lgs
+            if i.op0_kind() == OpKind::Register && i.op0_register().is_segment_register() =>
+        {
+            t.bases = true;
+        }
+        M::Lfs | M::Lgs => t.bases = true,
+        M::Lsl => t.segment_limit = Some(i.op0_register().full_register().number()),
+        M::Shld | M::Shrd if flags::double_shift_overflows(case, i) => {
+            t.flags |= Rflags::STATUS.bits();
+            match i.op0_kind() {
+                OpKind::Register => t.gpr |= 1 << i.op0_register().full_register().number(),
+                _ => ignore(t, case, i, &[(0, 2)]),
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Ignores byte ranges of the memory operand.
+fn ignore(t: &mut Tolerance, case: &Case, i: &Instruction, ranges: &[(u64, u64)]) {
+    let at = i.virtual_address(0, 0, |register, _, _| {
+        let value = if register.is_gpr() {
+            let v = case.regs.gpr[register.full_register().number()];
+            match register.size() {
+                8 => v,
+                4 => v & 0xffff_ffff,
+                _ => v & 0xffff,
+            }
+        } else {
+            segment_base(case, register)
+        };
+        Some(value)
+    });
+    if let Some(at) = at {
+        t.memory.extend(ranges.iter().map(|(offset, len)| (at.wrapping_add(*offset), *len)));
+    }
+}
+
+fn segment_base(case: &Case, register: iced_x86::Register) -> u64 {
+    use crate::layout::{LDT_FS_BASE, LDT_GS_BASE};
+    match (register, case.mode) {
+        (iced_x86::Register::FS, Mode::Long) => case.regs.fs_base,
+        (iced_x86::Register::GS, Mode::Long) => case.regs.gs_base,
+        (iced_x86::Register::FS, Mode::Compat) => LDT_FS_BASE.into(),
+        (iced_x86::Register::GS, Mode::Compat) => LDT_GS_BASE.into(),
+        _ => 0,
+    }
+}

@@ -1,0 +1,77 @@
+use super::*;
+use crate::native::Native;
+use crate::subject::Subject;
+
+fn case(code: &[u8]) -> Case {
+    let mut case = Case::default();
+    case.regs.gpr[4] = crate::layout::STACK + 0x800;
+    case.regs.gpr[7] = crate::layout::DATA + 0x40;
+    case.set_code(code);
+    case
+}
+
+fn native(case: &Case) -> Outcome {
+    Native::new().unwrap().run(std::slice::from_ref(case)).unwrap().remove(0)
+}
+
+fn kinds(case: &Case, native: &Outcome, change: impl FnOnce(&mut Outcome)) -> Option<String> {
+    let mut wrong = native.clone();
+    change(&mut wrong);
+    compare(case, native, &wrong).map(|m| m.kind())
+}
+
+#[test]
+fn every_injected_fault_is_found() {
+    let c = case(&[0x48, 0x89, 0x07]); // mov [rdi], rax
+    let n = native(&c);
+    assert!(compare(&c, &n, &n).is_none());
+    assert_eq!(kinds(&c, &n, |o| o.regs.gpr[13] ^= 1 << 63).as_deref(), Some("r13"));
+    assert_eq!(kinds(&c, &n, |o| o.regs.rflags ^= 0x10).as_deref(), Some("rflags"));
+    assert_eq!(kinds(&c, &n, |o| o.regs.rip += 1).as_deref(), Some("rip"));
+    assert_eq!(kinds(&c, &n, |o| o.vector = 13).as_deref(), Some("exception 3 here 13"));
+    assert_eq!(kinds(&c, &n, |o| o.error = 4).as_deref(), Some("error code"));
+    assert_eq!(kinds(&c, &n, |o| o.regs.xsave[576 + 255] ^= 1).as_deref(), Some("ymm15"));
+    assert_eq!(kinds(&c, &n, |o| o.regs.xsave[3] ^= 8).as_deref(), Some("fsw"));
+    assert_eq!(kinds(&c, &n, |o| o.regs.sel[3] = 0).as_deref(), Some("ds"));
+    assert_eq!(kinds(&c, &n, |o| o.status = Status::Timeout).as_deref(), Some("status"));
+    let memory = kinds(&c, &n, |o| {
+        o.changes[0].value ^= 1;
+        o.change_hash ^= 1;
+    });
+    assert_eq!(memory.as_deref(), Some("[20000040]"));
+}
+
+#[test]
+fn undefined_flags_are_left_out_and_defined_ones_are_not() {
+    let and = case(&[0x21, 0xd8]); // and eax, ebx: AF undefined
+    let n = native(&and);
+    assert_eq!(kinds(&and, &n, |o| o.regs.rflags ^= 0x10), None);
+    assert_eq!(kinds(&and, &n, |o| o.regs.rflags ^= 0x40).as_deref(), Some("rflags"));
+    let mut shift = case(&[0xd3, 0xe0]); // shl eax, cl
+    shift.regs.gpr[1] = 1;
+    let n = native(&shift);
+    assert_eq!(
+        kinds(&shift, &n, |o| o.regs.rflags ^= 0x800).as_deref(),
+        Some("rflags"),
+        "OF is defined for a count of 1"
+    );
+    shift.regs.gpr[1] = 5;
+    let n = native(&shift);
+    assert_eq!(kinds(&shift, &n, |o| o.regs.rflags ^= 0x800), None);
+    let redefined = case(&[0x21, 0xd8, 0x01, 0xd8]); // and; add defines AF again
+    let n = native(&redefined);
+    assert_eq!(kinds(&redefined, &n, |o| o.regs.rflags ^= 0x10).as_deref(), Some("rflags"));
+}
+
+#[test]
+fn a_report_names_case_instruction_and_difference() {
+    let mut c = case(&[0x48, 0x01, 0xd8]);
+    (c.seed, c.index) = (5, 77);
+    let n = native(&c);
+    let mut wrong = n.clone();
+    wrong.regs.gpr[0] = 0x1234;
+    let text = compare(&c, &n, &wrong).unwrap().to_string();
+    for part in ["--repro 5:77", "add rax,rbx", "rax", "0x1234"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
