@@ -27,6 +27,8 @@ global_asm!(
     include_str!("asm/v86.s"),
     include_str!("asm/protected.s"),
     include_str!("asm/tasks.s"),
+    include_str!("asm/exceptions.s"),
+    include_str!("asm/debug.s"),
     include_str!("asm/epilogue.s"),
     ".code64",
     ".popsection",
