@@ -34,7 +34,10 @@ pub use acpi::{
     ACPI_DISABLE, ACPI_ENABLE, AcpiPm, GPE0_PORT, PM_PORT, PM_TIMER_PORT, PM1_CONTROL_PORT, PM1_EVENT_PORT, RESET_PORT,
     RESET_VALUE, ResetControl, S5_SLEEP_TYPE, SMI_COMMAND_PORT,
 };
-pub use debug::{DEBUG_CONSOLE_PORTS, DEBUG_EXIT_PORT, DebugConsole, DebugExit};
+pub use debug::{
+    DEBUG_CONSOLE_PORTS, DEBUG_EXIT_PORT, DebugConsole, DebugExit, TEST_IRQ_PORT, TEST_MEMORY, TEST_PORT, TEST_PORTS,
+    TEST_MEMORY_LEN, TestIrqs, TestMemory, TestPorts,
+};
 pub use hpet::{HPET_BASE, HPET_LEN, Hpet, HpetWires};
 pub use i8042::{I8042, I8042Wires};
 pub use pic::Pic;

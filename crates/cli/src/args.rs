@@ -106,7 +106,9 @@ pub(crate) struct DoctorArgs {
 #[derive(Subcommand, Debug)]
 pub(crate) enum ImageCommand {
     /// Build an image from Debian packages (fetched by name, verified, cached).
-    #[command(after_help = "Examples:\n  visor image build tiny\n  visor image build tiny --refresh\n  visor -q image build tiny")]
+    #[command(
+        after_help = "Examples:\n  visor image build tiny\n  visor image build tiny --refresh\n  visor -q image build tiny"
+    )]
     Build {
         /// Which image: `tiny`.
         name: String,

@@ -16,8 +16,6 @@
 pub mod cpu;
 pub mod op;
 
-#[cfg(test)]
-mod bench;
 mod blocks;
 mod clock;
 mod decode;

@@ -65,6 +65,8 @@ pub struct Mem {
     pub seg_base: u8,
     /// Segment limit and rights must be checked: all modes but 64-bit.
     pub checked: bool,
+    /// 64-bit addresses without segment checks: nothing but base, index, displacement and segment base is to be added.
+    pub plain: bool,
     /// Ones where the effective address has bits: 16, 32 or 64 of them.
     pub mask: u64,
     /// Displacement, sign-extended. RIP-relative: relative to the block's start.

@@ -48,6 +48,7 @@ pub fn boot(memory: &GuestMemory, map: &MemoryMap, source: &BootSource<'_>) -> R
     }
     let mut ram = Ram::new(memory, map);
     bios_data_area(&ram)?;
+    interrupt_vectors(&ram)?;
     let mut notes = Vec::new();
     let kind = identify(source.kernel)?;
     let (cpu, kind) = match kind {
@@ -68,6 +69,31 @@ fn bios_data_area(ram: &Ram<'_>) -> Result<(), BootError> {
     ram.write(0x400, &bda)?;
     // First byte of the EBDA: its size in KiB.
     ram.write(EBDA, &[1])
+}
+
+/// Real-mode interrupt vectors as a BIOS leaves them: all lead to an IRET, those of the 8259s (8 to 15, 70h to 77h) to a stub that
+/// ends the interrupt first.
+fn interrupt_vectors(ram: &Ram<'_>) -> Result<(), BootError> {
+    const SEGMENT: u64 = 0xf0000;
+    // push ax; mov al, 20h; out 0A0h, al; out 20h, al; pop ax; iret
+    const SLAVE: (u16, &[u8]) = (0xfeb0, &[0x50, 0xb0, 0x20, 0xe6, 0xa0, 0xe6, 0x20, 0x58, 0xcf]);
+    // push ax; mov al, 20h; out 20h, al; pop ax; iret
+    const MASTER: (u16, &[u8]) = (0xfea5, &[0x50, 0xb0, 0x20, 0xe6, 0x20, 0x58, 0xcf]);
+    const OTHER: (u16, &[u8]) = (0xff53, &[0xcf]);
+    for (at, code) in [SLAVE, MASTER, OTHER] {
+        ram.write(SEGMENT + u64::from(at), code)?;
+    }
+    let mut table = [0u8; 1024];
+    for (vector, entry) in table.chunks_exact_mut(4).enumerate() {
+        let offset = match vector {
+            8..=15 => MASTER.0,
+            0x70..=0x77 => SLAVE.0,
+            _ => OTHER.0,
+        };
+        entry[..2].copy_from_slice(&offset.to_le_bytes());
+        entry[2..].copy_from_slice(&((SEGMENT >> 4) as u16).to_le_bytes());
+    }
+    ram.write(0, &table)
 }
 
 /// Takes the memory a kernel was linked for, or says why it cannot have it.

@@ -97,7 +97,8 @@ fn load_flat(ram: &mut Ram<'_>, data: &[u8], header: Header) -> Result<u64, Boot
 /// The information structure (§3.3) with memory sizes and map, command line, the ramdisk as module, and our name.
 fn information(ram: &mut Ram<'_>, source: &BootSource<'_>) -> Result<u64, BootError> {
     let string = |s: &str| [s.as_bytes(), b"\0"].concat();
-    let cmdline = ram.put_low(&string(source.cmdline))? as u32;
+    // By custom the first word names the kernel's file, which kernels skip.
+    let cmdline = ram.put_low(&string(format!("kernel {}", source.cmdline).trim_end()))? as u32;
     let loader = ram.put_low(&string("visor"))? as u32;
     let mut flags = 1 | 1 << 2 | 1 << 6 | 1 << 9;
     let mut module = (0, 0);

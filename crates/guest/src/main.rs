@@ -44,21 +44,25 @@ fn run_agent(arguments: &[String]) -> ExitCode {
     }
 }
 
+/// `modprobe [-q] NAME`, or `modprobe -a [-q] NAME...`; names may be aliases. Options of modules are not supported.
 fn modprobe(arguments: &[String]) -> ExitCode {
-    let quiet = arguments.iter().any(|a| a == "-q" || a == "--quiet");
-    let mut names = arguments.iter().filter(|a| !a.starts_with('-'));
-    let Some(name) = names.next() else {
-        eprintln!("usage: modprobe [-q] MODULE");
+    let has = |names: &[&str]| arguments.iter().any(|a| names.contains(&a.as_str()));
+    let (quiet, all) = (has(&["-q", "--quiet", "-aq", "-qa"]), has(&["-a", "--all", "-aq", "-qa"]));
+    let names = arguments.iter().filter(|a| !a.starts_with('-'));
+    let names: Vec<&String> = if all { names.collect() } else { names.take(1).collect() };
+    if names.is_empty() {
+        eprintln!("usage: modprobe [-a] [-q] MODULE...");
         return ExitCode::FAILURE;
-    };
-    let directory = Path::new("/lib/modules").join(sys::uname_release());
-    match Loader::open(&directory).load(name) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    }
+    let mut loader = Loader::open(&Path::new("/lib/modules").join(sys::uname_release()));
+    let mut code = ExitCode::SUCCESS;
+    for name in names {
+        if let Err(error) = loader.load(name) {
+            code = ExitCode::FAILURE;
             if !quiet {
                 eprintln!("modprobe: FATAL: {error}");
             }
-            ExitCode::FAILURE
         }
     }
+    code
 }

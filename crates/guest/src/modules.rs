@@ -142,6 +142,17 @@ impl Loader {
         Self { directory: directory.to_owned(), table: Table::parse(&text), loaded: BTreeSet::new() }
     }
 
+    /// Goes on with the table in another directory; what has been loaded stays known.
+    pub fn move_to(&mut self, directory: &Path) {
+        let loaded = std::mem::take(&mut self.loaded);
+        *self = Self { loaded, ..Self::open(directory) };
+    }
+
+    /// Is there a module for this alias that has not been loaded?
+    pub fn has_unloaded(&self, alias: &str) -> bool {
+        self.table.matching(alias).iter().any(|name| !self.loaded.contains(*name))
+    }
+
     /// Loads a module, given by name or alias, and what it needs.
     ///
     /// # Errors

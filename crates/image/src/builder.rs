@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::apt::{Apt, Package, hash_file, hex};
-use crate::content::{Content, initramfs, root};
+use crate::content::{Content, apart, initramfs, root};
 use crate::error::{ImageError, ImageErrorKind, IoContext};
 use crate::modules::KernelModules;
 use crate::progress::{Phase, Progress};
@@ -16,12 +16,25 @@ use crate::recipe::Recipe;
 use crate::store::{Image, ImageStore, MANIFEST, Manifest, ManifestFile, ManifestPackage, file};
 use crate::{GUEST_INIT, archive, disk};
 
-/// Version of the way images are made: a new one makes new images from the same packages.
+/// Version of the manifest.
 const FORMAT: u32 = 1;
 
-/// Boots from the disk with this label, quietly. `tsc=reliable`, `no_timer_check`: a virtual machine's clocks need no
-/// second opinion. `random.trust_cpu=on`: RDRAND seeds the pool, nothing waits for noise.
-const KERNEL_ARGS: &str = "quiet root=LABEL=visor-root rw panic=-1 tsc=reliable no_timer_check random.trust_cpu=on";
+/// The code that decides what is in an image's files. It is part of the digest, so that a changed builder never takes an
+/// image of the one before for its own.
+const METHOD: [&str; 6] = [
+    include_str!("archive.rs"),
+    include_str!("builder.rs"),
+    include_str!("content.rs"),
+    include_str!("disk.rs"),
+    include_str!("modules.rs"),
+    include_str!("tree.rs"),
+];
+
+/// Boots from the disk with this label, quietly. `cryptomgr.notests=1`: the self-tests of the kernel's ciphers are two
+/// fifths of its start on a software CPU. `tsc=reliable`, `no_timer_check`: a virtual machine's clocks need no second
+/// opinion. `random.trust_cpu=on`: RDRAND seeds the pool, nothing waits for noise.
+const KERNEL_ARGS: &str = "quiet root=LABEL=visor-root rw panic=-1 cryptomgr.notests=1 tsc=reliable no_timer_check \
+                           random.trust_cpu=on";
 
 /// Builds the image `tiny`.
 #[derive(Debug)]
@@ -53,29 +66,14 @@ impl ImageBuilder {
         let images = self.store.images(&recipe.name);
         fs::create_dir_all(&images).doing("create", &images)?;
         remove_leftovers(&images);
-        let apt = Apt::new(&self.store.packages(), &self.programs)?;
-
-        progress.phase(Phase::Resolve, 2);
-        apt.update(false, progress)?;
-        progress.at(1);
-        let mut packages = resolve(&apt, &recipe)?;
-        progress.at(2);
-        if let Err(first) = apt.download(&packages, progress) {
-            // Lists of yesterday name packages that mirrors no longer have.
-            tracing::debug!(error = %first, "fetching the package lists again");
-            apt.update(true, progress)?;
-            packages = resolve(&apt, &recipe)?;
-            apt.download(&packages, progress)?;
-        }
-        verify(&apt, &packages, progress)?;
-
+        let (apt, packages) = self.fetch(&recipe, progress)?;
         let digest = digest(&packages);
         let directory = images.join(&digest);
         let image = match Image::open(&directory) {
             Ok(image) => image,
             Err(_) => {
                 let _ = fs::remove_dir_all(&directory);
-                self.make(&apt, &recipe, &packages, &digest, &images, progress)?
+                self.make(&apt, &recipe, &packages, &directory, progress)?
             }
         };
         point_to(&images, &digest)?;
@@ -83,22 +81,57 @@ impl ImageBuilder {
         Ok(image)
     }
 
+    /// Builds the image into `directory`, which must not exist, instead of the store; packages are cached there all the
+    /// same.
+    ///
+    /// # Errors
+    /// See [`ImageErrorKind`]; each has a hint.
+    pub fn build_into(&self, directory: &Path, progress: &mut dyn Progress) -> Result<Image, ImageError> {
+        let recipe = Recipe::parse(Recipe::TINY)?;
+        let _lock = self.store.lock(|| progress.note("waiting for another build to finish"))?;
+        let (apt, packages) = self.fetch(&recipe, progress)?;
+        let image = self.make(&apt, &recipe, &packages, directory, progress)?;
+        progress.phase(Phase::Done, 0);
+        Ok(image)
+    }
+
+    /// Chooses the packages and brings them into the cache, whole and verified.
+    fn fetch(&self, recipe: &Recipe, progress: &mut dyn Progress) -> Result<(Apt, Vec<Package>), ImageError> {
+        let apt = Apt::new(&self.store.packages(), &self.programs)?;
+        progress.phase(Phase::Resolve, 2);
+        apt.update(false, progress)?;
+        progress.at(1);
+        let mut packages = resolve(&apt, recipe)?;
+        progress.at(2);
+        if let Err(first) = apt.download(&packages, progress) {
+            // Lists of yesterday name packages that mirrors no longer have.
+            tracing::debug!(error = %first, "fetching the package lists again");
+            apt.update(true, progress)?;
+            packages = resolve(&apt, recipe)?;
+            apt.download(&packages, progress)?;
+        }
+        verify(&apt, &packages, progress)?;
+        Ok((apt, packages))
+    }
+
     fn make(
         &self,
         apt: &Apt,
         recipe: &Recipe,
         packages: &[Package],
-        digest: &str,
-        images: &Path,
+        directory: &Path,
         progress: &mut dyn Progress,
     ) -> Result<Image, ImageError> {
+        let images = directory.parent().unwrap_or(Path::new("."));
         let work =
             tempfile::Builder::new().prefix(".build-").tempdir_in(images).doing("create a directory in", images)?;
         let sysroot = work.path().join("sysroot");
         progress.phase(Phase::Unpack, packages.len() as u64);
         fs::create_dir(&sysroot).doing("create", &sysroot)?;
         for (done, package) in packages.iter().enumerate() {
-            apt.unpack(package, &sysroot)?;
+            let target = if recipe.is_apart(&package.name) { apart(&sysroot, &package.name) } else { sysroot.clone() };
+            fs::create_dir_all(&target).doing("create", &target)?;
+            apt.unpack(package, &target)?;
             progress.at(done as u64 + 1);
         }
 
@@ -127,7 +160,7 @@ impl ImageBuilder {
         let manifest = Manifest {
             format: FORMAT,
             name: recipe.name.clone(),
-            digest: digest.to_owned(),
+            digest: digest(packages),
             kernel_release: kernel.release.clone(),
             kernel_args: KERNEL_ARGS.to_owned(),
             files: describe(&output)?,
@@ -137,11 +170,10 @@ impl ImageBuilder {
             .map_err(|e| ImageError::new(ImageErrorKind::Format, e.to_string()))?;
         write_file(&output.join(MANIFEST), |out| out.write_all(text.as_bytes()).doing("write", Path::new(MANIFEST)))?;
         sync_all(&output)?;
-        let directory = images.join(digest);
-        fs::rename(&output, &directory).doing("move the image to", &directory)?;
+        fs::rename(&output, directory).doing("move the image to", directory)?;
         sync_directory(images)?;
         progress.at(3);
-        Image::open(&directory)
+        Image::open(directory)
     }
 }
 
@@ -193,8 +225,9 @@ fn verify(apt: &Apt, packages: &[Package], progress: &mut dyn Progress) -> Resul
 /// A digest of everything an image is made of: the same digest, the same image.
 fn digest(packages: &[Package]) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("visor image {FORMAT}\n{KERNEL_ARGS}\n"));
-    hash.update(Recipe::TINY);
+    for text in METHOD.into_iter().chain([Recipe::TINY]) {
+        hash.update(Sha256::digest(text));
+    }
     for (path, text) in crate::content::FILES {
         hash.update(format!("{path}\0{}\0", text.len()));
         hash.update(text);

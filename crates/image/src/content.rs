@@ -9,7 +9,7 @@ use visor_guest::modules::{TABLE_NAME, Table};
 use crate::GUEST_INIT;
 use crate::elf;
 use crate::error::{ImageError, ImageErrorKind, IoContext};
-use crate::modules::KernelModules;
+use crate::modules::{KernelModules, without_signature};
 use crate::recipe::Recipe;
 use crate::tree::{Content as Bytes, Tree};
 
@@ -33,6 +33,9 @@ const UDHCPC_SCRIPT: &str = include_str!("../guest/udhcpc.script");
 
 /// Where the guest's program lies; PID 1, `systemctl` and `modprobe` are links to it.
 const GUEST_PROGRAM: &str = "usr/lib/visor/guest-init";
+
+/// The shell of the root disk; the recipe says why it is not that of the other applets.
+const SHELL: &str = "/usr/lib/visor/busybox-shell";
 
 /// Applets of busybox that would only do harm: other package managers' tools, and what visor's own program does.
 const UNWANTED_APPLETS: [&str; 12] = [
@@ -65,13 +68,18 @@ pub(crate) struct Content<'a> {
     pub(crate) kernel: &'a KernelModules,
 }
 
+/// Where a package is unpacked that does not go with the others.
+pub(crate) fn apart(sysroot: &Path, package: &str) -> PathBuf {
+    sysroot.join(".apart").join(package)
+}
+
 /// The initial ramfs: PID 1, busybox, and the modules that lead to the root disk. Enough for a guest without disks.
 pub(crate) fn initramfs(content: &Content<'_>, modules: &Table) -> Result<Tree, ImageError> {
     let mut tree = base();
     tree.take(content.sysroot, "bin/busybox")?;
     tree.link("init", &format!("/{GUEST_PROGRAM}"));
     add_applets(&mut tree, content.sysroot)?;
-    add_modules(&mut tree, content.kernel, modules);
+    add_modules(&mut tree, content.kernel, modules)?;
     Ok(tree)
 }
 
@@ -83,13 +91,21 @@ pub(crate) fn root(content: &Content<'_>, modules: &Table) -> Result<Tree, Image
         for path in &package.files {
             programs.extend(tree.take(content.sysroot, path)?);
         }
+        for (from, to) in &package.renamed {
+            let source = apart(content.sysroot, &package.name).join(from);
+            tree.file(to, 0o755, Bytes::At(source.clone()));
+            programs.push(source);
+        }
     }
     for library in elf::closure(content.sysroot, &programs)? {
         tree.take(content.sysroot, &library)?;
     }
+    for name in ["usr/bin/sh", "usr/bin/ash"] {
+        tree.link(name, SHELL);
+    }
     add_certificates(&mut tree, content.sysroot)?;
     add_applets(&mut tree, content.sysroot)?;
-    add_modules(&mut tree, content.kernel, modules);
+    add_modules(&mut tree, content.kernel, modules)?;
     Ok(tree)
 }
 
@@ -134,13 +150,16 @@ fn add_applets(tree: &mut Tree, sysroot: &Path) -> Result<(), ImageError> {
     Ok(())
 }
 
-fn add_modules(tree: &mut Tree, kernel: &KernelModules, modules: &Table) {
+fn add_modules(tree: &mut Tree, kernel: &KernelModules, modules: &Table) -> Result<(), ImageError> {
     let base = format!("usr/lib/modules/{}", kernel.release);
     for module in modules.modules.values() {
         let path = format!("{base}/{}", module.path.display());
-        tree.file(&path, 0o644, Bytes::At(kernel.directory.join(&module.path)));
+        let source = kernel.directory.join(&module.path);
+        let bytes = fs::read(&source).doing("read", &source)?;
+        tree.file(&path, 0o644, Bytes::Bytes(without_signature(&bytes).to_vec()));
     }
     tree.text(&format!("{base}/{TABLE_NAME}"), 0o644, &modules.to_text());
+    Ok(())
 }
 
 /// The certificates in one file, as the package's own script would join them.

@@ -85,7 +85,7 @@ fn run(mut command: Command, name: &str) -> Result<(), ImageError> {
 
 /// The script for debugfs that fills the file system.
 fn commands(tree: &Tree, scratch: &Path) -> Result<String, ImageError> {
-    let mut script = format!("set_current_time {TIME}\n");
+    let mut script = format!("set_current_time @{TIME}\n");
     let mut at = String::from("/");
     for (number, (path, node)) in tree.iter().enumerate() {
         check(path)?;
@@ -145,7 +145,7 @@ mod tests {
         tree.link("etc/mtab", "/proc/mounts");
         let script = commands(&tree, dir.path()).unwrap();
         let expected = "cd \"/etc\"\nwrite \"";
-        assert!(script.starts_with("set_current_time 1704067200\nmkdir \"etc\"\nsif \"etc\" mode 040755\n"));
+        assert!(script.starts_with("set_current_time @1704067200\nmkdir \"etc\"\nsif \"etc\" mode 040755\n"));
         assert!(script.contains(expected) && script.contains("sif \"hostname\" mode 0100644\n"));
         assert!(script.ends_with("symlink \"mtab\" \"/proc/mounts\"\n"));
     }

@@ -1,5 +1,7 @@
 //! Recipes: what goes into an image, by package and file.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::error::{ImageError, ImageErrorKind};
@@ -28,6 +30,17 @@ pub struct RecipePackage {
     pub name: String,
     /// Paths without the leading slash. Shared libraries follow by themselves.
     pub files: Vec<String>,
+    /// Files taken under another path, from and to. A package with such is unpacked apart, as its files may be those of
+    /// another package too.
+    #[serde(default)]
+    pub renamed: BTreeMap<String, String>,
+}
+
+impl RecipePackage {
+    /// All paths of this entry, those in the package and those in the image.
+    fn paths(&self) -> impl Iterator<Item = &String> {
+        self.files.iter().chain(self.renamed.iter().flat_map(|(from, to)| [from, to]))
+    }
 }
 
 impl Recipe {
@@ -41,13 +54,18 @@ impl Recipe {
     pub fn parse(text: &str) -> Result<Self, ImageError> {
         let recipe: Self = toml::from_str(text)
             .map_err(|e| ImageError::new(ImageErrorKind::Format, format!("the recipe is wrong: {e}")))?;
-        for path in recipe.package.iter().flat_map(|p| &p.files) {
+        for path in recipe.package.iter().flat_map(RecipePackage::paths) {
             if path.starts_with('/') || path.split('/').any(|c| matches!(c, "" | "." | "..")) {
                 let words = format!("the recipe is wrong: path `{path}`");
                 return Err(ImageError::new(ImageErrorKind::Format, words));
             }
         }
         Ok(recipe)
+    }
+
+    /// Is this package unpacked into a directory of its own?
+    pub(crate) fn is_apart(&self, name: &str) -> bool {
+        self.package.iter().any(|p| p.name == name && !p.renamed.is_empty())
     }
 
     /// Names of all packages that are asked for by name.
@@ -74,6 +92,8 @@ mod tests {
         assert!(Recipe::parse(&format!("{base}[[package]]\nname='a'\nfiles=['b/c']")).is_ok());
         for bad in ["/b", "b/../c", "b//c", ""] {
             assert!(Recipe::parse(&format!("{base}[[package]]\nname='a'\nfiles=['{bad}']")).is_err(), "{bad}");
+            let renamed = format!("{base}[[package]]\nname='a'\nfiles=[]\nrenamed={{'x'='{bad}'}}");
+            assert!(Recipe::parse(&renamed).is_err(), "{bad}");
         }
         assert!(Recipe::parse(&format!("typo=1\n{base}package=[]")).is_err());
         assert_eq!(Recipe::parse("name=").unwrap_err().kind(), ImageErrorKind::Format);

@@ -1,11 +1,13 @@
 //! Boots a kernel with its serial port on the terminal: `boot KERNEL [INITRD [CMDLINE [MIB [CPUS [SECONDS]]]]]`.
+//! `VISOR_DISKS` lists raw images; `VISOR_AGENT`, `VISOR_PACKED` and `VISOR_REBOOT` greet the agent port, leave the kernel
+//! packed, and allow reboots.
 //!
 //! For work on the engine and the devices; the `visor` command is the tool for everything else.
 
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use visor_machine::{EngineChoice, FileSource, Machine, MachineSpec, choose};
+use visor_machine::{Disk, EngineChoice, FileSource, Machine, MachineSpec, choose};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -17,8 +19,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     spec.cpus = args.next().map_or(Ok(1), |a| a.parse())?;
     spec.time_limit = Some(Duration::from_secs(args.next().map_or(Ok(60), |a| a.parse())?));
     spec.debug_exit = true;
-    spec.no_reboot = true;
     spec.decompress = std::env::var_os("VISOR_PACKED").is_none();
+    for path in std::env::var("VISOR_DISKS").iter().flat_map(|d| d.split(',')) {
+        spec.disks.push(Disk::open_raw(path.as_ref(), visor_disk::Access::ReadWrite)?);
+    }
+    spec.no_reboot = std::env::var_os("VISOR_REBOOT").is_none();
     let engine = choose(EngineChoice::Auto)?;
     eprintln!("engine: {engine:?}");
     let mut machine = Machine::new(&spec.validate()?, &*engine.engine)?;
@@ -39,6 +44,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     });
+    if let Some(mut agent) = machine.agent().filter(|_| std::env::var_os("VISOR_AGENT").is_some()) {
+        std::thread::spawn(move || {
+            agent.wait_guest_open(Duration::from_secs(600));
+            let _ = agent.write_all(b"hello");
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = agent.read(&mut buffer) {
+                eprintln!("agent: {:?}", String::from_utf8_lossy(&buffer[..n]));
+            }
+        });
+    }
     let begin = std::time::Instant::now();
     machine.start()?;
     let reason = machine.wait();

@@ -46,6 +46,8 @@ pub(crate) struct Board<'a> {
 /// What the machine keeps of its devices.
 #[derive(Default)]
 pub(crate) struct Built {
+    /// The port bus, for what firmware would program.
+    pub(crate) ports: Arc<Bus<Pio>>,
     /// All devices, in the order in which they are reset.
     pub(crate) devices: Vec<Arc<Mutex<dyn Device>>>,
     pub(crate) pci: Option<Arc<Mutex<PciBus>>>,
@@ -95,17 +97,40 @@ impl Board<'_> {
     }
 }
 
+/// Port writes of a BIOS: both 8259s with vectors, cascade, 8086 mode and masks (timer, cascade, keyboard; inputs 8 to 15
+/// open), PCI interrupts 10 and 11 level-triggered, timer channel 0 in mode 3 with the longest count.
+const BIOS_PORTS: &[(u16, u8)] = &[
+    (0x20, 0x11),
+    (0x21, 0x08),
+    (0x21, 0x04),
+    (0x21, 0x01),
+    (0xa0, 0x11),
+    (0xa1, 0x70),
+    (0xa1, 0x02),
+    (0xa1, 0x01),
+    (0x21, 0xf8),
+    (0xa1, 0x00),
+    (0x4d1, 0x0c),
+    (0x43, 0x36),
+    (0x40, 0),
+    (0x40, 0),
+];
+
 impl Built {
     /// Back to the state after power-on, with addresses assigned as firmware would.
     pub(crate) fn reset(&self) -> Result<(), MachineError> {
         for d in &self.devices {
             d.lock().unwrap_or_else(PoisonError::into_inner).reset();
         }
-        self.assign()
+        self.initialise()
     }
 
-    /// Gives the PCI functions their addresses.
-    pub(crate) fn assign(&self) -> Result<(), MachineError> {
+    /// What firmware would have done before a directly booted kernel runs: interrupt controllers and timer as a BIOS leaves them
+    /// (vectors 8 and 70h, the timer at 18.2 Hz), addresses for the PCI functions.
+    pub(crate) fn initialise(&self) -> Result<(), MachineError> {
+        for (port, value) in BIOS_PORTS {
+            self.ports.write(*port, &[*value]);
+        }
         if let Some(pci) = &self.pci {
             pci.lock().unwrap_or_else(PoisonError::into_inner).assign_resources()?;
         }

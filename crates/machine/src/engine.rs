@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use visor_engine::{Engine, EngineError, EngineErrorKind};
+use visor_engine::{Engine, EngineError};
+use visor_engine_kvm::KvmEngine;
 use visor_engine_soft::SoftEngine;
 
 /// The user's wish.
@@ -53,11 +54,22 @@ pub fn choose(choice: EngineChoice) -> Result<ChosenEngine, EngineError> {
     match choice {
         EngineChoice::Soft => soft("asked for".into()),
         EngineChoice::Kvm => kvm().map(|engine| ChosenEngine { engine, reason: "asked for".into() }),
-        EngineChoice::Auto => match kvm() {
+        EngineChoice::Auto => match fast_kvm() {
             Ok(engine) => Ok(ChosenEngine { engine, reason: "KVM runs guests on the host's CPU".into() }),
-            Err(e) => soft(format!("KVM cannot be used: {e}")),
+            Err(why) => soft(why),
         },
     }
+}
+
+/// KVM, if it would be fast, or why not.
+fn fast_kvm() -> Result<Arc<dyn Engine>, String> {
+    // A KVM without hardware support (PVM) works, but emulates most guests at about a million instructions a second.
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpu.lines().find(|l| l.starts_with("flags")).unwrap_or_default();
+    if !flags.split_whitespace().any(|f| f == "vmx" || f == "svm") {
+        return Err("the host's CPU offers no hardware virtualization".into());
+    }
+    kvm().map_err(|e| format!("KVM cannot be used: {e}"))
 }
 
 fn soft(reason: String) -> Result<ChosenEngine, EngineError> {
@@ -65,5 +77,5 @@ fn soft(reason: String) -> Result<ChosenEngine, EngineError> {
 }
 
 fn kvm() -> Result<Arc<dyn Engine>, EngineError> {
-    Err(EngineError::new(EngineErrorKind::Unavailable, "this build has no KVM engine"))
+    Ok(Arc::new(KvmEngine::new()?))
 }

@@ -15,6 +15,9 @@ use crate::loader::Loader;
 use crate::timers::Timers;
 use crate::wake::Waker;
 
+/// How often to look whether the guest can still run: an engine whose host keeps halted CPUs to itself does not tell.
+const CENSUS: Duration = Duration::from_secs(2);
+
 /// What the I/O thread works with.
 pub(crate) struct IoThread {
     pub(crate) control: Arc<Control>,
@@ -29,6 +32,7 @@ pub(crate) struct IoThread {
 
 /// Runs until the machine stops.
 pub(crate) fn main(t: IoThread) {
+    let mut census = Instant::now() + CENSUS;
     while t.control.stop_reason().is_none() {
         t.waker.drain();
         if t.control.reset_due() {
@@ -41,7 +45,12 @@ pub(crate) fn main(t: IoThread) {
             t.control.stop(StopReason::TimedOut);
             break;
         }
-        let timeout = [guest, limit].into_iter().flatten().min();
+        if census <= Instant::now() {
+            t.control.census();
+            census = Instant::now() + CENSUS;
+        }
+        let next_census = Some(census.saturating_duration_since(Instant::now()));
+        let timeout = [guest, limit, next_census].into_iter().flatten().min();
         t.sleep(timeout);
     }
     t.serial.close();

@@ -3,7 +3,8 @@
 use visor_apic::{IOAPIC_BASE, IOAPIC_LEN};
 use visor_chipset::{
     AcpiPm, DEBUG_CONSOLE_PORTS, DEBUG_EXIT_PORT, DebugConsole, DebugExit, HPET_BASE, HPET_LEN, Hpet, HpetWires, I8042,
-    I8042Wires, PM_PORT, Pit, PitWires, PowerEvent, Rtc, RtcConfig, RtcWires, UART_LEN, Uart, UartWires, claim_ports,
+    I8042Wires, PM_PORT, Pit, PitWires, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT, TEST_MEMORY,
+    TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts, UART_LEN, Uart, UartWires, claim_ports,
 };
 use visor_device::MmioDevice;
 use visor_firmware::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg};
@@ -42,6 +43,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "i8042", wanted: always, build: i8042 },
     Part { name: "uart0", wanted: always, build: uart },
     Part { name: "debug-exit", wanted: |c| c.debug_exit, build: debug_exit },
+    Part { name: "test device", wanted: |c| c.debug_exit, build: test_device },
     Part { name: "debug-console", wanted: |c| c.debug_exit, build: debug_console },
     Part { name: "fw_cfg", wanted: always, build: fw_cfg },
     Part { name: "pci", wanted: always, build: pci },
@@ -112,6 +114,17 @@ fn uart(b: &mut Board<'_>) -> Result<(), MachineError> {
 fn debug_exit(b: &mut Board<'_>) -> Result<(), MachineError> {
     let exit = b.plain(DebugExit::new(b.power.clone()));
     Ok(b.pio.claim(DEBUG_EXIT_PORT.into(), 4, exit)?)
+}
+
+/// What kernels that test a PC expect beside the exit port.
+fn test_device(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let lines = (0..24).map(|gsi| b.irqs.line(gsi)).collect();
+    let irqs = b.plain(TestIrqs::new(lines));
+    b.pio.claim(TEST_IRQ_PORT.into(), 24, irqs)?;
+    let ports = b.plain(TestPorts::default());
+    b.pio.claim(TEST_PORT.into(), TEST_PORTS.into(), ports)?;
+    let memory = b.plain(TestMemory::default());
+    Ok(b.mmio.claim(TEST_MEMORY, TEST_MEMORY_LEN, memory)?)
 }
 
 /// Shares the serial line's output.

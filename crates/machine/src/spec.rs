@@ -1,10 +1,11 @@
 //! What a machine is made of: the user's wish, and the same validated.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use visor_block::BlockBackend;
+use visor_disk::{Access, RawDisk, RawOptions};
 
 use crate::error::{MachineError, MachineErrorKind};
 
@@ -70,7 +71,7 @@ impl MachineSpec {
     /// [`MachineErrorKind::Spec`] for the first value that is out of range.
     pub fn validate(self) -> Result<MachineConfig, MachineError> {
         let bad = |what: String| Err(MachineError::new(MachineErrorKind::Spec, what));
-        if self.memory % 4096 != 0 || !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) {
+        if !self.memory.is_multiple_of(4096) || !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) {
             return bad(format!("{} bytes of memory: give a multiple of 4096 from 2 MiB to 512 GiB", self.memory));
         }
         if self.cpus == 0 {
@@ -128,6 +129,20 @@ pub struct Disk {
     pub backend: Arc<dyn BlockBackend>,
     /// Serial number that the guest can read, up to 20 bytes.
     pub serial: String,
+}
+
+impl Disk {
+    /// The raw image (or block device) at `path`; its serial number is the file's name.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::File`] if it cannot be opened or is in use.
+    pub fn open_raw(path: &Path, access: Access) -> Result<Self, MachineError> {
+        let disk = RawDisk::open(path, access, &RawOptions::default()).map_err(|e| {
+            MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
+        })?;
+        let serial = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Disk { backend: Arc::new(disk), serial })
+    }
 }
 
 impl std::fmt::Debug for Disk {

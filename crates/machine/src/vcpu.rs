@@ -38,7 +38,7 @@ pub(crate) fn main(mut t: VcpuThread) {
 fn run(t: &mut VcpuThread) -> Result<(), EngineError> {
     match t.vcpu.run(&*t.io)? {
         Stop::Kicked => {}
-        Stop::Halted => t.control.halted(),
+        Stop::Halted => t.control.census(),
         Stop::TripleFault => t.control.reset(StopReason::TripleFault),
     }
     Ok(())

@@ -172,10 +172,17 @@ impl LocalApic {
         apic
     }
 
-    /// RESET: xAPIC mode at [`APIC_BASE`], software-disabled (SDM 3A §11.4.7.1).
+    /// RESET: xAPIC mode at [`APIC_BASE`], software-disabled (SDM 3A §11.4.7.1). On the boot CPU, LINT0 comes up as ExtINT and
+    /// LINT1 as NMI: "virtual wire mode", which firmware sets up (MultiProcessor Specification 1.4 §3.6.2.2) and which a guest
+    /// that is booted without firmware expects of the 8259. KVM does the same.
     pub fn reset(&mut self) {
         self.base = APIC_BASE.0 | BASE_ENABLE | if self.config.boot { BASE_BSP } else { 0 };
         self.init();
+        if self.config.boot {
+            self.lvt[LVT_LINT0] = DeliveryMode::ExtInt.bits() << 8;
+            self.lvt[LVT_LINT1] = DeliveryMode::Nmi.bits() << 8;
+            self.refresh();
+        }
     }
 
     /// INIT: like RESET, but IA32_APIC_BASE (hence the mode) and the id stay (SDM 3A §11.4.7.3). The pins keep their level.

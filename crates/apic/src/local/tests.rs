@@ -388,9 +388,13 @@ fn tsc_deadline_timer() {
 
 #[test]
 fn ext_int_through_lint0() {
-    let mut a = LocalApic::new(config(0));
+    let mut a = LocalApic::new(LocalApicConfig { boot: true, ..config(0) });
     let _ = a.set_lint0(true);
-    assert!(!a.has_pending(), "masked after reset");
+    assert!(a.has_pending(), "virtual wire mode after reset");
+    let _ = w(&mut a, 0x350, 0x1_0700);
+    assert!(!a.has_pending(), "masked");
+    a.init();
+    assert!(!a.has_pending(), "masked after INIT");
     let _ = w(&mut a, 0xf0, 0x1ff);
     let _ = w(&mut a, 0x350, 0x700);
     a.set_cr8(15);

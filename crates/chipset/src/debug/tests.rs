@@ -37,3 +37,27 @@ fn random_accesses_never_panic() {
         }
     }
 }
+
+#[test]
+fn test_inputs_follow_the_value_written() {
+    let log = std::sync::Arc::new(visor_device::testing::IrqLog::default());
+    let line = |gsi| visor_device::IrqLine::new(log.clone(), gsi);
+    let mut irqs = super::TestIrqs::new((0..24).map(line).collect());
+    irqs.write(11, &1u32.to_le_bytes());
+    irqs.write(11, &0u32.to_le_bytes());
+    irqs.write(24, &[1]);
+    assert_eq!(*log.0.lock().unwrap(), [(11, true), (11, false)]);
+}
+
+#[test]
+fn test_memory_and_ports_keep_what_is_written() {
+    let mut memory = super::TestMemory::default();
+    visor_device::MmioDevice::write(&mut memory, 0xfffc, &[1, 2, 3, 4]);
+    let mut data = [0; 4];
+    visor_device::MmioDevice::read(&mut memory, 0xfffc, &mut data);
+    assert_eq!(data, [1, 2, 3, 4]);
+    let mut ports = super::TestPorts::default();
+    ports.write(0, &[9, 8, 7, 6]);
+    visor_device::PioDevice::read(&mut ports, 2, &mut data[..2]);
+    assert_eq!(data[..2], [7, 6]);
+}

@@ -1,74 +1,49 @@
 //! Raw mode of the user's terminal.
 //!
 //! Whatever ends the program, the terminal comes back: a guard restores it when it goes out of scope and on a panic, and the
-//! signals that end programs (INT, TERM, HUP, QUIT) are turned into a flag that the console loop looks at.
+//! signals that end programs are events of the main loop (see `signals`), which then ends in order.
 
 use std::os::fd::AsFd;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-/// Set by a signal that asks the program to end.
-static END: AtomicBool = AtomicBool::new(false);
-/// Set when the terminal's size changed.
-static RESIZED: AtomicBool = AtomicBool::new(true);
 /// The mode to come back to, also for the panic hook.
-static COOKED: OnceLock<Termios> = OnceLock::new();
+static COOKED: OnceLock<Mutex<Termios>> = OnceLock::new();
+/// The terminal is raw now.
+static RAW: AtomicBool = AtomicBool::new(false);
 
-/// Keeps the terminal in raw mode while it lives; does nothing where standard input is no terminal.
+/// Keeps the terminal in raw mode while it lives.
 #[derive(Debug)]
-pub(crate) struct RawTerminal {
-    active: bool,
-}
+pub(crate) struct RawTerminal(());
 
 impl RawTerminal {
-    /// Catches the ending signals and, if standard input is a terminal, makes it raw.
+    /// Makes standard input, which must be a terminal, raw.
     ///
     /// # Errors
     /// Where the terminal refuses.
     pub(crate) fn enter() -> anyhow::Result<Self> {
-        catch_signals()?;
         let stdin = std::io::stdin();
-        if !std::io::IsTerminal::is_terminal(&stdin) {
-            return Ok(RawTerminal { active: false });
-        }
         let cooked = tcgetattr(stdin.as_fd())?;
         let mut raw = cooked.clone();
         cfmakeraw(&mut raw);
-        if COOKED.set(cooked).is_ok() {
+        if COOKED.set(Mutex::new(cooked)).is_ok() {
             let hook = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| {
                 restore();
                 hook(info);
             }));
         }
+        RAW.store(true, Ordering::SeqCst);
         tcsetattr(stdin.as_fd(), SetArg::TCSADRAIN, &raw)?;
-        Ok(RawTerminal { active: true })
-    }
-
-    /// Standard input is a terminal in raw mode.
-    pub(crate) fn active(&self) -> bool {
-        self.active
-    }
-
-    /// A signal asked the program to end.
-    pub(crate) fn ended() -> bool {
-        END.load(Ordering::SeqCst)
-    }
-
-    /// The size changed since the last call (true the first time).
-    pub(crate) fn resized() -> bool {
-        RESIZED.swap(false, Ordering::SeqCst)
+        Ok(RawTerminal(()))
     }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        if self.active {
-            restore();
-        }
+        restore();
     }
 }
 
@@ -85,25 +60,11 @@ pub(crate) fn size() -> Option<(u16, u16)> {
 }
 
 fn restore() {
+    if !RAW.swap(false, Ordering::SeqCst) {
+        return;
+    }
     if let Some(cooked) = COOKED.get() {
-        let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSADRAIN, cooked);
+        let cooked = cooked.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSADRAIN, &cooked);
     }
-}
-
-extern "C" fn on_signal(signal: libc::c_int) {
-    if signal == libc::SIGWINCH {
-        RESIZED.store(true, Ordering::SeqCst);
-    } else {
-        END.store(true, Ordering::SeqCst);
-    }
-}
-
-fn catch_signals() -> anyhow::Result<()> {
-    // No SA_RESTART: a poll in the console loop returns at once.
-    let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH] {
-        // SAFETY: the handler only stores to atomics.
-        unsafe { sigaction(signal, &action) }?;
-    }
-    Ok(())
 }

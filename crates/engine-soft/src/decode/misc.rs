@@ -1,15 +1,24 @@
 //! Flags, decimal adjustment, BMI, CRC32, random numbers, fences and instructions that do nothing.
 
-use iced_x86::{Mnemonic, OpKind};
+use iced_x86::{Code, Mnemonic, OpKind};
 
 use crate::decode::operands::Decoding;
 use crate::exec::{bmi, misc};
 use crate::op::Handler;
 
+/// Longest instruction (SDM 2A §2.3.11).
+const MAX_LEN: usize = 15;
+
 /// The handler, if the instruction belongs here.
 pub(super) fn handler(d: &mut Decoding) -> Option<Handler> {
     use Mnemonic::*;
     Some(match d.ins.mnemonic() {
+        INVALID if d.ins.len() >= MAX_LEN => {
+            d.ends = true;
+            misc::too_long
+        }
+        // The register forms of PREFETCHW's opcode.
+        Reservednop if is_0f0d(d.ins.code()) && !d.is_memory(0) => return None,
         Nop | Reservednop | Endbr32 | Endbr64 | Rdsspd | Rdsspq | Pause | Cldemote | Prefetch | Prefetchw
         | Prefetchwt1 | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchit0 | Prefetchit1 | Lfence
         | Sfence => misc::nop,
@@ -36,6 +45,10 @@ pub(super) fn handler(d: &mut Decoding) -> Option<Handler> {
         Rdseed if std::is_x86_feature_detected!("rdseed") => return wide!(d.size, misc::rdseed),
         _ => return bit_manipulation(d),
     })
+}
+
+fn is_0f0d(code: Code) -> bool {
+    matches!(code, Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D)
 }
 
 fn crc32(d: &mut Decoding) -> Option<Handler> {

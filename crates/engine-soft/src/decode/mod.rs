@@ -57,7 +57,7 @@ mod sse;
 mod string;
 mod system;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use iced_x86::Instruction;
 

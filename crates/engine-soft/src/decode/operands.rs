@@ -286,5 +286,6 @@ fn explicit(ins: &Instruction, mode: Mode) -> Mem {
 pub(super) fn with_segment(m: Mem, segment: Register, mode: Mode) -> Mem {
     let seg = segment.number() as u8;
     let long = mode.size == CodeSize::Bits64;
-    Mem { seg, seg_base: if long && seg < 4 { SEG_FLAT } else { seg }, checked: !long, ..m }
+    let seg_base = if long && seg < 4 { SEG_FLAT } else { seg };
+    Mem { seg, seg_base, checked: !long, plain: long && m.mask == u64::MAX, ..m }
 }

@@ -202,6 +202,7 @@ fn stays(d: &mut Decoding) -> Option<Handler> {
         Cpuid => ops::cpuid,
         Xgetbv => ops::xgetbv,
         Swapgs => ops::swapgs,
+        Vmcall | Vmmcall => ops::vmcall,
         Rdfsbase => ops::rdfsbase,
         Rdgsbase => ops::rdgsbase,
         Wrfsbase => ops::wrfsbase,

@@ -28,7 +28,7 @@ const RSI: usize = 6;
 const RDI: usize = 7;
 
 /// A CPU over a little RAM, without paging.
-pub(crate) fn cpu(size: CodeSize) -> Box<Cpu> {
+fn cpu(size: CodeSize) -> Box<Cpu> {
     let ram = Arc::new(GuestMemory::new(&[RamRange { start: Gpa(0), len: 1 << 20 }]).unwrap());
     let apic = LocalApic::new(LocalApicConfig {
         id: 0,

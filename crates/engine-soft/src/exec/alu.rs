@@ -1,8 +1,9 @@
 //! Addition, subtraction, logic, comparison, and the one-operand arithmetic.
 
 use crate::cpu::Cpu;
+use crate::exec::fast::two_paths;
 use crate::exec::int::{CF, Int};
-use crate::op::{Faulted, Flow, Op};
+use crate::op::{Flow, Op};
 
 /// A two-operand operation: result and new status flags from operands and old ones.
 pub(crate) trait Binary {
@@ -67,39 +68,38 @@ pub(crate) fn ri<O: Binary, T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     Flow::Next
 }
 
-/// `op reg, [mem]`.
-pub(crate) fn rm<O: Binary, T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let Ok(b) = cpu.load::<T>(op) else { return Flow::Fault };
-    let (v, status) = O::apply(cpu.reg::<T>(op.r0), b, cpu.status);
-    if O::WRITES {
-        cpu.set_reg(op.r0, v);
+two_paths! {
+    /// `op reg, [mem]`.
+    rm [O: Binary, T: Int] [O, T] |cpu, op| {
+        let b = cpu.operand::<T, FAST>(op)?;
+        let (v, status) = O::apply(cpu.reg::<T>(op.r0), b, cpu.status);
+        if O::WRITES {
+            cpu.set_reg(op.r0, v);
+        }
+        cpu.status = status;
+        Some(Flow::Next)
     }
-    cpu.status = status;
-    Flow::Next
-}
 
-/// `op [mem], reg`.
-pub(crate) fn mr<O: Binary, T: Int, const LOCK: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let b = cpu.reg::<T>(op.r0);
-    memory::<O, T, LOCK>(cpu, op, b)
-}
+    /// `op [mem], reg`.
+    mr [O: Binary, T: Int, const LOCK: bool] [O, T, LOCK] |cpu, op| {
+        let b = cpu.reg::<T>(op.r0);
+        memory::<O, T, LOCK, FAST>(cpu, op, b)
+    }
 
-/// `op [mem], imm`.
-pub(crate) fn mi<O: Binary, T: Int, const LOCK: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
-    memory::<O, T, LOCK>(cpu, op, T::from_u64(op.imm))
+    /// `op [mem], imm`.
+    mi [O: Binary, T: Int, const LOCK: bool] [O, T, LOCK] |cpu, op| {
+        memory::<O, T, LOCK, FAST>(cpu, op, T::from_u64(op.imm))
+    }
 }
 
 #[inline(always)]
-fn memory<O: Binary, T: Int, const LOCK: bool>(cpu: &mut Cpu, op: &Op, b: T) -> Flow {
+fn memory<O: Binary, T: Int, const LOCK: bool, const FAST: bool>(cpu: &mut Cpu, op: &Op, b: T) -> Option<Flow> {
     if !O::WRITES {
-        let Ok(a) = cpu.load::<T>(op) else { return Flow::Fault };
+        let a = cpu.operand::<T, FAST>(op)?;
         cpu.status = O::apply(a, b, cpu.status).1;
-        return Flow::Next;
+        return Some(Flow::Next);
     }
-    match cpu.modify::<T, LOCK>(op, |a, s| O::apply(a, b, s)) {
-        Ok(_) => Flow::Next,
-        Err(Faulted) => Flow::Fault,
-    }
+    cpu.modify_operand::<T, LOCK, FAST>(op, |a, s| O::apply(a, b, s), |_, _| ())
 }
 
 /// A one-operand operation.
@@ -140,11 +140,10 @@ pub(crate) fn r<O: Unary, T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     Flow::Next
 }
 
-/// `op [mem]`.
-pub(crate) fn m<O: Unary, T: Int, const LOCK: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
-    match cpu.modify::<T, LOCK>(op, |a, s| O::apply(a, s)) {
-        Ok(_) => Flow::Next,
-        Err(Faulted) => Flow::Fault,
+two_paths! {
+    /// `op [mem]`.
+    m [O: Unary, T: Int, const LOCK: bool] [O, T, LOCK] |cpu, op| {
+        cpu.modify_operand::<T, LOCK, FAST>(op, |a, s| O::apply(a, s), |_, _| ())
     }
 }
 

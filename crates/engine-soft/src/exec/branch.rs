@@ -7,6 +7,7 @@
 use visor_x86::exception::Exception;
 
 use crate::cpu::Cpu;
+use crate::exec::fast::two_paths;
 use crate::exec::int::{CF, Int, OF, PF, SF, ZF};
 use crate::op::{Flow, Guest, Op, REG_BLOCK_RIP};
 
@@ -33,15 +34,15 @@ fn mask<T: Int>() -> u64 {
     u64::MAX >> (64 - T::BITS)
 }
 
-/// Checks a target outside 64-bit mode, where a block's code lies below the CS limit but a target may not.
+/// A near branch may go to `target`: it is canonical, or outside 64-bit mode below the CS limit.
+#[inline(always)]
+fn is_valid_target<T: Int>(cpu: &Cpu, target: u64) -> bool {
+    if T::SIZE == 8 { (target as i64) << 16 >> 16 == target as i64 } else { target <= u64::from(cpu.seg[1].limit) }
+}
+
 #[inline(always)]
 fn check_target<T: Int>(cpu: &mut Cpu, target: u64) -> Guest<()> {
-    let ok = if T::SIZE == 8 {
-        (target as i64) << 16 >> 16 == target as i64
-    } else {
-        target <= u64::from(cpu.seg[1].limit) || cpu.is_64()
-    };
-    if ok { Ok(()) } else { cpu.fail(Exception::gp(0)) }
+    if is_valid_target::<T>(cpu, target) { Ok(()) } else { cpu.fail(Exception::gp(0)) }
 }
 
 /// Target of a relative branch with operand size `T`.
@@ -69,12 +70,6 @@ pub(crate) fn jmp<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 pub(crate) fn jmp_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let target = cpu.reg::<T>(op.r0).to_u64();
     go::<T>(cpu, target)
-}
-
-/// `jmp [mem]`.
-pub(crate) fn jmp_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let Ok(target) = cpu.load::<T>(op) else { return Flow::Fault };
-    go::<T>(cpu, target.to_u64())
 }
 
 /// `jcc rel`.
@@ -112,41 +107,61 @@ pub(crate) fn looping<T: Int, const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 #[inline(always)]
-fn call_to<T: Int>(cpu: &mut Cpu, op: &Op, target: u64) -> Flow {
+fn call_to<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op, target: u64) -> Option<Flow> {
     let back = T::from_u64(op.next_rip(cpu));
-    if check_target::<T>(cpu, target).is_err() || cpu.push_by(back, Some(op)).is_err() {
-        return Flow::Fault;
+    if FAST && !is_valid_target::<T>(cpu, target) {
+        return None;
     }
+    check_target::<T>(cpu, target).ok()?;
+    let stored = cpu.push_operand::<T, FAST>(op, back)?;
     cpu.rip = target;
-    Flow::End
-}
-
-/// `call rel`.
-pub(crate) fn call<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let target = relative::<T>(cpu, op);
-    call_to::<T>(cpu, op, target)
-}
-
-/// `call reg`.
-pub(crate) fn call_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let target = cpu.reg::<T>(op.r0).to_u64();
-    call_to::<T>(cpu, op, target)
-}
-
-/// `call [mem]`.
-pub(crate) fn call_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let Ok(target) = cpu.load::<T>(op) else { return Flow::Fault };
-    call_to::<T>(cpu, op, target.to_u64())
-}
-
-/// RET, releasing `imm` bytes of arguments.
-pub(crate) fn ret<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let Ok(target) = cpu.stack_read::<T>(0) else { return Flow::Fault };
-    let target = target.to_u64();
-    if check_target::<T>(cpu, target).is_err() {
-        return Flow::Fault;
+    match stored {
+        Some(stored) => Some(cpu.stored::<T>(op, stored, Flow::End)),
+        None => Some(Flow::End),
     }
-    cpu.stack_add(T::SIZE + op.imm);
+}
+
+two_paths! {
+    /// `jmp [mem]`.
+    jmp_m [T: Int] [T] |cpu, op| {
+        let target = cpu.operand::<T, FAST>(op)?.to_u64();
+        jump::<T, FAST>(cpu, target)
+    }
+
+    /// `call rel`.
+    call [T: Int] [T] |cpu, op| {
+        let target = relative::<T>(cpu, op);
+        call_to::<T, FAST>(cpu, op, target)
+    }
+
+    /// `call reg`.
+    call_r [T: Int] [T] |cpu, op| {
+        let target = cpu.reg::<T>(op.r0).to_u64();
+        call_to::<T, FAST>(cpu, op, target)
+    }
+
+    /// `call [mem]`.
+    call_m [T: Int] [T] |cpu, op| {
+        let target = cpu.operand::<T, FAST>(op)?.to_u64();
+        call_to::<T, FAST>(cpu, op, target)
+    }
+
+    /// RET, releasing `imm` bytes of arguments.
+    ret [T: Int] [T] |cpu, op| {
+        let target = cpu.top_of_stack::<T, FAST>()?.to_u64();
+        let flow = jump::<T, FAST>(cpu, target)?;
+        cpu.drop_from_stack::<FAST>(T::SIZE + op.imm);
+        Some(flow)
+    }
+}
+
+/// Goes to `target`, unless it is bad.
+#[inline(always)]
+fn jump<T: Int, const FAST: bool>(cpu: &mut Cpu, target: u64) -> Option<Flow> {
+    if FAST && !is_valid_target::<T>(cpu, target) {
+        return None;
+    }
+    check_target::<T>(cpu, target).ok()?;
     cpu.rip = target;
-    Flow::End
+    Some(Flow::End)
 }

@@ -67,6 +67,12 @@ pub(crate) fn std(cpu: &mut Cpu, _op: &Op) -> Flow {
 const LOW_STATUS: u64 = SF | ZF | AF | PF | CF;
 const AH: u8 = 1;
 
+/// An instruction of more than 15 bytes: #GP (SDM 3A §6.15, vector 13).
+pub(crate) fn too_long(cpu: &mut Cpu, _op: &Op) -> Flow {
+    cpu.raise(Exception::gp(0));
+    Flow::Fault
+}
+
 /// LAHF.
 pub(crate) fn lahf(cpu: &mut Cpu, _op: &Op) -> Flow {
     let v = (cpu.status & LOW_STATUS) as u8 | 2;
@@ -124,7 +130,7 @@ fn adjust_decimal(cpu: &mut Cpu, apply: fn(u8, u8) -> u8) -> Flow {
     let al = cpu.reg::<u8>(0);
     let v = apply(al, if low { 6 } else { 0 } + if high { 0x60 } else { 0 });
     cpu.set_reg(0, v);
-    let flags = flags_of(v, cpu.status, OF);
+    let flags = flags_of(v, cpu.status, 0);
     cpu.status = flags | if low { AF } else { 0 } | if high { CF } else { 0 };
     Flow::Next
 }

@@ -33,18 +33,7 @@ impl Cpu {
     #[inline(always)]
     fn modify_host<T: Int, const LOCK: bool>(&mut self, op: &Op, host: *mut u8, f: impl Fn(T, u64) -> (T, u64)) -> T {
         // SAFETY: `host` is `SIZE` bytes of writable guest RAM.
-        let mut old: T = unsafe { peek(host) };
-        let (mut new, mut status) = f(old, self.status);
-        if LOCK {
-            // SAFETY: as above.
-            while let Err(seen) = unsafe { T::cas(host, old, new) } {
-                old = seen;
-                (new, status) = f(old, self.status);
-            }
-        } else {
-            // SAFETY: as above.
-            unsafe { poke(host, new) };
-        }
+        let (old, status) = unsafe { replace::<T, LOCK>(host, self.status, f) };
         self.status = status;
         self.after_store(host, T::SIZE, Some(op));
         old
@@ -80,4 +69,31 @@ impl Cpu {
         }
         Ok(())
     }
+}
+
+/// Replaces the value at `host` by what `f` makes of it and of `status`; with `LOCK` atomically, and `f` may run several
+/// times. Returns the old value and the new status.
+///
+/// # Safety
+/// `host` is `T::SIZE` bytes of mapped, writable guest RAM; any alignment.
+#[inline(always)]
+pub(super) unsafe fn replace<T: Int, const LOCK: bool>(
+    host: *mut u8,
+    status: u64,
+    f: impl Fn(T, u64) -> (T, u64),
+) -> (T, u64) {
+    // SAFETY: as the caller promises.
+    let mut old: T = unsafe { peek(host) };
+    let (mut new, mut after) = f(old, status);
+    if LOCK {
+        // SAFETY: as above.
+        while let Err(seen) = unsafe { T::cas(host, old, new) } {
+            old = seen;
+            (new, after) = f(old, status);
+        }
+    } else {
+        // SAFETY: as above.
+        unsafe { poke(host, new) };
+    }
+    (old, after)
 }

@@ -2,6 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::exec::branch::holds;
+use crate::exec::fast::two_paths;
 use crate::exec::int::{Int, WideInt};
 use crate::op::{Faulted, Flow, Op, flow};
 
@@ -18,22 +19,52 @@ pub(crate) fn ri<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     Flow::Next
 }
 
-/// `mov reg, [mem]`.
-pub(crate) fn rm<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let Ok(v) = cpu.load::<T>(op) else { return Flow::Fault };
-    cpu.set_reg(op.r0, v);
-    Flow::Next
-}
+two_paths! {
+    /// `mov reg, [mem]`.
+    rm [T: Int] [T] |cpu, op| {
+        let v = cpu.operand::<T, FAST>(op)?;
+        cpu.set_reg(op.r0, v);
+        Some(Flow::Next)
+    }
 
-/// `mov [mem], reg`; also MOVNTI.
-pub(crate) fn mr<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let v = cpu.reg::<T>(op.r0);
-    flow(cpu.store(op, v))
-}
+    /// `mov [mem], reg`; also MOVNTI.
+    mr [T: Int] [T] |cpu, op| {
+        let v = cpu.reg::<T>(op.r0);
+        cpu.put_operand::<T, FAST>(op, v)
+    }
 
-/// `mov [mem], imm`.
-pub(crate) fn mi<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    flow(cpu.store(op, T::from_u64(op.imm)))
+    /// `mov [mem], imm`.
+    mi [T: Int] [T] |cpu, op| {
+        cpu.put_operand::<T, FAST>(op, T::from_u64(op.imm))
+    }
+
+    /// MOVZX from `S` to `D`, memory source.
+    zx_rm [D: Int, S: Int] [D, S] |cpu, op| {
+        let v = cpu.operand::<S, FAST>(op)?;
+        cpu.set_reg(op.r0, D::from_u64(v.to_u64()));
+        Some(Flow::Next)
+    }
+
+    /// MOVSX and MOVSXD from `S` to `D`, memory source.
+    sx_rm [D: Int, S: Int] [D, S] |cpu, op| {
+        let v = cpu.operand::<S, FAST>(op)?;
+        cpu.set_reg(op.r0, D::from_u64(v.to_i64() as u64));
+        Some(Flow::Next)
+    }
+
+    /// `cmovcc reg, [mem]`: loads, and may fault, even if the condition is false.
+    cmov_rm [T: WideInt, const CC: u8] [T, CC] |cpu, op| {
+        let b = cpu.operand::<T, FAST>(op)?;
+        let a = cpu.reg::<T>(op.r0);
+        cpu.set_reg(op.r0, if holds::<CC>(cpu.status) { b } else { a });
+        Some(Flow::Next)
+    }
+
+    /// `setcc [mem]`.
+    set_m [const CC: u8] [CC] |cpu, op| {
+        let v = u8::from(holds::<CC>(cpu.status));
+        cpu.put_operand::<u8, FAST>(op, v)
+    }
 }
 
 /// MOVZX from `S` to `D`, register source.
@@ -43,23 +74,9 @@ pub(crate) fn zx_rr<D: Int, S: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     Flow::Next
 }
 
-/// MOVZX from `S` to `D`, memory source.
-pub(crate) fn zx_rm<D: Int, S: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let Ok(v) = cpu.load::<S>(op) else { return Flow::Fault };
-    cpu.set_reg(op.r0, D::from_u64(v.to_u64()));
-    Flow::Next
-}
-
 /// MOVSX and MOVSXD from `S` to `D`, register source.
 pub(crate) fn sx_rr<D: Int, S: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let v = cpu.reg::<S>(op.r1);
-    cpu.set_reg(op.r0, D::from_u64(v.to_i64() as u64));
-    Flow::Next
-}
-
-/// MOVSX and MOVSXD from `S` to `D`, memory source.
-pub(crate) fn sx_rm<D: Int, S: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let Ok(v) = cpu.load::<S>(op) else { return Flow::Fault };
     cpu.set_reg(op.r0, D::from_u64(v.to_i64() as u64));
     Flow::Next
 }
@@ -134,25 +151,11 @@ pub(crate) fn cmov_rr<T: WideInt, const CC: u8>(cpu: &mut Cpu, op: &Op) -> Flow 
     Flow::Next
 }
 
-/// `cmovcc reg, [mem]`: loads, and may fault, even if the condition is false.
-pub(crate) fn cmov_rm<T: WideInt, const CC: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let Ok(b) = cpu.load::<T>(op) else { return Flow::Fault };
-    let a = cpu.reg::<T>(op.r0);
-    cpu.set_reg(op.r0, if holds::<CC>(cpu.status) { b } else { a });
-    Flow::Next
-}
-
 /// `setcc reg`.
 pub(crate) fn set_r<const CC: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
     let v = u8::from(holds::<CC>(cpu.status));
     cpu.set_reg(op.r0, v);
     Flow::Next
-}
-
-/// `setcc [mem]`.
-pub(crate) fn set_m<const CC: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let v = u8::from(holds::<CC>(cpu.status));
-    flow(cpu.store(op, v))
 }
 
 /// CBW, CWDE, CDQE: the accumulator's lower half `S` sign-extended to `D`.

@@ -1,8 +1,9 @@
 //! The stack: PUSH, POP and what is made of them.
 
 use crate::cpu::Cpu;
+use crate::exec::fast::two_paths;
 use crate::exec::int::Int;
-use crate::op::{Faulted, Flow, Guest, Op, flow};
+use crate::op::{Faulted, Flow, Guest, Op};
 
 const RSP: usize = 4;
 const RBP: usize = 5;
@@ -57,28 +58,39 @@ impl Cpu {
     }
 }
 
-/// `push reg`.
-pub(crate) fn push_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let v = cpu.reg::<T>(op.r0);
-    flow(cpu.push_by(v, Some(op)))
+two_paths! {
+    /// `push reg`.
+    push_r [T: Int] [T] |cpu, op| {
+        let v = cpu.reg::<T>(op.r0);
+        push::<T, FAST>(cpu, op, v)
+    }
+
+    /// `push imm`.
+    push_i [T: Int] [T] |cpu, op| {
+        push::<T, FAST>(cpu, op, T::from_u64(op.imm))
+    }
+
+    /// `push [mem]`.
+    push_m [T: Int] [T] |cpu, op| {
+        let v = cpu.operand::<T, FAST>(op)?;
+        push::<T, FAST>(cpu, op, v)
+    }
+
+    /// `pop reg`; POP rSP ends with the popped value.
+    pop_r [T: Int] [T] |cpu, op| {
+        let v = cpu.top_of_stack::<T, FAST>()?;
+        cpu.drop_from_stack::<FAST>(T::SIZE);
+        cpu.set_reg(op.r0, v);
+        Some(Flow::Next)
+    }
 }
 
-/// `push imm`.
-pub(crate) fn push_i<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    flow(cpu.push_by(T::from_u64(op.imm), Some(op)))
-}
-
-/// `push [mem]`.
-pub(crate) fn push_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let Ok(v) = cpu.load::<T>(op) else { return Flow::Fault };
-    flow(cpu.push_by(v, Some(op)))
-}
-
-/// `pop reg`; POP rSP ends with the popped value.
-pub(crate) fn pop_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let Ok(v) = cpu.pop::<T>() else { return Flow::Fault };
-    cpu.set_reg(op.r0, v);
-    Flow::Next
+#[inline(always)]
+fn push<T: Int, const FAST: bool>(cpu: &mut Cpu, op: &Op, value: T) -> Option<Flow> {
+    match cpu.push_operand::<T, FAST>(op, value)? {
+        Some(stored) => Some(cpu.stored::<T>(op, stored, Flow::Next)),
+        None => Some(Flow::Next),
+    }
 }
 
 /// `pop [mem]`: an address made from rSP uses the incremented value (SDM 2B, POP).

@@ -61,9 +61,15 @@ impl Cpu {
     #[inline(always)]
     pub(crate) fn linear_at(&mut self, op: &Op, ea: u64, size: u64, write: bool) -> Guest<u64> {
         if op.mem.checked {
-            return self.checked_linear(op.mem.seg, ea, size, write);
+            return self.segment_linear(op.mem.seg, ea, size, write);
         }
         Ok(ea.wrapping_add(self.seg_base[usize::from(op.mem.seg_base)]))
+    }
+
+    /// [`Cpu::checked_linear`] out of line: the handlers are tuned for 64-bit code.
+    #[inline(never)]
+    fn segment_linear(&mut self, seg: u8, offset: u64, size: u64, write: bool) -> Guest<u64> {
+        self.checked_linear(seg, offset, size, write)
     }
 
     /// Loads the memory operand of `op`.

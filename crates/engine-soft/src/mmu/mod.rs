@@ -6,12 +6,13 @@
 
 mod access;
 mod slow;
+mod space;
 #[cfg(test)]
 mod tests;
 mod tlb;
 mod walk;
 
 pub(crate) use access::{Word, peek, poke};
-pub(crate) use slow::Place;
-pub(crate) use tlb::{Mmu, Paging, Privilege};
+pub(crate) use space::Privilege;
+pub(crate) use tlb::{Mmu, Paging};
 pub(crate) use walk::Access;

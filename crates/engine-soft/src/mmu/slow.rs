@@ -6,7 +6,7 @@ use visor_x86::exception::{Exception, Vector};
 
 use crate::cpu::Cpu;
 use crate::mmu::access::{peek, poke};
-use crate::mmu::tlb::Fill;
+use crate::mmu::space::Fill;
 use crate::mmu::{Access, Privilege, Word};
 use crate::op::{Guest, Op};
 

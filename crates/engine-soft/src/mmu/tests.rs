@@ -1,6 +1,6 @@
 //! The soft TLB.
 
-use super::tlb::Fill;
+use super::space::Fill;
 use super::{Mmu, Privilege};
 
 fn mmu() -> Mmu {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use visor_memory::{Gpa, PAGE, RamPage};
 use visor_x86::exception::{Exception, pf};
 use visor_x86::paging::{
-    ACCESSED, ADDRESS, DIRTY, GLOBAL, LARGE, NX, PHYS_BITS, PRESENT, RESERVED_ADDRESS, USER, WRITE,
+    ACCESSED, ADDRESS, DIRTY, GLOBAL, LARGE, NX, PHYS_BITS, PRESENT, RESERVED_ADDRESS, USER, WRITE, is_canonical,
 };
 use visor_x86::regs::{Cr0, Cr4, Efer};
 
@@ -69,6 +69,10 @@ impl Cpu {
     /// # Errors
     /// A page fault, recorded in `self.fault`; CR2 is set at delivery.
     pub(crate) fn translate(&mut self, lin: u64, access: Access, who: Privilege) -> Guest<Translation> {
+        // Callers that tell #SS from #GP have checked already; the walk itself would ignore the upper bits.
+        if self.mmu.paging == Paging::Long && !is_canonical(lin) {
+            return self.fail(Exception::gp(0));
+        }
         for _ in 0..RETRIES {
             match self.walk(lin, access, who) {
                 Ok(t) => return Ok(t),

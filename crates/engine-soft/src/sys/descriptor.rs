@@ -428,7 +428,7 @@ fn store_table(cpu: &mut Cpu, op: &Op, table: TableReg) -> Guest<Flow> {
     let wide = cpu.is_64();
     let size = if wide { 8 } else { 4 };
     let lin = cpu.linear(op, size + 2, true)?;
-    cpu.probe_write(lin, size + 2)?;
+    cpu.probe_store(lin, size + 2, op.mem.seg)?;
     cpu.write_sized(lin, op.mem.seg, 2, u64::from(table.limit), op)?;
     let at = cpu.wrap(lin.wrapping_add(2));
     cpu.write_sized(at, op.mem.seg, size as u8, table.base, op)?;

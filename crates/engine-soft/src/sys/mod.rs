@@ -11,6 +11,7 @@ mod descriptor;
 mod event;
 mod far;
 mod flags;
+mod hypercall;
 mod interrupt;
 mod ints;
 mod iret;

@@ -237,8 +237,12 @@ impl Cpu {
             IA32_PAT => all_memory_types(value, true),
             IA32_MTRR_DEF_TYPE => value & !0xcff == 0 && is_memory_type(value & 0xff, false),
             _ if msr.wrapping_sub(IA32_MC0_CTL) < 4 * BANKS => {
-                // CTL takes zeros and ones, the others only zero (SDM 3B §15.3.2).
-                msr & 3 == 0 || value == 0
+                // CTL takes all zeros or all ones, STATUS only zero (SDM 3B §15.3.2); ADDR and MISC are plain storage.
+                match msr & 3 {
+                    0 => value == 0 || value == !0,
+                    1 => value == 0,
+                    _ => true,
+                }
             }
             IA32_EFER => self.accepts_efer(value),
             IA32_STAR | IA32_FMASK => long,

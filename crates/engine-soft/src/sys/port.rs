@@ -131,7 +131,7 @@ pub(super) fn ins(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     string(cpu, op, RDI, |cpu, op, port, size, offset| {
         let lin = cpu.linear_at(op, offset, u64::from(size), true)?;
         // The device is read only once the store cannot fault any more.
-        cpu.probe_write(lin, u64::from(size))?;
+        cpu.probe_store(lin, u64::from(size), op.mem.seg)?;
         let value = cpu.port_read(port, size);
         cpu.write_sized(lin, op.mem.seg, size, value, op)
     })

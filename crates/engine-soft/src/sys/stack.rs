@@ -1,12 +1,11 @@
 //! Frames on the stack, as far transfers and interrupts push and pop them.
 
-use visor_memory::PAGE;
 use visor_x86::exception::Exception;
 use visor_x86::paging::is_canonical;
 use visor_x86::segment::Segment;
 
 use crate::cpu::Cpu;
-use crate::mmu::{Access, Place, Privilege, poke};
+use crate::mmu::{Privilege, poke};
 use crate::op::Guest;
 use crate::sys::descriptor::SS;
 use crate::sys::segment::within;
@@ -102,17 +101,6 @@ impl Cpu {
             return Ok(());
         }
         self.store_slow(lin, &value.to_le_bytes()[..usize::from(size.min(8))], who, None)
-    }
-
-    /// Faults unless `len` bytes (at most a page) at `lin` may be written by the running code.
-    pub(super) fn probe_write(&mut self, lin: u64, len: u64) -> Guest<()> {
-        let who = self.mmu.privilege;
-        self.check_canonical(lin, len, 3)?;
-        let _: Place = self.place(lin, Access::Store, who)?;
-        if lin % PAGE + len > PAGE {
-            let _: Place = self.place(self.wrap(lin.wrapping_add(len - 1)), Access::Store, who)?;
-        }
-        Ok(())
     }
 
     /// A linear address after arithmetic: 32 bits outside 64-bit mode.

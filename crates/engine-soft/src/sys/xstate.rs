@@ -32,24 +32,6 @@ fn area(cpu: &mut Cpu, op: &Op, len: usize, align: u64, write: bool) -> Guest<u6
 }
 
 impl Cpu {
-    fn read_bytes(&mut self, op: &Op, lin: u64, data: &mut [u8]) -> Guest<()> {
-        for (i, chunk) in data.chunks_exact_mut(8).enumerate() {
-            let v = self.read::<u64>(self.wrap(lin.wrapping_add(8 * i as u64)), op.mem.seg)?;
-            chunk.copy_from_slice(&v.to_le_bytes());
-        }
-        Ok(())
-    }
-
-    fn write_bytes(&mut self, op: &Op, lin: u64, data: &[u8]) -> Guest<()> {
-        for (i, chunk) in data.chunks_exact(8).enumerate() {
-            let mut raw = [0; 8];
-            raw.copy_from_slice(chunk);
-            let at = self.wrap(lin.wrapping_add(8 * i as u64));
-            self.write(at, op.mem.seg, u64::from_le_bytes(raw), Some(op))?;
-        }
-        Ok(())
-    }
-
     /// State components that are not in their initial configuration.
     pub(super) fn xinuse(&self) -> u64 {
         let initial = FpuState::default();
@@ -91,10 +73,10 @@ impl Cpu {
 pub(super) fn fxsave(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     cpu.fx_allowed()?;
     let lin = area(cpu, op, LEGACY, 16, true)?;
-    cpu.probe_write(lin, LEGACY as u64)?;
+    cpu.probe_store(lin, LEGACY as u64, op.mem.seg)?;
     let mut image = [0; LEGACY];
     let len = visor_fpu::fxsave(&cpu.fpu, layout(cpu, op), &mut image);
-    cpu.write_bytes(op, lin, &image[..len])?;
+    cpu.store_bytes(lin, op.mem.seg, &image[..len], Some(op))?;
     Ok(Flow::Next)
 }
 
@@ -103,7 +85,7 @@ pub(super) fn fxrstor(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     cpu.fx_allowed()?;
     let lin = area(cpu, op, LEGACY, 16, false)?;
     let mut image = [0; LEGACY];
-    cpu.read_bytes(op, lin, &mut image)?;
+    cpu.load_bytes(lin, op.mem.seg, &mut image)?;
     let layout = layout(cpu, op);
     let restored = visor_fpu::fxrstor(&mut cpu.fpu, layout, &image);
     finish(cpu, restored)
@@ -137,9 +119,9 @@ fn save_standard(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let requested = cpu.requested();
     let len = extent(requested & cpu.xcr0);
     let lin = area(cpu, op, len, 64, true)?;
-    cpu.probe_write(lin, len as u64)?;
+    cpu.probe_store(lin, len as u64, op.mem.seg)?;
     let mut image = [0; XSAVE_AREA_SIZE];
-    cpu.read_bytes(op, lin, &mut image[..len])?;
+    cpu.load_bytes(lin, op.mem.seg, &mut image[..len])?;
     visor_fpu::xsave(&cpu.fpu, layout(cpu, op), cpu.xcr0, requested, &mut image);
     write_saved(cpu, op, lin, requested & cpu.xcr0, &image)
 }
@@ -147,19 +129,24 @@ fn save_standard(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
 /// Writes those parts of the area that a save of `components` changes.
 fn write_saved(cpu: &mut Cpu, op: &Op, lin: u64, components: u64, image: &[u8; XSAVE_AREA_SIZE]) -> Guest<Flow> {
     if components & XCR0_X87 != 0 {
-        cpu.write_bytes(op, lin, &image[..24])?;
-        cpu.write_bytes(op, cpu.wrap(lin.wrapping_add(32)), &image[32..160])?;
+        cpu.store_bytes(lin, op.mem.seg, &image[..24], Some(op))?;
+        let at = cpu.wrap(lin.wrapping_add(32));
+        cpu.store_bytes(at, op.mem.seg, &image[32..160], Some(op))?;
     }
     if components & (XCR0_SSE | XCR0_AVX) != 0 {
-        cpu.write_bytes(op, cpu.wrap(lin.wrapping_add(24)), &image[24..32])?;
+        let at = cpu.wrap(lin.wrapping_add(24));
+        cpu.store_bytes(at, op.mem.seg, &image[24..32], Some(op))?;
     }
     if components & XCR0_SSE != 0 {
-        cpu.write_bytes(op, cpu.wrap(lin.wrapping_add(160)), &image[160..416])?;
+        let at = cpu.wrap(lin.wrapping_add(160));
+        cpu.store_bytes(at, op.mem.seg, &image[160..416], Some(op))?;
     }
     if components & XCR0_AVX != 0 {
-        cpu.write_bytes(op, cpu.wrap(lin.wrapping_add(HEADER_END as u64)), &image[HEADER_END..])?;
+        let at = cpu.wrap(lin.wrapping_add(HEADER_END as u64));
+        cpu.store_bytes(at, op.mem.seg, &image[HEADER_END..], Some(op))?;
     }
-    cpu.write_bytes(op, cpu.wrap(lin.wrapping_add(LEGACY as u64)), &image[LEGACY..LEGACY + 8])?;
+    let at = cpu.wrap(lin.wrapping_add(LEGACY as u64));
+    cpu.store_bytes(at, op.mem.seg, &image[LEGACY..LEGACY + 8], Some(op))?;
     Ok(Flow::Next)
 }
 
@@ -169,11 +156,11 @@ pub(super) fn xsavec(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let requested = cpu.requested();
     let len = extent(requested & cpu.xcr0);
     let lin = area(cpu, op, len, 64, true)?;
-    cpu.probe_write(lin, len as u64)?;
+    cpu.probe_store(lin, len as u64, op.mem.seg)?;
     let mut image = [0; XSAVE_AREA_SIZE];
-    cpu.read_bytes(op, lin, &mut image[..len])?;
+    cpu.load_bytes(lin, op.mem.seg, &mut image[..len])?;
     visor_fpu::xsavec(&cpu.fpu, layout(cpu, op), cpu.xcr0, requested, &mut image);
-    cpu.write_bytes(op, lin, &image[..len])?;
+    cpu.store_bytes(lin, op.mem.seg, &image[..len], Some(op))?;
     Ok(Flow::Next)
 }
 
@@ -183,13 +170,13 @@ pub(super) fn xrstor(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let requested = cpu.requested();
     let lin = area(cpu, op, HEADER_END, 64, false)?;
     let mut image = [0; XSAVE_AREA_SIZE];
-    cpu.read_bytes(op, lin, &mut image[..HEADER_END])?;
+    cpu.load_bytes(lin, op.mem.seg, &mut image[..HEADER_END])?;
     // The AVX part is read only if it is to be restored from memory.
     let present = u64::from(image[LEGACY]);
     if requested & cpu.xcr0 & present & XCR0_AVX != 0 {
         let high = cpu.wrap(lin.wrapping_add(HEADER_END as u64));
         cpu.check_canonical(high, (XSAVE_AREA_SIZE - HEADER_END) as u64, op.mem.seg)?;
-        cpu.read_bytes(op, high, &mut image[HEADER_END..])?;
+        cpu.load_bytes(high, op.mem.seg, &mut image[HEADER_END..])?;
     }
     let layout = layout(cpu, op);
     let restored = visor_fpu::xrstor(&mut cpu.fpu, layout, cpu.xcr0, requested, &image);

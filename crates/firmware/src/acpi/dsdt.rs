@@ -7,7 +7,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiConfig, HPET, OEM, OEM_TABLE, PM1_EVENT, PciConfig};
+use super::{AcpiConfig, HPET, OEM, OEM_TABLE, PciConfig};
 
 /// The table.
 pub(super) fn dsdt(config: &AcpiConfig) -> Vec<u8> {
@@ -102,7 +102,5 @@ fn board(config: &AcpiConfig, body: &mut Vec<u8>) {
     if config.hpet.is_some() {
         device("HPET", "PNP0103", vec![&Memory32Fixed::new(false, HPET as u32, 0x400)]);
     }
-    // Ports nobody else may be given: power management.
-    device("PM__", "PNP0C02", vec![&io(PM1_EVENT, 0x10)]);
     body.extend(Scope::raw(path("\\_SB_"), all));
 }

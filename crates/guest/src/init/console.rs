@@ -15,8 +15,8 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Writes a line into the kernel's log, which is shown on the console unless the guest boots quietly.
 pub(crate) fn kernel_log(text: &str) {
     if let Ok(mut log) = OpenOptions::new().write(true).open("/dev/kmsg") {
-        // <3>: an error (printk's log levels).
-        let _ = write!(log, "<3>visor-init: {text}\n");
+        // <3>: an error (printk's log levels). One write: each one becomes a record of its own.
+        let _ = log.write_all(format!("<3>visor-init: {text}\n").as_bytes());
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::modules::Loader;
 use crate::sys;
@@ -29,18 +30,36 @@ impl Devices {
         self.socket.as_ref().map(AsFd::as_fd)
     }
 
-    /// Loads modules for all devices that are there. Loading a bus brings new devices: those arrive as events.
-    pub(super) fn load_for_present(&mut self) {
-        let mut aliases = BTreeSet::new();
-        for bus in ["pci", "virtio", "scsi"] {
-            let devices = fs::read_dir(format!("/sys/bus/{bus}/devices"));
-            for device in devices.into_iter().flatten().flatten() {
-                aliases.extend(fs::read_to_string(device.path().join("modalias")));
+    /// Loads modules for the virtio devices that are there: they answer at once, and usually the root is one of them.
+    /// Loading a bus brings new devices: those arrive as events.
+    pub(super) fn load_virtio(&mut self) {
+        for alias in present() {
+            if alias.starts_with("virtio:") || alias.starts_with("pci:v00001AF4") {
+                self.load(&alias);
             }
         }
-        for alias in aliases {
-            self.load(alias.trim_end());
+    }
+
+    /// Loads modules for all devices that are there, however long their drivers take.
+    pub(super) fn load_all(&mut self) {
+        for alias in present() {
+            self.load(&alias);
         }
+    }
+
+    /// Starts a process that loads what [`Self::load_virtio`] left out. An ATA controller, for one, makes whoever loads
+    /// its driver wait until it has looked for disks.
+    pub(super) fn load_rest_aside(&self) -> io::Result<()> {
+        use std::os::unix::process::CommandExt;
+        let rest: Vec<String> = present().into_iter().filter(|a| self.loader.has_unloaded(a)).collect();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("modprobe").args(["-a", "-q", "--"]).args(rest);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // PID 1 reaps it like any other child.
+        command.spawn().map(drop)
     }
 
     /// The next event, after loading the module it asks for.
@@ -65,6 +84,19 @@ impl Devices {
             _ => {}
         }
     }
+}
+
+/// The `MODALIAS` of every device that is there.
+fn present() -> BTreeSet<String> {
+    let mut aliases = BTreeSet::new();
+    for bus in ["pci", "virtio", "scsi"] {
+        let devices = fs::read_dir(format!("/sys/bus/{bus}/devices"));
+        for device in devices.into_iter().flatten().flatten() {
+            let alias = fs::read_to_string(device.path().join("modalias")).unwrap_or_default();
+            aliases.insert(alias.trim_end().to_owned());
+        }
+    }
+    aliases
 }
 
 /// The variables of an event: strings that end in zero, the first one a headline.

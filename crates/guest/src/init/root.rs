@@ -15,6 +15,9 @@ use crate::sys::{self, PollSet};
 /// How long to wait for the root disk to appear.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long to wait before looking beyond virtio devices.
+const VIRTIO_PATIENCE: Duration = Duration::from_millis(100);
+
 const NEW_ROOT: &str = "/newroot";
 
 /// Offsets within an ext4 superblock, which itself lies at 1024 (Linux Documentation/filesystems/ext4/super.rst).
@@ -52,13 +55,19 @@ pub(super) fn change(cmdline: &Cmdline, devices: &mut Devices) -> io::Result<()>
 }
 
 fn wait_for(spec: &RootSpec, devices: &mut Devices) -> io::Result<PathBuf> {
-    let end = Instant::now() + PATIENCE;
+    let begin = Instant::now();
+    let mut all_loaded = false;
     loop {
         if let Some(device) = find(spec) {
             return Ok(device);
         }
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if !all_loaded && begin.elapsed() >= VIRTIO_PATIENCE {
+            all_loaded = true;
+            devices.load_all();
+        }
+        let limit = if all_loaded { PATIENCE } else { VIRTIO_PATIENCE };
+        let left = limit.saturating_sub(begin.elapsed());
+        if left.is_zero() && all_loaded {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("no root disk {spec:?}")));
         }
         let mut set = PollSet::new();

@@ -37,7 +37,7 @@ pub fn main() -> ! {
     mounts::early();
     let cmdline = Cmdline::read();
     let mut devices = Devices::open(&modules_directory());
-    devices.load_for_present();
+    devices.load_virtio();
     while devices.next_event().is_some() {}
     if let Err(error) = root::change(&cmdline, &mut devices) {
         kernel_log(&format!("staying in the initial ramfs: {error}"));
@@ -73,7 +73,7 @@ impl Init {
     fn new(cmdline: Cmdline, mut devices: Devices) -> Self {
         // The root has more modules than the initial ramfs had; keep the events that wait in the socket.
         if modules_directory().join(TABLE_NAME).exists() {
-            devices.loader = crate::modules::Loader::open(&modules_directory());
+            devices.loader.move_to(&modules_directory());
         }
         let wanted =
             [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGPWR, libc::SIGHUP];
@@ -100,8 +100,11 @@ impl Init {
     }
 
     fn start(&mut self) {
-        self.devices.load_for_present();
+        self.devices.load_virtio();
         self.drain_events();
+        if let Err(error) = self.devices.load_rest_aside() {
+            kernel_log(&format!("cannot load modules: {error}"));
+        }
         self.agent_due = Some(Instant::now());
         self.start_agent();
         self.start_network();

@@ -2,8 +2,12 @@
 
 use super::{Tolerance, flags};
 use crate::case::{Case, Mode, Outcome};
-use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic as M, OpKind};
+use crate::layout;
+use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
 use visor_x86::Rflags;
+
+/// Condition code C1 of the x87 status word.
+const C1: u16 = 0x200;
 
 /// Points where Intel and AMD hosts differ, and what the fuzzer does about each.
 pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
@@ -25,12 +29,21 @@ pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
     ("CR2 of a state image that crosses a page", "ignored: some processors probe the last byte first"),
     ("MASKMOV with an all-zero mask on an invalid address", "a page fault is accepted either way"),
     ("PUSH of a segment register with 32-bit operands, 0F 0D with a register", "not generated"),
-    ("RETF to an outer level", "a page fault is accepted: AMD reads the outer stack before it checks the selector"),
+    ("far calls and returns that fault", "any of #NP, #SS, #GP, #PF, #AC is accepted: the order of checks differs"),
     (
-        "LOOP with a REP prefix, MOVSXD with 16-bit operands",
+        "LOOP with a REP prefix (not generated), MOVSXD with 16-bit operands",
         "accepted: AMD lets the prefix choose the condition, and reads 32 bits",
     ),
-    ("VPERMQ and VPERMPD with VEX.W = 0 in 32-bit mode", "not generated: #UD by the manual, executed by AMD"),
+    ("VPERMQ and VPERMPD with VEX.W = 0", "not generated: #UD by the manual, executed by AMD"),
+    ("XSTATE_BV that XSAVE stores", "ignored: processors track initial states differently"),
+    (
+        "non-canonical offsets in FS and GS",
+        "#GP and #PF are both accepted: AMD checks the offset as well as the linear address",
+    ),
+    ("LSL of the per-CPU segment", "ignored: its limit is the host's CPU number"),
+    ("C1 after FCMOV and FCOMI", "ignored: Intel clears it, AMD leaves it"),
+    ("what a faulting PUSHA has pushed and POPA popped", "ignored"),
+    ("CALL to a non-canonical address with a bad stack", "#GP and the stack's exception are both accepted"),
     ("RPL of null selectors", "ignored: the host's kernel exit clears it"),
     ("INT1", "not generated: some hypervisors report it as a fault"),
     ("BSF and BSR of zero", "compared: both vendors leave the destination unchanged"),
@@ -44,6 +57,13 @@ pub(super) fn tolerance(case: &Case, instructions: &[Instruction], native: &Outc
     let mut t = Tolerance { flags: undefined | Rflags::RF.bits(), ..Tolerance::default() };
     for i in instructions {
         instruction(&mut t, case, i);
+        if i.ip() == native.regs.rip && matches!(i.mnemonic(), M::Pusha | M::Pushad) {
+            // Some processors push one by one, others check the whole range first.
+            t.memory.push((layout::STACK, layout::STACK_LEN));
+        }
+        if i.ip() == native.regs.rip && matches!(i.mnemonic(), M::Popa | M::Popad) {
+            t.gpr |= 0xef;
+        }
     }
     t
 }
@@ -52,7 +72,7 @@ pub(super) fn tolerance(case: &Case, instructions: &[Instruction], native: &Outc
 /// branches may have skipped it.
 fn executed<'a>(instructions: &'a [Instruction], native: &Outcome) -> [&'a [Instruction]; 2] {
     let straight = instructions.iter().all(|i| i.flow_control() == FlowControl::Next);
-    let faulted = instructions.iter().position(|i| i.ip() == native.regs.rip && native.vector != 1);
+    let faulted = instructions.iter().position(|i| i.ip() == native.regs.rip);
     match faulted {
         Some(n) if straight => {
             [&instructions[..n], &instructions[..n + usize::from(instructions[n].is_string_instruction())]]
@@ -61,48 +81,70 @@ fn executed<'a>(instructions: &'a [Instruction], native: &Outcome) -> [&'a [Inst
     }
 }
 
-/// Where the first of two different exceptions was raised: breakpoints end the run, so another one came first, and generated
-/// code runs forward.
-pub(super) fn raised_at(native: &Outcome, subject: &Outcome) -> u64 {
+/// Where the first of two different exceptions was raised: breakpoints end the run and what lies outside the code came
+/// after a branch, so the other one was first; within the code, generated branches lead forward.
+pub(super) fn raised_at(instructions: &[Instruction], native: &Outcome, subject: &Outcome) -> u64 {
     let (n, s) = (native.regs.rip, subject.regs.rip);
+    let inside = |rip: u64| instructions.iter().any(|i| i.ip() == rip);
     match (native.vector, subject.vector) {
         (a, b) if a == b && n == s => 0,
         (3, 3) => 0,
         (3, _) => s,
         (_, 3) => n,
+        _ if inside(n) && !inside(s) => n,
+        _ if inside(s) && !inside(n) => s,
         _ => n.min(s),
     }
 }
 
 /// Whether the two sides raised different exceptions, both of which the manual allows.
 pub(super) fn accepted(instructions: &[Instruction], native: &Outcome, subject: &Outcome) -> bool {
-    let at = raised_at(native, subject);
+    let at = raised_at(instructions, native, subject);
     let Some(i) = instructions.iter().find(|i| i.ip() == at) else { return false };
     let raised = |v: u32| native.vector == v || subject.vector == v;
     let wide = !matches!(i.memory_size().size(), 1..=8) || vector_elements(i);
     let sha = i.cpuid_features().contains(&CpuidFeature::SHA);
-    let image = matches!(i.mnemonic(), M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64);
-    let mask = matches!(i.mnemonic(), M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu);
-    let repeated_loop = (i.is_loop() || i.is_loopcc()) && (i.has_rep_prefix() || i.has_repne_prefix());
-    // AMD reads the caller's stack before it checks the selector's privilege.
-    let outer_return = i.mnemonic() == M::Retf && raised(13);
+    let image = is_state_image(i.mnemonic());
+    let mask = is_mask_store(i.mnemonic()) || vector_elements(i);
+    // Stack, selector and target of a far transfer are checked in different order.
+    let far = is_far_return(i.mnemonic()) || i.is_call_far() || i.is_call_far_indirect();
+    // Intel checks the target of a call before it pushes, AMD after.
+    let call = i.mnemonic() == M::Call && raised(13);
+    // AMD also wants the offset in FS or GS to be canonical, not only the linear address.
+    let based = matches!(i.segment_prefix(), Register::FS | Register::GS) && raised(13) && raised(14);
     let short_movsxd = matches!(i.code(), Code::Movsxd_r16_rm16 | Code::Movsxd_r32_rm32);
-    (raised(17) && (wide || image || short_movsxd))
-        || repeated_loop
-        || outer_return
+    (raised(17) && (wide || image))
+        || short_movsxd
+        || based
+        || call
+        || (far && [native.vector, subject.vector].iter().all(|v| matches!(v, 11..=14 | 17)))
         || (sha && raised(13))
         || (raised(12) && raised(13) && wide)
-        || (mask && raised(14))
+        || (image && raised(13) && (raised(14) || raised(17)))
+        || (mask && (raised(13) || raised(14) || raised(17)))
+}
+
+fn is_fcomi(mnemonic: M) -> bool {
+    matches!(mnemonic, M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip)
 }
 
 fn vector_elements(i: &Instruction) -> bool {
     i.is_vsib() || matches!(i.mnemonic(), M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq)
 }
 
-fn instruction(t: &mut Tolerance, case: &Case, i: &Instruction) {
-    if matches!(
-        i.mnemonic(),
-        M::Fxsave
+/// Images of 14 bytes and more, which processors access in pieces of their own choice.
+fn is_state_image(mnemonic: M) -> bool {
+    matches!(
+        mnemonic,
+        M::Xsave
+            | M::Xsave64
+            | M::Xsaveopt
+            | M::Xsaveopt64
+            | M::Xsavec
+            | M::Xsavec64
+            | M::Xrstor
+            | M::Xrstor64
+            | M::Fxsave
             | M::Fxsave64
             | M::Fxrstor
             | M::Fxrstor64
@@ -110,18 +152,33 @@ fn instruction(t: &mut Tolerance, case: &Case, i: &Instruction) {
             | M::Frstor
             | M::Fnstenv
             | M::Fldenv
-            | M::Maskmovq
-            | M::Maskmovdqu
-            | M::Vmaskmovdqu
-    ) {
-        t.cr2 = true;
+    )
+}
+
+fn is_mask_store(mnemonic: M) -> bool {
+    matches!(mnemonic, M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu)
+}
+
+fn is_far_return(mnemonic: M) -> bool {
+    matches!(mnemonic, M::Retf | M::Iret | M::Iretd | M::Iretq)
+}
+
+fn instruction(t: &mut Tolerance, case: &Case, i: &Instruction) {
+    t.cr2 |= is_state_image(i.mnemonic()) || is_mask_store(i.mnemonic()) || is_far_return(i.mnemonic());
+    let features = i.cpuid_features();
+    if features.contains(&CpuidFeature::FPU) && features.contains(&CpuidFeature::CMOV) || is_fcomi(i.mnemonic()) {
+        t.fsw |= C1;
     }
     match i.mnemonic() {
         M::Fsin | M::Fcos | M::Fsincos | M::Fptan | M::Fpatan | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 => {
             t.ulps = 2;
-            t.fsw |= 0x0200 | 0x20; // C1 and PE follow the last bit.
+            t.fsw |= C1 | 0x20; // C1 and PE follow the last bit.
         }
         M::Fxsave | M::Fxsave64 => ignore(t, case, i, &[(6, 18), (28, 4)]),
+        M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 => {
+            // Which components are in their initial state is the processor's to say.
+            ignore(t, case, i, &[(6, 18), (28, 4), (512, 8)]);
+        }
         M::Fnsave | M::Fnstenv => {
             let wide = i.memory_size().size() == 28 || i.memory_size().size() == 108;
             ignore(t, case, i, if wide { &[(12, 16)] } else { &[(6, 8)] });
@@ -132,6 +189,7 @@ fn instruction(t: &mut Tolerance, case: &Case, i: &Instruction) {
             t.bases = true;
         }
         M::Lfs | M::Lgs => t.bases = true,
+        M::Lsl => t.segment_limit = Some(i.op0_register().full_register().number()),
         M::Shld | M::Shrd if flags::double_shift_overflows(case, i) => {
             t.flags |= Rflags::STATUS.bits();
             match i.op0_kind() {

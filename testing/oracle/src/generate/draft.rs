@@ -70,7 +70,7 @@ impl Draft {
         match rng.below(10) {
             0 | 1 => DATA + PAGE - rng.below(size + 1),
             2 => DATA - rng.below(size + 1),
-            3 | 4 => RODATA + rng.below(PAGE - size.min(PAGE)) & !(align - 1),
+            3 | 4 => (RODATA + rng.below(PAGE - size.min(PAGE))) & !(align - 1),
             5 => RODATA - rng.below(size + 1),
             6 => RODATA + PAGE - rng.below(size + 1),
             7 => STACK + PAGE - rng.below(size + 1),

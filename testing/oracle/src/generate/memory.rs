@@ -14,15 +14,9 @@ pub(super) struct Wanted {
     pub(super) vsib: Option<(Register, u32)>,
     /// A SIB byte without RIP-relative form is required, as for MIB operands.
     pub(super) sib: bool,
-    /// Linear address if it must be a given one.
-    pub(super) at: Option<u64>,
 }
 
 impl Wanted {
-    pub(super) fn plain(size: u64) -> Self {
-        Wanted { size, vsib: None, sib: false, at: None }
-    }
-
     /// What an operand kind demands, if it is a vector-indexed one.
     pub(super) fn for_kind(draft: &mut Draft, kind: K, size: u64) -> Self {
         let n = draft.rng.below(draft.register_count()) as u32;
@@ -33,7 +27,7 @@ impl Wanted {
             K::mem_vsib64y => Some((Register::YMM0 + n, 8)),
             _ => None,
         };
-        Wanted { size, vsib, sib: matches!(kind, K::mem_mib | K::sibmem), at: None }
+        Wanted { size, vsib, sib: matches!(kind, K::mem_mib | K::sibmem) }
     }
 }
 
@@ -50,15 +44,11 @@ struct Form {
 pub(super) fn build(draft: &mut Draft, instruction: &mut Instruction, operand: u32, wanted: Wanted) -> Option<u64> {
     let width = address_width(draft, wanted);
     let (segment, base) = segment(draft, width);
-    let target = match wanted.at {
-        Some(at) => at,
-        None if width == 2 => base.wrapping_add(draft.rng.below(0x700)),
-        None => draft.target(wanted.size),
+    let target = match width {
+        2 => base.wrapping_add(draft.rng.below(0x700)),
+        _ => draft.target(wanted.size),
     };
     let offset = target.wrapping_sub(base) & mask(width);
-    if width == 8 && (offset as i64 as i128 + base as i64 as i128) as i64 != target as i64 {
-        return None;
-    }
     instruction.set_op_kind(operand, OpKind::Memory);
     if segment != Register::None {
         instruction.set_segment_prefix(segment);

@@ -43,6 +43,13 @@ pub const ANNOUNCED: &[CpuidFeature] = &[
     CpuidFeature::ADX,
     CpuidFeature::FSGSBASE,
     CpuidFeature::XSAVE,
+    CpuidFeature::XSAVEOPT,
+    CpuidFeature::XSAVEC,
+    CpuidFeature::GFNI,
+    CpuidFeature::VAES,
+    CpuidFeature::VPCLMULQDQ,
+    CpuidFeature::CLFLUSHOPT,
+    CpuidFeature::CLWB,
     CpuidFeature::CLFSH,
     CpuidFeature::PAUSE,
     CpuidFeature::MULTIBYTENOP,
@@ -80,10 +87,6 @@ const EXCLUDED: &[Mnemonic] = &[
     Mnemonic::Smsw,
     Mnemonic::Str,
     Mnemonic::Rsm,
-    Mnemonic::Xsave,
-    Mnemonic::Xsave64,
-    Mnemonic::Xrstor,
-    Mnemonic::Xrstor64,
     Mnemonic::Xbegin,
     // Undocumented and decoded differently by Intel and AMD.
     Mnemonic::Jmpe,
@@ -149,7 +152,14 @@ pub fn instruction_allowed(instruction: &Instruction, bytes: &[u8], mode: Mode) 
         // EVEX space the decoder does not know may be newer than it.
         return !has_host_only_prefix(bytes, mode);
     }
-    code_allowed(instruction.code(), mode) && !(mode == Mode::Long && near_branch_with_prefix66(instruction, bytes))
+    code_allowed(instruction.code(), mode)
+        && !(mode == Mode::Long && near_branch_with_prefix66(instruction, bytes))
+        && !loop_with_rep(instruction, bytes, mode)
+}
+
+/// A REP prefix before LOOPcc chooses the condition on AMD.
+fn loop_with_rep(instruction: &Instruction, bytes: &[u8], mode: Mode) -> bool {
+    instruction.is_loopcc() && prefixes(bytes, mode == Mode::Long).iter().any(|p| matches!(p, 0xf2 | 0xf3))
 }
 
 fn near_branch_with_prefix66(instruction: &Instruction, bytes: &[u8]) -> bool {
@@ -180,7 +190,7 @@ fn has_host_only_prefix(bytes: &[u8], mode: Mode) -> bool {
     }
     match rest {
         // VPERMQ and VPERMPD without W.
-        [0xc4, b, p, 0 | 1, ..] if mode == Mode::Compat && b & 0x1f == 3 && p & 0x80 == 0 => true,
+        [0xc4, b, p, 0 | 1, ..] if b & 0x1f == 3 && p & 0x80 == 0 => true,
         // EVEX; XOP and 3DNow! as the AMD decoder sees them; the VEX maps that newer extensions fill.
         [0x62, ..] => true,
         [0x8f, b, ..] => b & 0x1f >= 8,
@@ -189,7 +199,8 @@ fn has_host_only_prefix(bytes: &[u8], mode: Mode) -> bool {
         // Groups with system instructions that only some hosts have, and escape maps with newer opcodes.
         [
             0x0f,
-            0x01
+            0x00
+            | 0x01
             | 0xc7
             | 0xae
             | 0x1a
@@ -208,4 +219,10 @@ fn has_host_only_prefix(bytes: &[u8], mode: Mode) -> bool {
         [0x0f, 0x78 | 0x79 | 0xa6 | 0xa7 | 0xb8 | 0xff | 0xb9, ..] => true,
         _ => false,
     }
+}
+
+/// Instructions whose requested-feature bitmap in EDX:EAX selects the components that they handle.
+pub fn is_xsave(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::{Xrstor, Xrstor64, Xsave, Xsave64, Xsavec, Xsavec64, Xsaveopt, Xsaveopt64};
+    matches!(mnemonic, Xsave | Xsave64 | Xsavec | Xsavec64 | Xsaveopt | Xsaveopt64 | Xrstor | Xrstor64)
 }

@@ -45,7 +45,7 @@ fn is_loop(code: Code) -> bool {
 }
 
 /// Lays the instructions out and points their branches at later ones; sometimes a LOOP closes a short loop around them.
-fn link(draft: &mut Draft, instructions: &mut Vec<Instruction>) -> Option<Vec<u8>> {
+fn link(draft: &mut Draft, instructions: &mut [Instruction]) -> Option<Vec<u8>> {
     let start = draft.case.regs.rip;
     let mut ips = Vec::new();
     let mut ip = start;

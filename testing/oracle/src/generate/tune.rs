@@ -3,7 +3,7 @@
 
 use super::build::operand_gpr;
 use super::draft::Draft;
-use super::values;
+use super::{policy, values};
 use crate::case::Mode;
 use crate::layout::{DATA, DATA_LEN, STACK, selector};
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic as M, OpKind};
@@ -16,6 +16,7 @@ const RBP: usize = 5;
 /// Bytes that an instruction whose table entry names no size accesses.
 pub(super) fn unsized_memory(code: Code) -> u64 {
     match code.mnemonic() {
+        m if policy::is_xsave(m) => 832,
         M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => 512,
         M::Fnsave | M::Frstor => 108,
         M::Fnstenv | M::Fldenv => 28,
@@ -38,6 +39,12 @@ pub(super) fn before(draft: &mut Draft, code: Code) {
         M::Shl | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd if often => {
             let count = draft.rng.below(70);
             draft.pin(RCX, count);
+        }
+        m if policy::is_xsave(m) => {
+            // Only components that the virtual CPU has: hosts have more.
+            let mask = draft.rng.below(8);
+            draft.pin(0, mask);
+            draft.pin(RDX, 0);
         }
         M::Leave => {
             let at = STACK + 0x400 + 8 * draft.rng.below(128);
@@ -233,6 +240,16 @@ fn control_words(draft: &mut Draft, mnemonic: M, at: u64) {
         }
         M::Fxrstor | M::Fxrstor64 => {
             let at = at & !15;
+            draft.poke(at, &fcw.to_le_bytes());
+            draft.poke(at.wrapping_add(2), &fsw.to_le_bytes());
+            draft.poke(at.wrapping_add(24), &mxcsr.to_le_bytes());
+        }
+        m if policy::is_xsave(m) => {
+            let components = draft.rng.below(8);
+            let header = if draft.rng.chance(90) { [components, 0, 0, 0] } else { [components, draft.rng.u64(), 0, 0] };
+            let header: Vec<u8> = header.iter().flat_map(|v| v.to_le_bytes()).collect();
+            draft.poke(at.wrapping_add(512), &header);
+            draft.poke(at.wrapping_add(544), &[0; 32]);
             draft.poke(at, &fcw.to_le_bytes());
             draft.poke(at.wrapping_add(2), &fsw.to_le_bytes());
             draft.poke(at.wrapping_add(24), &mxcsr.to_le_bytes());

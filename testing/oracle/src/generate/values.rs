@@ -65,7 +65,7 @@ const F80: [(u16, u64); 20] = [
 ];
 
 /// An integer of `bits` bits (1 to 64), often one where carries, signs or sizes change.
-pub fn integer(rng: &mut Rng, bits: u32) -> u64 {
+pub(super) fn integer(rng: &mut Rng, bits: u32) -> u64 {
     let mask = u64::MAX >> (64 - bits.clamp(1, 64));
     let v = match rng.below(10) {
         0 => 0,
@@ -83,26 +83,26 @@ pub fn integer(rng: &mut Rng, bits: u32) -> u64 {
 }
 
 /// A single-precision pattern.
-pub fn float32(rng: &mut Rng) -> u32 {
+pub(super) fn float32(rng: &mut Rng) -> u32 {
     match rng.below(4) {
         0 => rng.u32(),
         // Near one, so that sums and products round and cancel.
-        1 => 0x3f00_0000 + (rng.u32() & 0x01ff_ffff) | (rng.u32() & 1) << 31,
+        1 => (0x3f00_0000 + (rng.u32() & 0x01ff_ffff)) | ((rng.u32() & 1) << 31),
         _ => rng.pick(&F32),
     }
 }
 
 /// A double-precision pattern.
-pub fn float64(rng: &mut Rng) -> u64 {
+pub(super) fn float64(rng: &mut Rng) -> u64 {
     match rng.below(4) {
         0 => rng.u64(),
-        1 => 0x3fe0_0000_0000_0000 + (rng.u64() >> 11) | (rng.u64() & 1) << 63,
+        1 => (0x3fe0_0000_0000_0000 + (rng.u64() >> 11)) | ((rng.u64() & 1) << 63),
         _ => rng.pick(&F64),
     }
 }
 
 /// An 80-bit pattern.
-pub fn float80(rng: &mut Rng) -> [u8; 10] {
+pub(super) fn float80(rng: &mut Rng) -> [u8; 10] {
     let (sign_exponent, significand) = match rng.below(4) {
         0 => (rng.u32() as u16, rng.u64()),
         1 => ((0x3fe0 + rng.below(0x40)) as u16 | (rng.u32() as u16 & 0x8000), rng.u64() | 1 << 63),
@@ -116,7 +116,7 @@ pub fn float80(rng: &mut Rng) -> [u8; 10] {
 }
 
 /// A packed BCD number, mostly valid.
-pub fn bcd80(rng: &mut Rng) -> [u8; 10] {
+pub(super) fn bcd80(rng: &mut Rng) -> [u8; 10] {
     let mut v = [0; 10];
     for b in &mut v {
         *b = (rng.below(10) | rng.below(10) << 4) as u8;
@@ -129,7 +129,7 @@ pub fn bcd80(rng: &mut Rng) -> [u8; 10] {
 }
 
 /// Fills `out` with lanes of one number format.
-pub fn vector(rng: &mut Rng, out: &mut [u8]) {
+pub(super) fn vector(rng: &mut Rng, out: &mut [u8]) {
     match rng.below(8) {
         0 => out.fill(rng.pick(&[0, 0, 0xff, 0x80, 0x7f])),
         1 => rng.fill(out),

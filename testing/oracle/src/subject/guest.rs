@@ -69,9 +69,9 @@ pub(super) const DESCRIPTORS_BY_SLOT: [u64; 16] = [
     0x0040_f500_0000_0000, // 78 CPU and node number
 ];
 
-/// The LDT's two data segments.
+/// The LDT's two data segments; Linux sets AVL in the descriptors that modify_ldt(2) makes.
 pub(super) const LDT_DESCRIPTORS: [u64; 2] =
-    [data(layout::LDT_FS_BASE, 0xf_ffff, 0xc), data(layout::LDT_GS_BASE, layout::LDT_GS_LIMIT, 4)];
+    [data(layout::LDT_FS_BASE, 0xf_ffff, 0xd), data(layout::LDT_GS_BASE, layout::LDT_GS_LIMIT, 5)];
 
 const fn system(base: u64, limit: u64, access: u64) -> u64 {
     limit | (base & 0xff_ffff) << 16 | access << 40 | (base >> 24 & 0xff) << 56

@@ -1,0 +1,213 @@
+//! The guest's serial console on standard output and input.
+//!
+//! A person at a terminal types in raw mode and leaves by an escape key; for a program, standard input goes to the serial port
+//! until its end. With visor's own images the boot is hidden until the guest is ready, and the agent passes the terminal's size on.
+
+use std::time::{Duration, Instant};
+
+use visor_guest::host::HostEvent;
+
+use super::agent::Agent;
+use super::end::End;
+use super::live::{Happened, Live, Want, flush, is_terminal};
+use super::streams::{Input, Output};
+use super::tail::{Curtain, Tail};
+use crate::report::Failure;
+use crate::terminal::{self, Escape, Keys, RawTerminal};
+
+/// Serial output is taken over while less than this waits for standard output. After that the machine holds some more and slows
+/// the guest down; when nothing at all is read for seconds, it drops, and we say so at the end.
+const ENOUGH: usize = 16 << 20;
+/// Bytes moved at a time.
+const AT_A_TIME: usize = 64 << 10;
+/// How long a boot may stay hidden.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the user gets to see.
+pub(super) struct Look {
+    /// Hide the boot until the guest says that it is ready.
+    pub(super) curtain: bool,
+    /// There is an agent that wants to know the size of the terminal.
+    pub(super) agent: bool,
+    /// Name of the image, for the line that tells of its start; without it there is none.
+    pub(super) announce: Option<String>,
+    /// Say how to leave.
+    pub(super) banner: bool,
+}
+
+/// The console of a running machine.
+pub(super) struct Console<'a> {
+    live: &'a Live,
+    input: Input,
+    output: Output,
+    keys: Keys,
+    /// Typed, not yet taken by the serial port.
+    typed: Vec<u8>,
+    raw: Option<RawTerminal>,
+    agent: Option<Agent>,
+    curtain: Option<Curtain>,
+    announce: Option<String>,
+    tail: Tail,
+}
+
+impl<'a> Console<'a> {
+    pub(super) fn open(live: &'a Live, look: Look) -> Result<Self, Failure> {
+        let interactive = is_terminal(std::io::stdin());
+        if interactive && look.banner {
+            eprintln!("visor: leave with ctrl-] or ctrl-a x");
+        }
+        if let Some(name) = &look.announce {
+            eprint!("starting {name} ... ");
+        }
+        Ok(Console {
+            live,
+            input: Input::stdin()?,
+            output: Output::stdout()?,
+            keys: Keys::default(),
+            typed: Vec::new(),
+            raw: if interactive { Some(RawTerminal::enter()?) } else { None },
+            agent: if look.agent { Some(live.agent()?) } else { None },
+            curtain: look.curtain.then(Curtain::default),
+            announce: look.announce,
+            tail: Tail::default(),
+        })
+    }
+
+    /// Runs until the machine ends or the user leaves. The tail is what the guest said last, if the user has not seen it.
+    pub(super) fn run(mut self) -> Result<(End, Option<Tail>), Failure> {
+        let end = self.converse()?;
+        if matches!(end, End::Left | End::Signal(_) | End::BrokenPipe) {
+            self.live.farewell(self.agent.as_mut())?;
+        }
+        flush(self.live, &mut [&mut self.output])?;
+        self.end_announcement("");
+        self.raw = None;
+        if self.live.lost() > 0 {
+            eprintln!("visor: {} bytes of the console were lost because nobody read them", self.live.lost());
+        }
+        Ok((end, self.curtain.is_some().then_some(self.tail)))
+    }
+
+    fn converse(&mut self) -> Result<End, Failure> {
+        loop {
+            // Asked first, so that what the guest wrote before its end is still taken over.
+            let stopped = self.live.stopped();
+            self.show();
+            if self.output.broken() {
+                return Ok(End::BrokenPipe);
+            }
+            if let Some(reason) = stopped.filter(|_| self.output.waiting() < ENOUGH) {
+                return Ok(End::Stopped(reason));
+            }
+            if let Some(end) = self.live.timed_out() {
+                return Ok(end);
+            }
+            self.pass_on_typed();
+            self.serve_agent();
+            let happened = self.wait()?;
+            if let Some(signal) = happened.signals.first() {
+                return Ok(End::Signal(*signal));
+            }
+            if happened.resized {
+                self.tell_size();
+            }
+            if happened.input && self.read_input() == Escape::Leave {
+                return Ok(End::Left);
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<Happened, Failure> {
+        let curtain = self.curtain.as_ref().map(|_| self.live.started + PATIENCE);
+        let agent = self.agent.as_ref().and_then(Agent::due);
+        self.live.wait(&Want {
+            input: Some(&self.input).filter(|i| i.is_open() && self.typed.is_empty()),
+            outputs: &[&self.output],
+            until: [curtain, agent].into_iter().flatten().min(),
+        })
+    }
+
+    /// Moves the guest's output towards standard output.
+    fn show(&mut self) {
+        while self.output.waiting() < ENOUGH {
+            let bytes = self.live.take_serial(AT_A_TIME);
+            if bytes.is_empty() {
+                break;
+            }
+            self.tail.push(&bytes);
+            match &mut self.curtain {
+                None => self.output.push(&bytes),
+                Some(curtain) => {
+                    if let Some(rest) = curtain.push(&bytes) {
+                        self.output.push(&rest);
+                        self.open_curtain("ready");
+                    }
+                }
+            }
+            self.output.pump();
+        }
+        if self.curtain.is_some() && self.live.started.elapsed() >= PATIENCE {
+            let hidden = self.curtain.as_mut().map(Curtain::lift).unwrap_or_default();
+            self.open_curtain("not ready yet; this is its console");
+            self.output.push(&hidden);
+        }
+        self.output.pump();
+    }
+
+    fn open_curtain(&mut self, state: &str) {
+        self.curtain = None;
+        let seconds = self.live.started.elapsed().as_secs_f64();
+        self.end_announcement(&format!("{state} after {seconds:.1} s"));
+    }
+
+    /// Ends the line that tells of the start, if it has not been ended.
+    fn end_announcement(&mut self, text: &str) {
+        if self.announce.take().is_some() {
+            eprint!("{text}{}", if self.raw.is_some() { "\r\n" } else { "\n" });
+        }
+    }
+
+    fn read_input(&mut self) -> Escape {
+        let Some(bytes) = self.input.read(AT_A_TIME) else { return Escape::None };
+        if self.raw.is_some() {
+            return self.keys.filter(&bytes, &mut self.typed);
+        }
+        self.typed.extend(bytes);
+        Escape::None
+    }
+
+    fn pass_on_typed(&mut self) {
+        let taken = self.live.type_in(&self.typed);
+        self.typed.drain(..taken);
+    }
+
+    fn serve_agent(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        // A guest that restarts is greeted again by the agent's next session.
+        let _ = agent.pump();
+        let mut ready = false;
+        while let Some(event) = agent.next_event() {
+            match event {
+                HostEvent::Ready(_) => ready = true,
+                other => tracing::debug!(?other, "from the agent"),
+            }
+        }
+        if ready {
+            self.tell_size();
+        }
+    }
+
+    fn tell_size(&mut self) {
+        let Some(agent) = self.agent.as_mut().filter(|a| a.is_ready()) else { return };
+        if let Some((cols, rows)) = terminal::size() {
+            agent.session.resize_console(cols, rows);
+            // A frame of some bytes; what does not go now goes with the next event of the port.
+            let _ = agent.pump();
+        }
+    }
+}
+
+/// The time since `start`, for people.
+pub(super) fn seconds_since(start: Instant) -> String {
+    format!("{:.1} s", start.elapsed().as_secs_f64())
+}

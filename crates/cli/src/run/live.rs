@@ -1,0 +1,239 @@
+//! A running machine, and the one place where the main thread waits.
+
+use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use visor_machine::{
+    ChosenEngine, Machine, MachineError, MachineSpec, MachineState, SerialInput, SerialOutput, StopReason, choose,
+};
+
+use super::agent::Agent;
+use super::end::End;
+use super::spec::wish;
+use super::stats;
+use super::streams::{Input, Output};
+use super::wake::Wake;
+use crate::args::RunArgs;
+use crate::report::Failure;
+use crate::terminal;
+
+/// How long a guest may take to switch itself off.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// A machine that was started, and what wakes the main thread.
+pub(super) struct Live {
+    machine: Machine,
+    engine: ChosenEngine,
+    serial: SerialOutput,
+    keyboard: SerialInput,
+    pub(super) started: Instant,
+    limit: Option<Duration>,
+    /// The time limit was over and has been told of: it ends no wait any more.
+    over: Cell<bool>,
+    wake: Wake,
+    /// A disk can be written to, so the guest must get the chance to finish its writes.
+    precious: bool,
+}
+
+/// What the main thread waits for besides callbacks, signals and time.
+pub(super) struct Want<'a> {
+    /// Input to be there, if any is wanted.
+    pub(super) input: Option<&'a Input>,
+    /// Room for output, where some waits.
+    pub(super) outputs: &'a [&'a Output],
+    /// A time.
+    pub(super) until: Option<Instant>,
+}
+
+/// What ended a wait.
+#[derive(Debug, Default)]
+pub(super) struct Happened {
+    /// Input can be read, or has ended.
+    pub(super) input: bool,
+    /// Signals that ask for the end.
+    pub(super) signals: Vec<Signal>,
+    /// The terminal has a new size.
+    pub(super) resized: bool,
+}
+
+impl Live {
+    /// Starts a machine. Signals are events of [`Live::wait`] from here on. `tell` gets what was decided, line by line.
+    pub(super) fn start(spec: MachineSpec, args: &RunArgs, tell: impl Fn(&str)) -> Result<Self, Failure> {
+        let precious = args.disk.iter().any(|d| !d.ends_with(",ro"));
+        let config = spec.validate().map_err(failure)?;
+        let engine = choose(wish(args.engine)).map_err(|e| {
+            let failure = Failure::from(anyhow::Error::from(e).context("the engine cannot be used"));
+            failure.hint("`visor doctor` shows what works on this host")
+        })?;
+        tell(&format!("engine {} ({})", engine.engine.caps().name, engine.reason));
+        let mut machine = Machine::new(&config, &*engine.engine).map_err(failure)?;
+        machine.notes().iter().for_each(|n| tell(n));
+        let wake = Wake::new()?;
+        terminal::catch_signals(wake.descriptor()?)?;
+        let waker = wake.clone();
+        machine.on_event(move || waker.wake());
+        let (serial, keyboard) = (machine.serial_output(), machine.serial_input());
+        machine.start().map_err(failure)?;
+        let (started, limit) = (Instant::now(), args.timeout);
+        Ok(Live { machine, engine, serial, keyboard, started, limit, over: Cell::new(false), wake, precious })
+    }
+
+    /// A session with the agent in the guest.
+    pub(super) fn agent(&self) -> Result<Agent, Failure> {
+        let port = self.machine.agent().ok_or_else(|| Failure::new("the machine has no port for the agent"))?;
+        Ok(Agent::new(port, self.wake.clone()))
+    }
+
+    /// Sleeps until something happens.
+    pub(super) fn wait(&self, want: &Want<'_>) -> Result<Happened, Failure> {
+        let limit = self.limit.filter(|_| !self.over.get()).map(|l| self.started + l);
+        let until = [limit, want.until].into_iter().flatten().min();
+        let mut fds = vec![PollFd::new(self.wake.fd(), PollFlags::POLLIN)];
+        let input = want.input.map(|i| {
+            fds.push(PollFd::new(i.fd(), PollFlags::POLLIN));
+            fds.len() - 1
+        });
+        let outputs = want.outputs.iter().filter(|o| o.waiting() > 0 && !o.broken());
+        fds.extend(outputs.map(|o| PollFd::new(o.fd(), PollFlags::POLLOUT)));
+        match poll(&mut fds, time_to(until)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(anyhow::Error::from(e).context("waiting failed").into()),
+        }
+        let input = input.is_some_and(|i| fds[i].revents().is_some_and(|r| !r.is_empty()));
+        self.wake.forget();
+        let (resized, signals): (Vec<_>, Vec<_>) =
+            terminal::take_signals().into_iter().partition(|s| *s == Signal::SIGWINCH);
+        Ok(Happened { input, signals, resized: !resized.is_empty() })
+    }
+
+    /// The time limit, once it is over.
+    pub(super) fn timed_out(&self) -> Option<End> {
+        let limit = self.limit.filter(|l| self.started.elapsed() >= *l)?;
+        self.over.set(true);
+        Some(End::TimedOut(limit))
+    }
+
+    /// Takes up to `most` bytes of the guest's serial output.
+    pub(super) fn take_serial(&self, most: usize) -> Vec<u8> {
+        let mut bytes = vec![0; most];
+        let n = self.serial.read_timeout(&mut bytes, Duration::ZERO).unwrap_or(0);
+        bytes.truncate(n);
+        bytes
+    }
+
+    /// Bytes of serial output that nobody took in time.
+    pub(super) fn lost(&self) -> u64 {
+        self.serial.dropped()
+    }
+
+    /// Passes input to the serial port; the number of bytes it took.
+    pub(super) fn type_in(&self, bytes: &[u8]) -> usize {
+        self.keyboard.try_write(bytes)
+    }
+
+    /// Ends the machine for the user: in order if it has a disk that is worth it, else at once. A second signal or the time
+    /// limit cut it short.
+    pub(super) fn farewell(&self, agent: Option<&mut Agent>) -> Result<(), Failure> {
+        if !self.precious || self.stopped().is_some() {
+            return Ok(());
+        }
+        let mut agent = agent.filter(|a| a.is_ready());
+        match &mut agent {
+            Some(agent) => agent.shut_down(),
+            None => _ = self.machine.power_button(),
+        }
+        let end = Instant::now() + FAREWELL;
+        while self.stopped().is_none() && Instant::now() < end && self.timed_out().is_none() {
+            if let Some(agent) = &mut agent {
+                agent.keep_going();
+            }
+            self.take_serial(1 << 20);
+            let happened = self.wait(&Want { input: None, outputs: &[], until: Some(end) })?;
+            if !happened.signals.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Why the machine has stopped, if it has.
+    pub(super) fn stopped(&self) -> Option<StopReason> {
+        match self.machine.state() {
+            MachineState::Stopped(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Stops the machine if it still runs, and tells what it did.
+    pub(super) fn finish(&mut self) -> String {
+        let elapsed = self.started.elapsed();
+        self.machine.stop();
+        self.machine.wait();
+        stats::render(self.engine.engine.caps().name, &self.engine.reason, &self.machine.stats(), elapsed)
+    }
+}
+
+fn failure(error: MachineError) -> Failure {
+    let hints = error.hint.clone().into_iter().collect();
+    Failure { hints, ..Failure::from(anyhow::Error::from(error)) }
+}
+
+/// Writes what waits in `outputs`, at the pace of their readers. A signal ends it, and so does the time limit after two more
+/// seconds.
+pub(super) fn flush(live: &Live, outputs: &mut [&mut Output]) -> Result<(), Failure> {
+    let mut end = None;
+    loop {
+        for output in outputs.iter_mut() {
+            output.pump();
+        }
+        let waiting: Vec<&Output> = outputs.iter().map(|o| &**o).filter(|o| o.waiting() > 0).collect();
+        if end.is_none() && live.timed_out().is_some() {
+            end = Some(Instant::now() + Duration::from_secs(2));
+        }
+        if waiting.is_empty() || end.is_some_and(|e| Instant::now() >= e) {
+            return Ok(());
+        }
+        let happened = live.wait(&Want { input: None, outputs: &waiting, until: end })?;
+        if !happened.signals.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// The time until `until`, rounded up so that a wait does not end just before it.
+fn time_to(until: Option<Instant>) -> PollTimeout {
+    let Some(until) = until else { return PollTimeout::NONE };
+    let left = until.saturating_duration_since(Instant::now());
+    let millis = left.as_nanos().div_ceil(1_000_000);
+    // A minute at most: a longer wait is several.
+    PollTimeout::from(u16::try_from(millis).unwrap_or(60_000))
+}
+
+/// Whether both ends of the conversation are a person's.
+pub(super) fn at_terminal() -> bool {
+    use std::io::IsTerminal;
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// Whether `fd` is a terminal.
+pub(super) fn is_terminal(fd: impl AsFd) -> bool {
+    let fd: BorrowedFd<'_> = fd.as_fd();
+    std::io::IsTerminal::is_terminal(&fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_up() {
+        assert_eq!(time_to(None), PollTimeout::NONE);
+        assert_eq!(time_to(Some(Instant::now())), PollTimeout::ZERO);
+        let soon = time_to(Some(Instant::now() + Duration::from_micros(900)));
+        assert!(soon <= PollTimeout::from(1u16));
+        assert_eq!(time_to(Some(Instant::now() + Duration::from_secs(9999))), PollTimeout::from(60_000u16));
+    }
+}

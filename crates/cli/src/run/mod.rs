@@ -1,0 +1,68 @@
+//! `visor run`: boots a throw-away machine and stays with it to its end.
+//!
+//! - `spec`: from arguments to a machine and a job;
+//! - `live`: the running machine, and the poll in which the main thread waits for everything;
+//! - `console`, `command`: the jobs;
+//! - `agent`: the session with the agent in the guest;
+//! - `streams`, `tail`, `wake`: bytes on their way;
+//! - `end`, `stats`: what is reported.
+//!
+//! vCPU threads only fill buffers and wake the main thread; all other I/O is the main thread's, which never waits but in `live`.
+
+mod agent;
+mod command;
+mod console;
+mod end;
+mod live;
+mod spec;
+mod stats;
+mod streams;
+mod tail;
+mod wake;
+
+use self::command::Command;
+use self::console::Console;
+use self::end::{End, Purpose};
+use self::live::{Live, is_terminal};
+use self::spec::Job;
+use self::tail::Tail;
+use crate::args::RunArgs;
+use crate::report::Failure;
+
+/// Runs a machine and gives the exit status.
+pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failure> {
+    let (spec, job) = spec::plan(args, verbose, quiet)?;
+    let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
+    let mut live = Live::start(spec, args, |line| {
+        if verbose > 0 {
+            eprintln!("visor: {line}");
+        }
+    })?;
+    let done = work(&live, job, args, verbose, quiet);
+    let stats = live.finish();
+    if args.stats {
+        eprint!("{stats}");
+    }
+    let (end, hidden) = done?;
+    end.conclude(purpose, hidden.as_ref())
+}
+
+fn work(live: &Live, job: Job, args: &RunArgs, verbose: u8, quiet: bool) -> Result<(End, Option<Tail>), Failure> {
+    // Boot messages would break the line.
+    let announced = !quiet && verbose == 0 && is_terminal(std::io::stderr());
+    let announce = args.image.clone().filter(|_| announced);
+    match job {
+        Job::Serial => {
+            let look = console::Look { curtain: false, agent: false, announce: None, banner: !quiet };
+            Console::open(live, look)?.run()
+        }
+        Job::Shell => {
+            let look = console::Look { curtain: verbose == 0, agent: true, announce, banner: !quiet };
+            Console::open(live, look)?.run()
+        }
+        Job::Command(argv) => {
+            let look = command::Look { announce, console: verbose > 0, worry: !quiet };
+            Command::new(live, argv, look)?.run()
+        }
+    }
+}

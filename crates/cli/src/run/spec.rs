@@ -1,0 +1,137 @@
+//! From the command line to a machine and what to do with it.
+
+use std::path::{Path, PathBuf};
+
+use visor_disk::Access;
+use visor_image::Image;
+use visor_machine::{Disk, EngineChoice, FileSource, MachineSpec};
+
+use super::live::is_terminal;
+use crate::args::{EngineArg, RunArgs};
+use crate::image;
+use crate::report::Failure;
+
+/// What the machine is for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Job {
+    /// A kernel of the user's: its serial port is the console.
+    Serial,
+    /// A person at the console of an image.
+    Shell,
+    /// A command in an image, as the agent runs it.
+    Command(Vec<String>),
+}
+
+/// Reads the command line; builds the image if it is wanted and missing.
+pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineSpec, Job), Failure> {
+    let Some(name) = &args.image else {
+        let kernel = args.kernel.clone().unwrap_or_default();
+        return Ok((machine(args, kernel)?, Job::Serial));
+    };
+    let image = image::find_or_build(name, quiet)?;
+    let job = job(&args.argv, is_terminal(std::io::stdin()));
+    let mut spec = machine(args, image.kernel())?;
+    boot_image(&mut spec, &image, &job, args.append.as_deref(), verbose)?;
+    Ok((spec, job))
+}
+
+/// Without a command: a shell on the console for a person, and a shell that reads its commands from standard input for a
+/// program, which thereby gets clean output and the exit status.
+fn job(argv: &[String], at_terminal: bool) -> Job {
+    match argv {
+        [] if at_terminal => Job::Shell,
+        [] => Job::Command(vec!["sh".into()]),
+        argv => Job::Command(argv.to_vec()),
+    }
+}
+
+fn machine(args: &RunArgs, kernel: PathBuf) -> Result<MachineSpec, Failure> {
+    Ok(MachineSpec {
+        memory: args.memory,
+        cpus: args.cpus,
+        cpu_model: args.cpu.clone(),
+        initrd: args.initrd.clone().map(FileSource::Path),
+        cmdline: args.append.clone().unwrap_or_default(),
+        disks: args.disk.iter().map(|d| open_disk(d)).collect::<Result<_, _>>()?,
+        debug_exit: args.debug_exit,
+        no_reboot: args.no_reboot,
+        ..MachineSpec::new(FileSource::Path(kernel))
+    })
+}
+
+/// The engine that the user wishes.
+pub(super) fn wish(engine: EngineArg) -> EngineChoice {
+    match engine {
+        EngineArg::Auto => EngineChoice::Auto,
+        EngineArg::Soft => EngineChoice::Soft,
+        EngineArg::Kvm => EngineChoice::Kvm,
+    }
+}
+
+fn boot_image(
+    spec: &mut MachineSpec,
+    image: &Image,
+    job: &Job,
+    append: Option<&str>,
+    verbose: u8,
+) -> Result<(), Failure> {
+    spec.initrd = Some(FileSource::Path(image.initramfs()));
+    spec.cmdline = kernel_args(image.kernel_args(), job, append, verbose);
+    spec.disks.insert(0, Disk::open_raw(&image.root_disk(), Access::ReadOnly)?);
+    // A command does not survive a restart of its machine, so that must be the end.
+    spec.no_reboot |= matches!(job, Job::Command(_));
+    Ok(())
+}
+
+/// The image's own words, those of the purpose, then the user's, which thereby have the last say.
+fn kernel_args(own: &str, job: &Job, append: Option<&str>, verbose: u8) -> String {
+    let mut words: Vec<&str> = own.split_whitespace().filter(|w| verbose == 0 || *w != "quiet").collect();
+    words.push("console=ttyS0");
+    if verbose > 1 {
+        words.push("earlyprintk=ttyS0");
+    }
+    if matches!(job, Job::Command(_)) {
+        words.push("visor.console=off");
+    }
+    words.extend(append);
+    words.join(" ")
+}
+
+fn open_disk(text: &str) -> Result<Disk, Failure> {
+    let (path, access) = disk(text);
+    Ok(Disk::open_raw(path, access)?)
+}
+
+/// `FILE` or `FILE,ro`.
+fn disk(text: &str) -> (&Path, Access) {
+    match text.strip_suffix(",ro") {
+        Some(path) => (Path::new(path), Access::ReadOnly),
+        None => (Path::new(text), Access::ReadWrite),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks() {
+        assert_eq!(disk("a,b.img"), (Path::new("a,b.img"), Access::ReadWrite));
+        assert_eq!(disk("/x/c.img,ro"), (Path::new("/x/c.img"), Access::ReadOnly));
+    }
+
+    #[test]
+    fn kernel_words_follow_the_purpose() {
+        let command = Job::Command(vec!["true".into()]);
+        assert_eq!(kernel_args("quiet rw", &command, Some("a b"), 0), "quiet rw console=ttyS0 visor.console=off a b");
+        assert_eq!(kernel_args("quiet rw", &Job::Shell, None, 1), "rw console=ttyS0");
+        assert!(kernel_args("quiet", &Job::Shell, None, 2).contains("earlyprintk=ttyS0"));
+    }
+
+    #[test]
+    fn programs_get_a_shell_without_a_console() {
+        assert_eq!(job(&[], true), Job::Shell);
+        assert_eq!(job(&[], false), Job::Command(vec!["sh".into()]));
+        assert_eq!(job(&["ls".into()], true), Job::Command(vec!["ls".into()]));
+    }
+}
