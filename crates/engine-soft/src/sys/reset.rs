@@ -183,6 +183,7 @@ impl Cpu {
         self.halted = s.halted;
         self.wait_for_sipi = s.wait_for_sipi;
         self.shadow = s.interrupt_shadow;
+        self.release_debug();
         self.nmi_blocked = s.nmi_blocked;
         self.restore_paging();
         self.set_dr6(s.dr[4]);
