@@ -300,7 +300,8 @@ fn decode_one(cpu: &mut Cpu, bytes: &[u8; MAX_LEN], mode: Mode) -> Block {
 
 /// Decoder options: the instructions of the virtual CPU, without those of vendors it does not imitate.
 fn options() -> u32 {
-    DecoderOptions::NONE
+    // F3 90 decodes as NOP, which is all that PAUSE does here; with REX.B it is XCHG R8, RAX.
+    DecoderOptions::NO_PAUSE
 }
 
 /// Copies from a RAM page; other threads may write it meanwhile.

@@ -86,6 +86,8 @@ pub(crate) fn required(code: Code) -> Option<FpuFeatures> {
             | CpuidFeature::FPU287XL_ONLY
             | CpuidFeature::FPU387
             | CpuidFeature::FPU387SL_ONLY
+            // FCMOVcc and FCOMI name it beside FPU.
+            | CpuidFeature::CMOV
             | CpuidFeature::MMX
             | CpuidFeature::FXSR
             | CpuidFeature::SSE

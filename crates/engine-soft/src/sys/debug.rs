@@ -36,6 +36,10 @@ pub(crate) struct Debug {
     resumed: bool,
     /// The interrupt shadow was in force when it began.
     shadowed: bool,
+    /// Debug exceptions are held off until after the next instruction (MOV SS, POP SS; SDM 3A §6.8.3).
+    held: bool,
+    /// They were when the running instruction began.
+    was_held: bool,
 }
 
 impl Cpu {
@@ -45,7 +49,8 @@ impl Cpu {
         self.debug.stepping = self.sysflags & Rflags::TF.bits() != 0;
         self.debug.resumed = self.sysflags & Rflags::RF.bits() != 0;
         self.debug.shadowed = self.shadow;
-        if self.debug.resumed || self.dr7 & 0xff == 0 {
+        self.debug.was_held = self.debug.held;
+        if self.debug.resumed || self.debug.held || self.dr7 & 0xff == 0 {
             return false;
         }
         let lin = self.rip.wrapping_add(self.seg_base[1]);
@@ -73,12 +78,31 @@ impl Cpu {
             self.shadow = false;
             self.interrupts_opened();
         }
+        if self.debug.was_held {
+            self.release_debug();
+        }
         self.single_changed();
     }
 
     /// No trap follows the running instruction although TF was set when it began.
     pub(super) fn cancel_step(&mut self) {
         self.debug.stepping = false;
+    }
+
+    /// MOV SS and POP SS: no debug exception before the end of the next instruction.
+    pub(super) fn hold_debug(&mut self) {
+        self.debug.stepping = false;
+        self.debug.held = true;
+    }
+
+    /// Debug exceptions are no longer held off: the next instruction has ended, or another event comes before it.
+    pub(super) fn release_debug(&mut self) {
+        (self.debug.held, self.debug.was_held) = (false, false);
+    }
+
+    /// A debug trap is to be taken before the next instruction.
+    pub(super) fn debug_trap_due(&self) -> bool {
+        self.debug.pending != 0 && !self.debug.held
     }
 
     /// SYSCALL and SYSRET: the trap follows if TF is set *after* them.

@@ -49,13 +49,13 @@ impl Cpu {
         if self.wait_for_sipi {
             return Activity::WaitForSipi;
         }
-        if self.debug.pending != 0 {
+        if self.debug_trap_due() {
             self.halted = false;
             self.take_debug_trap();
             self.look_again();
             return if self.shutdown { Activity::Shutdown } else { Activity::Run };
         }
-        if !self.nmi_blocked && !self.shadow && self.port.nmi.swap(false, Ordering::Relaxed) {
+        if !self.nmi_blocked && !self.shadow && self.port.take_nmi() {
             self.nmi_blocked = true;
             self.halted = false;
             self.deliver(Event::Nmi);
