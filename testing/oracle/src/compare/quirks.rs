@@ -120,7 +120,7 @@ pub(super) fn accepted(instructions: &[Instruction], native: &Outcome, subject: 
         || (far && [native.vector, subject.vector].iter().all(|v| matches!(v, 11..=14 | 17)))
         || (sha && raised(13))
         || (raised(12) && raised(13) && wide)
-        || (image && raised(13) && (raised(14) || raised(17)))
+        || (image && (raised(12) || raised(13)) && (raised(14) || raised(17)))
         || (mask && (raised(13) || raised(14) || raised(17)))
 }
 
