@@ -42,11 +42,7 @@ fn known(name: &str) -> Result<(), Failure> {
     }
     let failure = Failure::new(format!("no image `{name}`")).hint("the image there is: visor run tiny");
     let path = std::path::Path::new(name);
-    Err(if path.exists() {
-        failure.hint(format!("to boot a kernel file: visor run --kernel {name}"))
-    } else {
-        failure
-    })
+    Err(if path.exists() { failure.hint(format!("to boot a kernel file: visor run --kernel {name}")) } else { failure })
 }
 
 fn build(quiet: bool) -> Result<Image, Failure> {

@@ -1,5 +1,5 @@
 //! What a user can get wrong, and how guests can misbehave: each gives a clear error and the right exit status.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, dead_code)]
 
 mod common;
 
@@ -24,7 +24,8 @@ fn a_missing_kernel_is_named() {
 
 #[test]
 fn a_file_that_is_no_kernel_is_described() {
-    for (name, content) in [("text", &b"#!/bin/sh\necho hello\n"[..]), ("empty", b""), ("elf", b"\x7fELF\x02\x01\x01")] {
+    for (name, content) in [("text", &b"#!/bin/sh\necho hello\n"[..]), ("empty", b""), ("elf", b"\x7fELF\x02\x01\x01")]
+    {
         let path = file(name, content);
         let out = run(&["run", "--kernel", path.to_str().unwrap()]);
         assert_eq!(out.status.code(), Some(125), "{name}: {}", stderr(&out));
@@ -36,7 +37,8 @@ fn a_file_that_is_no_kernel_is_described() {
 fn memory_and_cpu_counts_are_checked() {
     let kernel = file("limits", &multiboot(&[0xf4]));
     let kernel = kernel.to_str().unwrap();
-    for args in [["--memory", "1K"], ["--memory", "64T"], ["--cpus", "0"], ["--cpus", "100000"], ["--cpu", "pentium9"]] {
+    for args in [["--memory", "1K"], ["--memory", "64T"], ["--cpus", "0"], ["--cpus", "100000"], ["--cpu", "pentium9"]]
+    {
         let out = run(&["run", "--kernel", kernel, args[0], args[1]]);
         assert_eq!(out.status.code(), Some(125), "{args:?}: {}", stderr(&out));
         assert!(stderr(&out).starts_with("error: "), "{args:?}: {}", stderr(&out));

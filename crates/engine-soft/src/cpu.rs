@@ -76,6 +76,14 @@ pub(crate) struct Parts {
     pub(crate) epoch_tsc: u64,
 }
 
+impl Mode {
+    /// All of it in one number, for comparing.
+    #[inline(always)]
+    pub fn bits(self) -> u32 {
+        u32::from_le_bytes([self.size as u8, u8::from(self.protected), u8::from(self.single), 0])
+    }
+}
+
 /// The state of one virtual CPU. Fields that handlers touch come first.
 #[repr(C)]
 pub struct Cpu {

@@ -1,10 +1,12 @@
 //! The host's end of the port to a program in the guest, as blocking byte streams.
 
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use visor_virtio::console::ConsolePort;
+use visor_virtio::console::{ConsolePort, PortEvent};
+
+use crate::listener::Listener;
 
 /// A connection to the agent port ([`crate::AGENT_PORT`]). Clones share it: one may read while another writes.
 #[derive(Clone)]
@@ -23,14 +25,19 @@ struct Bell {
 #[derive(Default)]
 struct BellState {
     rings: u64,
+    /// Times the guest has closed the port.
+    closings: u64,
     closed: bool,
 }
 
 impl AgentPort {
-    pub(crate) fn new(port: ConsolePort) -> Self {
+    pub(crate) fn new(port: ConsolePort, listener: Listener) -> Self {
         let bell = Arc::new(Bell::default());
         let ring = bell.clone();
-        port.on_event(move |_| ring.ring(false));
+        port.on_event(move |event| {
+            ring.ring(false, event == PortEvent::Closed);
+            listener.tell();
+        });
         port.set_open(true);
         AgentPort { port, bell }
     }
@@ -38,6 +45,23 @@ impl AgentPort {
     /// Whether the guest's program has the port open.
     pub fn is_guest_open(&self) -> bool {
         self.port.guest_open()
+    }
+
+    /// How often the guest's program has closed the port, or the guest was reset while it was open. What was under way then is
+    /// gone.
+    pub fn closings(&self) -> u64 {
+        self.bell.lock().closings
+    }
+
+    /// Reads what there is, without waiting; 0 if there is nothing.
+    pub fn try_read(&self, data: &mut [u8]) -> usize {
+        self.port.read(data)
+    }
+
+    /// Takes what there is room for, without waiting: nothing while the guest's program has not opened the port. The listener of
+    /// [`crate::Machine::on_event`] is told when that changes.
+    pub fn try_write(&self, data: &[u8]) -> usize {
+        self.port.write(data)
     }
 
     /// Waits until the guest's program has opened the port; false when the time is up or the machine has stopped.
@@ -52,7 +76,7 @@ impl AgentPort {
 
     /// Ends all reads and writes.
     pub(crate) fn close(&self) {
-        self.bell.ring(true);
+        self.bell.ring(true, false);
     }
 
     fn read_until(&self, data: &mut [u8], timeout: Option<Duration>) -> Option<usize> {
@@ -77,16 +101,21 @@ impl AgentPort {
 }
 
 impl Bell {
-    fn ring(&self, close: bool) {
-        let mut s = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    fn ring(&self, over: bool, closed: bool) {
+        let mut s = self.lock();
         s.rings += 1;
-        s.closed |= close;
+        s.closings += u64::from(closed);
+        s.closed |= over;
         drop(s);
         self.rung.notify_all();
     }
 
+    fn lock(&self) -> MutexGuard<'_, BellState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn look(&self) -> (u64, bool) {
-        let s = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let s = self.lock();
         (s.rings, s.closed)
     }
 
@@ -96,7 +125,7 @@ impl Bell {
 
     /// Waits for a ring after the `seen`th; false when the time is up.
     fn wait(&self, seen: u64, end: Option<Instant>) -> bool {
-        let mut s = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut s = self.lock();
         while s.rings == seen {
             s = match end {
                 None => self.rung.wait(s).unwrap_or_else(PoisonError::into_inner),

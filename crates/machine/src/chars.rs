@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use visor_chipset::CharSink;
 
+use crate::listener::Listener;
 use crate::wake::Waker;
 
 /// How long a guest's output waits for a reader that has let a whole buffer fill up, before it is thrown away.
@@ -18,6 +19,7 @@ struct Queue {
     capacity: usize,
     state: Mutex<State>,
     changed: Condvar,
+    listener: Listener,
 }
 
 #[derive(Debug, Default)]
@@ -30,8 +32,8 @@ struct State {
 }
 
 impl Queue {
-    fn new(capacity: usize) -> Arc<Self> {
-        Arc::new(Queue { capacity, state: Mutex::default(), changed: Condvar::new() })
+    fn new(capacity: usize, listener: Listener) -> Arc<Self> {
+        Arc::new(Queue { capacity, state: Mutex::default(), changed: Condvar::new(), listener })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -47,6 +49,7 @@ impl Queue {
     fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
+        self.listener.tell();
     }
 
     /// Takes bytes; waits for some until `until`. 0 at the end of the stream, `None` when the time is up.
@@ -71,10 +74,14 @@ impl Queue {
         let mut done = 0;
         while done < data.len() && !s.closed {
             let n = (self.capacity - s.bytes.len()).min(data.len() - done);
+            let was_empty = s.bytes.is_empty();
             s.bytes.extend(&data[done..done + n]);
             done += n;
             if n > 0 {
                 self.changed.notify_all();
+                if was_empty {
+                    self.listener.tell();
+                }
             } else if s.stalled {
                 break;
             } else {
@@ -117,6 +124,18 @@ pub struct SerialInput {
     waker: Waker,
 }
 
+impl SerialInput {
+    /// Takes what there is room for, without waiting, and tells how much that was. When there is room again after less than all
+    /// was taken, [`crate::Machine::on_event`]'s listener is told.
+    pub fn try_write(&self, data: &[u8]) -> usize {
+        let n = self.queue.push(data, Some(Instant::now()));
+        if n > 0 {
+            self.waker.wake();
+        }
+        n
+    }
+}
+
 impl Write for SerialInput {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         // Room for one byte is enough: the I/O thread must learn of it before more is waited for.
@@ -144,8 +163,9 @@ pub(crate) struct SerialLine {
 }
 
 impl SerialLine {
-    pub(crate) fn new(waker: Waker) -> Self {
-        SerialLine { output: Queue::new(1 << 20), input: Queue::new(64 << 10), waker }
+    pub(crate) fn new(waker: Waker, listener: Listener) -> Self {
+        let (output, input) = (Queue::new(1 << 20, listener.clone()), Queue::new(64 << 10, listener));
+        SerialLine { output, input, waker }
     }
 
     /// What the UART writes to.
@@ -169,12 +189,16 @@ impl SerialLine {
         }
         // The queue is not locked here: the UART is locked before it elsewhere. Only this thread takes bytes out.
         let n = take(&waiting).min(waiting.len());
-        let more = {
+        let (more, was_full) = {
             let mut s = self.input.lock();
+            let was_full = s.bytes.len() >= self.input.capacity;
             s.bytes.drain(..n);
-            !s.bytes.is_empty()
+            (!s.bytes.is_empty(), was_full)
         };
         self.input.changed.notify_all();
+        if n > 0 && was_full {
+            self.input.listener.tell();
+        }
         if n > 0 && more {
             self.waker.wake();
         }
@@ -207,7 +231,7 @@ mod tests {
 
     #[test]
     fn output_is_bounded_and_ends() {
-        let line = SerialLine::new(Waker::new().unwrap());
+        let line = SerialLine::new(Waker::new().unwrap(), Listener::default());
         let (mut sink, mut out) = (line.sink(), line.host_output());
         sink.write(b"hello");
         let mut data = [0; 16];
@@ -227,7 +251,7 @@ mod tests {
 
     #[test]
     fn input_waits_until_it_is_taken() {
-        let line = SerialLine::new(Waker::new().unwrap());
+        let line = SerialLine::new(Waker::new().unwrap(), Listener::default());
         let mut input = line.host_input();
         input.write_all(b"abcdef").unwrap();
         let mut got: Vec<u8> = Vec::new();

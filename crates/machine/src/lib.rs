@@ -26,6 +26,7 @@ mod error;
 mod io_thread;
 mod irq;
 mod life;
+mod listener;
 mod loader;
 mod machine;
 mod parts;

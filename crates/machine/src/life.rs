@@ -19,6 +19,7 @@ use visor_chipset::{PowerEvent, PowerSink};
 use visor_engine::Kicker;
 use visor_x86::CpuState;
 
+use crate::listener::Listener;
 use crate::wake::Waker;
 
 /// Why a machine has stopped.
@@ -90,6 +91,7 @@ pub(crate) struct Control {
     changed: Condvar,
     kickers: OnceLock<Vec<Kicker>>,
     waker: Waker,
+    listener: Listener,
     no_reboot: bool,
 }
 
@@ -117,13 +119,14 @@ struct CpuStatus {
 }
 
 impl Control {
-    pub(crate) fn new(cpus: u32, no_reboot: bool, waker: Waker) -> Arc<Self> {
+    pub(crate) fn new(cpus: u32, no_reboot: bool, waker: Waker, listener: Listener) -> Arc<Self> {
         let state = State { cpus: vec![CpuStatus::default(); cpus as usize], ..State::default() };
         Arc::new(Control {
             state: Mutex::new(state),
             changed: Condvar::new(),
             kickers: OnceLock::new(),
             waker,
+            listener,
             no_reboot,
         })
     }
@@ -284,6 +287,7 @@ impl Control {
         f(&mut self.lock());
         self.changed.notify_all();
         self.waker.wake();
+        self.listener.tell();
         for k in self.kickers.get().into_iter().flatten() {
             k.kick();
         }

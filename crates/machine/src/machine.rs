@@ -20,6 +20,7 @@ use crate::error::{MachineError, MachineErrorKind};
 use crate::io_thread::{self, IoThread};
 use crate::irq::Irqs;
 use crate::life::{Control, MachineState, StopReason};
+use crate::listener::Listener;
 use crate::loader::Loader;
 use crate::parts::PARTS;
 use crate::spec::MachineConfig;
@@ -35,6 +36,7 @@ pub struct Machine {
     built: Arc<Built>,
     serial: SerialLine,
     agent: Option<AgentPort>,
+    listener: Listener,
     notes: Vec<String>,
     stats: Vec<Arc<Mutex<VcpuStats>>>,
     /// What the threads will work with, until the machine starts.
@@ -68,7 +70,8 @@ impl Machine {
         let vm: Arc<dyn Vm> = engine.create_vm(&VmConfig { vcpus: config.cpus }, memory.clone())?.into();
         let waker =
             Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))?;
-        let control = Control::new(config.cpus, config.no_reboot, waker.clone());
+        let listener = Listener::default();
+        let control = Control::new(config.cpus, config.no_reboot, waker.clone(), listener.clone());
         let clock = Arc::new(GuestClock::new());
         let pio = Arc::new(Bus::default());
         let mut board = Board {
@@ -80,7 +83,7 @@ impl Machine {
             timers: Timers::new(waker.clone()),
             irqs: Irqs::new(&vm),
             power: control.clone(),
-            serial: SerialLine::new(waker.clone()),
+            serial: SerialLine::new(waker.clone(), listener.clone()),
             pio: pio.clone(),
             mmio: Arc::new(Bus::default()),
             legacy: LegacyReplacement::default(),
@@ -88,11 +91,12 @@ impl Machine {
         };
         board.build(PARTS)?;
         let Board { timers, irqs, serial, pio, mmio, built, .. } = board;
+        let vcpus = (0..config.cpus).map(|id| vm.add_vcpu(VcpuId(id), &cpuid)).collect::<Result<Vec<_>, _>>()?;
+        // Programs the 8259s, whose output a CPU must be there to see.
         built.initialise()?;
         let loader = Loader::new(config, memory.clone(), &map, &built, cpu::brand(&cpuid));
         let boot = loader.load()?;
-        let vcpus = (0..config.cpus).map(|id| vm.add_vcpu(VcpuId(id), &cpuid)).collect::<Result<Vec<_>, _>>()?;
-        let agent = built.agent.clone().map(AgentPort::new);
+        let agent = built.agent.clone().map(|port| AgentPort::new(port, listener.clone()));
         let mut notes = vec![format!("kernel: {}", boot.kind)];
         notes.extend(boot.notes.iter().cloned());
         let io = Arc::new(BusIo { pio, mmio, irqs });
@@ -104,6 +108,7 @@ impl Machine {
             built: Arc::new(built),
             serial,
             agent,
+            listener,
             notes,
             stats: (0..config.cpus).map(|_| Arc::default()).collect(),
             ready: Some(ready),
@@ -141,6 +146,13 @@ impl Machine {
             Err(_) => self.control.stop(StopReason::Killed),
         }
         spawned
+    }
+
+    /// Says who is told when a host program that polls should look again: serial output has come, serial input or the agent's
+    /// port takes more or has something, the machine has stopped. `f` is called from any of the machine's threads with locks
+    /// held, so it must only wake somebody up (write to an eventfd). Only the first listener counts.
+    pub fn on_event(&self, f: impl Fn() + Send + Sync + 'static) {
+        self.listener.set(f);
     }
 
     /// Where the machine is in its life.

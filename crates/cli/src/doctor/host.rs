@@ -73,7 +73,8 @@ fn memory() -> Finding {
     match kib {
         Some(kib) if kib / 1024 < 400 => {
             let detail = format!("{} MiB available: too little for the default machine of 256 MiB", kib / 1024);
-            Finding::new("Host", Verdict::Warn, "memory", detail).fix("visor run --memory 128M tiny, or free some memory")
+            Finding::new("Host", Verdict::Warn, "memory", detail)
+                .fix("visor run --memory 128M tiny, or free some memory")
         }
         Some(kib) => Finding::new("Host", Verdict::Ok, "memory", format!("{} MiB available", kib / 1024)),
         None => Finding::new("Host", Verdict::Info, "memory", "/proc/meminfo cannot be read"),

@@ -51,7 +51,7 @@ impl Finding {
 struct Report {
     version: &'static str,
     host: String,
-    /// `soft` or `kvm`.
+    /// `soft`, `kvm`, or `none` if no engine works here.
     engine: &'static str,
     /// Why that one.
     because: String,
@@ -62,13 +62,11 @@ struct Report {
 pub(crate) fn main(args: &DoctorArgs) -> Result<u8, Failure> {
     let (mut findings, choice) = speed::engines();
     findings.extend(host::findings());
-    let report = Report {
-        version: env!("CARGO_PKG_VERSION"),
-        host: host::summary(),
-        engine: choice.engine,
-        because: choice.because,
-        findings,
+    let (engine, because) = match choice {
+        Ok(chosen) => (chosen.engine.caps().name, chosen.reason),
+        Err(why) => ("none", why),
     };
+    let report = Report { version: env!("CARGO_PKG_VERSION"), host: host::summary(), engine, because, findings };
     let bad = report.findings.iter().any(|f| f.verdict == Verdict::Bad);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -124,6 +122,9 @@ mod tests {
         };
         let text = render(&report);
         assert!(text.contains("   ok    soft                   200 MIPS\n"), "{text}");
-        assert!(text.contains("         -> nothing to do\n") && text.contains("visor will use: soft - no KVM"), "{text}");
+        assert!(
+            text.contains("         -> nothing to do\n") && text.contains("visor will use: soft - no KVM"),
+            "{text}"
+        );
     }
 }

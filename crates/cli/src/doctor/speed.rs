@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use visor_engine::{CpuIo, Engine, Gpa, GuestMemory, Kicker, Stop, VcpuId, VmConfig};
-use visor_machine::engines::{self, Choice};
+use visor_machine::{ChosenEngine, EngineChoice, choose};
 use visor_memory::RamRange;
 use visor_x86::segment::{SegAttr, Segment};
 use visor_x86::state::CpuState;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::{Finding, Verdict};
 
@@ -21,11 +22,11 @@ const DONE: u16 = 0xf4;
 const PER_TURN: u64 = 6;
 
 /// Measures the engines and chooses one.
-pub(super) fn engines() -> (Vec<Finding>, Choice) {
-    let choice = engines::choose(engines::Wish::Auto);
+pub(super) fn engines() -> (Vec<Finding>, Result<ChosenEngine, String>) {
+    let choice = choose(EngineChoice::Auto).map_err(|e| chain(&e));
     let mut findings = Vec::new();
-    match engines::soft() {
-        Ok(engine) => findings.push(describe_soft(&*engine)),
+    match choose(EngineChoice::Soft) {
+        Ok(chosen) => findings.push(describe_soft(&*chosen.engine)),
         Err(e) => findings.push(
             Finding::new("Engine", Verdict::Bad, "soft", e.to_string())
                 .fix("allow memory that holds generated code: check SELinux execmem and seccomp filters"),
@@ -49,8 +50,8 @@ fn describe_soft(engine: &dyn Engine) -> Finding {
 }
 
 fn describe_kvm() -> Finding {
-    let engine = match engines::kvm() {
-        Ok(engine) => engine,
+    let engine = match choose(EngineChoice::Kvm) {
+        Ok(chosen) => chosen.engine,
         Err(e) => return Finding::new("Engine", Verdict::Info, "/dev/kvm", chain(&e)).fix(kvm_fix()),
     };
     // A working KVM runs billions of instructions a second; one that emulates them runs about a million.
@@ -61,7 +62,8 @@ fn describe_kvm() -> Finding {
             Finding::new("Engine", Verdict::Ok, "/dev/kvm", detail)
         }
         Ok(speed) => {
-            let detail = format!("opens, but emulates kernel code at {speed:.1} million instructions/s: slower than soft");
+            let detail =
+                format!("opens, but emulates kernel code at {speed:.1} million instructions/s: slower than soft");
             Finding::new("Engine", Verdict::Warn, "/dev/kvm", detail)
                 .fix("nothing to do: visor uses its own engine (the outer hypervisor exposes no VT-x or AMD-V)")
         }
@@ -88,7 +90,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn mips(engine: &dyn Engine, turns: u32) -> Result<f64, String> {
     let text = |e: visor_engine::EngineError| chain(&e);
     let memory = GuestMemory::new(&[RamRange { start: Gpa(0), len: 0x10_0000 }]).map_err(|e| e.to_string())?;
-    visor_machine::engines::poke(&memory, CODE, &program(turns)).map_err(|e| e.to_string())?;
+    memory.view().write_slice(&program(turns), GuestAddress(CODE)).map_err(|e| e.to_string())?;
     let memory = Arc::new(memory);
     let vm = engine.create_vm(&VmConfig { vcpus: 1 }, memory).map_err(text)?;
     let mut vcpu = vm.add_vcpu(VcpuId(0), &engine.caps().cpuid).map_err(text)?;
@@ -152,7 +154,7 @@ fn program(turns: u32) -> Vec<u8> {
         0x49, // dec ecx
         0x75, 0xf5, // jnz turn
         0xe6, DONE as u8, // out DONE, al
-        0xf4, // hlt
+        0xf4,       // hlt
     ]);
     code
 }

@@ -1,13 +1,11 @@
 //! The session with the agent in a guest: moves bytes between the port and the state machine of `visor-guest`.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use visor_guest::host::{HostEvent, HostSession};
 use visor_guest::protocol::{ProtocolError, ShutdownKind};
-use visor_machine::{ConsolePort, PortEvent};
+use visor_machine::AgentPort;
 
 use super::wake::Wake;
 
@@ -18,9 +16,10 @@ const AT_A_TIME: usize = 1 << 20;
 
 /// The host's end of the agent's port with a session on it.
 pub(super) struct Agent {
-    port: ConsolePort,
+    port: AgentPort,
     pub(super) session: HostSession,
-    closed: Arc<AtomicBool>,
+    /// Closings of the port until this session began.
+    closings: u64,
     greeted: Instant,
     wake: Wake,
 }
@@ -35,18 +34,10 @@ pub(super) enum Lost {
 }
 
 impl Agent {
-    /// Opens the port and greets the agent, whenever it comes up.
-    pub(super) fn new(port: ConsolePort, wake: Wake) -> Self {
-        let closed = Arc::new(AtomicBool::new(false));
-        let (flag, waker) = (closed.clone(), wake.clone());
-        port.on_event(move |event| {
-            if event == PortEvent::Closed {
-                flag.store(true, Ordering::SeqCst);
-            }
-            waker.wake();
-        });
-        port.set_open(true);
-        Agent { port, session: HostSession::new(nonce()), closed, greeted: Instant::now(), wake }
+    /// Greets the agent, whenever it comes up. The port's events wake the main thread.
+    pub(super) fn new(port: AgentPort, wake: Wake) -> Self {
+        let closings = port.closings();
+        Agent { port, session: HostSession::new(nonce()), closings, greeted: Instant::now(), wake }
     }
 
     /// The agent has answered.
@@ -66,13 +57,13 @@ impl Agent {
             self.session.greet();
         }
         let was_ready = self.is_ready();
-        let result = self.read();
-        if let Err(error) = result {
+        if let Err(error) = self.read() {
             self.begin_anew();
             return Err(error.into());
         }
         self.write();
-        if self.closed.swap(false, Ordering::SeqCst) && was_ready {
+        let closings = self.port.closings();
+        if std::mem::replace(&mut self.closings, closings) != closings && was_ready {
             self.begin_anew();
             return Err(Lost::Closed);
         }
@@ -99,7 +90,7 @@ impl Agent {
     fn read(&mut self) -> Result<(), ProtocolError> {
         let mut bytes = vec![0; 64 << 10];
         for _ in 0..AT_A_TIME / bytes.len() {
-            match self.port.read(&mut bytes) {
+            match self.port.try_read(&mut bytes) {
                 0 => return Ok(()),
                 n => self.session.feed(&bytes[..n])?,
             }
@@ -110,7 +101,7 @@ impl Agent {
 
     fn write(&mut self) {
         while !self.session.output().is_empty() {
-            match self.port.write(self.session.output()) {
+            match self.port.try_write(self.session.output()) {
                 0 => return,
                 n => self.session.consume_output(n),
             }

@@ -15,8 +15,11 @@ use super::tail::{Curtain, Tail};
 use crate::report::Failure;
 use crate::terminal::{self, Escape, Keys, RawTerminal};
 
-/// Serial output is taken over only while less than this waits for standard output: the rest slows the guest down.
-const ENOUGH: usize = 64 << 10;
+/// Serial output is taken over while less than this waits for standard output. After that the machine holds some more and slows
+/// the guest down; when nothing at all is read for seconds, it drops, and we say so at the end.
+const ENOUGH: usize = 16 << 20;
+/// Bytes moved at a time.
+const AT_A_TIME: usize = 64 << 10;
 /// How long a boot may stay hidden.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -63,7 +66,7 @@ impl<'a> Console<'a> {
             keys: Keys::default(),
             typed: Vec::new(),
             raw: if interactive { Some(RawTerminal::enter()?) } else { None },
-            agent: look.agent.then(|| live.agent()),
+            agent: if look.agent { Some(live.agent()?) } else { None },
             curtain: look.curtain.then(Curtain::default),
             announce: look.announce,
             tail: Tail::default(),
@@ -78,6 +81,10 @@ impl<'a> Console<'a> {
         }
         flush(self.live, &mut [&mut self.output])?;
         self.end_announcement("");
+        self.raw = None;
+        if self.live.lost() > 0 {
+            eprintln!("visor: {} bytes of the console were lost because nobody read them", self.live.lost());
+        }
         Ok((end, self.curtain.is_some().then_some(self.tail)))
     }
 
@@ -86,11 +93,11 @@ impl<'a> Console<'a> {
             // Asked first, so that what the guest wrote before its end is still taken over.
             let stopped = self.live.stopped();
             self.show();
-            if let Some(reason) = stopped.filter(|_| self.live.serial.is_empty()) {
-                return Ok(End::Stopped(reason));
-            }
             if self.output.broken() {
                 return Ok(End::BrokenPipe);
+            }
+            if let Some(reason) = stopped.filter(|_| self.output.waiting() < ENOUGH) {
+                return Ok(End::Stopped(reason));
             }
             if let Some(end) = self.live.timed_out() {
                 return Ok(end);
@@ -123,7 +130,7 @@ impl<'a> Console<'a> {
     /// Moves the guest's output towards standard output.
     fn show(&mut self) {
         while self.output.waiting() < ENOUGH {
-            let bytes = self.live.serial.take(ENOUGH);
+            let bytes = self.live.take_serial(AT_A_TIME);
             if bytes.is_empty() {
                 break;
             }
@@ -161,7 +168,7 @@ impl<'a> Console<'a> {
     }
 
     fn read_input(&mut self) -> Escape {
-        let Some(bytes) = self.input.read(ENOUGH) else { return Escape::None };
+        let Some(bytes) = self.input.read(AT_A_TIME) else { return Escape::None };
         if self.raw.is_some() {
             return self.keys.filter(&bytes, &mut self.typed);
         }
@@ -170,14 +177,8 @@ impl<'a> Console<'a> {
     }
 
     fn pass_on_typed(&mut self) {
-        // After the port has refused bytes it says when it takes some again; asking before is useless.
-        while !self.typed.is_empty() && self.live.serial.input_ready() {
-            let taken = self.live.type_in(&self.typed);
-            self.typed.drain(..taken);
-            if self.typed.is_empty() {
-                self.live.serial.set_input_ready();
-            }
-        }
+        let taken = self.live.type_in(&self.typed);
+        self.typed.drain(..taken);
     }
 
     fn serve_agent(&mut self) {

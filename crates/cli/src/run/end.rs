@@ -26,8 +26,10 @@ pub(super) enum End {
     BrokenPipe,
     /// The command ended with this status.
     Command(u8),
-    /// The command could not be run, or was lost.
-    Failed(Failure),
+    /// The command could not be run.
+    Refused(Failure),
+    /// The guest failed, and its console may say why.
+    Lost(Failure),
 }
 
 /// What a run was for.
@@ -48,7 +50,8 @@ impl End {
             End::Signal(signal) => Ok(128u8.saturating_add(signal as u8)),
             // What a program gets whose output nobody reads.
             End::BrokenPipe => Ok(128 + Signal::SIGPIPE as u8),
-            End::Failed(failure) => Err(with_console(failure, hidden)),
+            End::Refused(failure) => Err(failure),
+            End::Lost(failure) => Err(with_console(failure, hidden)),
             End::TimedOut(limit) => {
                 let text = format!("the time limit of {} s is over", limit.as_secs_f64());
                 let failure = Failure { status: TIMED_OUT, ..Failure::new(text) };
@@ -68,11 +71,11 @@ fn stopped(reason: &StopReason, purpose: Purpose) -> Result<u8, Failure> {
     match reason {
         StopReason::PowerOff => early("the guest powered off"),
         StopReason::Reset => early("the guest restarted"),
-        StopReason::Stopped => early("the machine was stopped"),
+        StopReason::Killed | StopReason::TimedOut => early("the machine was stopped"),
         StopReason::DebugExit(status) => Ok(*status),
         StopReason::TripleFault => Err(crash("the guest crashed: triple fault, an exception that its kernel could not handle")
             .hint("its last messages may say why; show those of the boot with -v, or of a kernel with --append earlyprintk=serial")),
-        StopReason::Hung => Err(crash("the guest hangs: all its CPUs are halted with interrupts off, and nothing can wake them")
+        StopReason::GuestHung => Err(crash("the guest hangs: all its CPUs are halted with interrupts off, and nothing can wake them")
             .hint("a kernel that panics or cannot power off ends like this: see its last messages")),
         StopReason::Failed(why) => Err(Failure::new(format!("the machine failed: {why}"))
             .hint("another engine may do: --engine soft, --engine kvm; `visor doctor` shows what works here")),
@@ -109,7 +112,7 @@ mod tests {
         assert!(code == 125 && text.contains("before the command"), "{text}");
         let (code, text) = status(End::Stopped(StopReason::TripleFault), Machine);
         assert!(code == 123 && text.contains("triple fault"), "{text}");
-        let (code, text) = status(End::Stopped(StopReason::Hung), Command);
+        let (code, text) = status(End::Stopped(StopReason::GuestHung), Command);
         assert!(code == 123 && text.contains("halted"), "{text}");
         let (code, text) = status(End::TimedOut(Duration::from_millis(1500)), Machine);
         assert!(code == 124 && text.contains("1.5 s"), "{text}");

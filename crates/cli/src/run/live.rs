@@ -2,18 +2,22 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use visor_machine::{Machine, MachineSpec, StopReason};
+use visor_machine::{
+    ChosenEngine, FileSource, Machine, MachineError, MachineErrorKind, MachineSpec, MachineState, SerialInput,
+    SerialOutput, StopReason, choose,
+};
 
 use super::agent::Agent;
 use super::end::End;
-use super::serial::SerialLine;
+use super::spec::wish;
+use super::stats;
 use super::streams::{Input, Output};
 use super::wake::Wake;
+use crate::args::RunArgs;
 use crate::report::Failure;
 use crate::terminal;
 
@@ -22,8 +26,10 @@ const FAREWELL: Duration = Duration::from_secs(10);
 
 /// A machine that was started, and what wakes the main thread.
 pub(super) struct Live {
-    pub(super) machine: Machine,
-    pub(super) serial: Arc<SerialLine>,
+    machine: Machine,
+    engine: ChosenEngine,
+    serial: SerialOutput,
+    keyboard: SerialInput,
     pub(super) started: Instant,
     limit: Option<Duration>,
     /// The time limit was over and has been told of: it ends no wait any more.
@@ -55,24 +61,31 @@ pub(super) struct Happened {
 }
 
 impl Live {
-    /// Starts a machine. Signals are events of [`Live::wait`] from here on.
-    pub(super) fn start(spec: &MachineSpec, limit: Option<Duration>) -> Result<Self, Failure> {
+    /// Starts a machine. Signals are events of [`Live::wait`] from here on. `tell` gets what was decided, line by line.
+    pub(super) fn start(spec: MachineSpec, args: &RunArgs, tell: impl Fn(&str)) -> Result<Self, Failure> {
+        let precious = args.disk.iter().any(|d| !d.ends_with(",ro"));
+        let config = spec.validate().map_err(failure)?;
+        let engine = choose(wish(args.engine)).map_err(|e| {
+            let failure = Failure::from(anyhow::Error::from(e).context("the engine cannot be used"));
+            failure.hint("`visor doctor` shows what works on this host")
+        })?;
+        tell(&format!("engine {} ({})", engine.engine.caps().name, engine.reason));
+        let mut machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, &config.kernel))?;
+        machine.notes().iter().for_each(|n| tell(n));
         let wake = Wake::new()?;
         terminal::catch_signals(wake.descriptor()?)?;
-        let serial = SerialLine::new(wake.clone());
-        let machine = Machine::start(spec, serial.sink()).map_err(|e| {
-            let hints = e.hints().to_vec();
-            Failure { hints, ..Failure::from(anyhow::Error::from(e)) }
-        })?;
         let waker = wake.clone();
-        machine.on_stop(move || waker.wake());
-        let precious = spec.disks.iter().any(|d| !d.read_only);
-        Ok(Live { machine, serial, started: Instant::now(), limit, over: Cell::new(false), wake, precious })
+        machine.on_event(move || waker.wake());
+        let (serial, keyboard) = (machine.serial_output(), machine.serial_input());
+        machine.start().map_err(failure)?;
+        let (started, limit) = (Instant::now(), args.timeout);
+        Ok(Live { machine, engine, serial, keyboard, started, limit, over: Cell::new(false), wake, precious })
     }
 
     /// A session with the agent in the guest.
-    pub(super) fn agent(&self) -> Agent {
-        Agent::new(self.machine.agent(), self.wake.clone())
+    pub(super) fn agent(&self) -> Result<Agent, Failure> {
+        let port = self.machine.agent().ok_or_else(|| Failure::new("the machine has no port for the agent"))?;
+        Ok(Agent::new(port, self.wake.clone()))
     }
 
     /// Sleeps until something happens.
@@ -104,28 +117,41 @@ impl Live {
         Some(End::TimedOut(limit))
     }
 
+    /// Takes up to `most` bytes of the guest's serial output.
+    pub(super) fn take_serial(&self, most: usize) -> Vec<u8> {
+        let mut bytes = vec![0; most];
+        let n = self.serial.read_timeout(&mut bytes, Duration::ZERO).unwrap_or(0);
+        bytes.truncate(n);
+        bytes
+    }
+
+    /// Bytes of serial output that nobody took in time.
+    pub(super) fn lost(&self) -> u64 {
+        self.serial.dropped()
+    }
+
     /// Passes input to the serial port; the number of bytes it took.
     pub(super) fn type_in(&self, bytes: &[u8]) -> usize {
-        self.serial.hurried(|| self.machine.serial_input(bytes))
+        self.keyboard.try_write(bytes)
     }
 
     /// Ends the machine for the user: in order if it has a disk that is worth it, else at once. A second signal or the time
     /// limit cut it short.
     pub(super) fn farewell(&self, agent: Option<&mut Agent>) -> Result<(), Failure> {
-        if !self.precious || self.machine.stopped().is_some() {
+        if !self.precious || self.stopped().is_some() {
             return Ok(());
         }
         let mut agent = agent.filter(|a| a.is_ready());
         match &mut agent {
             Some(agent) => agent.shut_down(),
-            None => self.serial.hurried(|| self.machine.power_button()),
+            None => _ = self.machine.power_button(),
         }
         let end = Instant::now() + FAREWELL;
-        while self.machine.stopped().is_none() && Instant::now() < end && self.timed_out().is_none() {
+        while self.stopped().is_none() && Instant::now() < end && self.timed_out().is_none() {
             if let Some(agent) = &mut agent {
                 agent.keep_going();
             }
-            self.serial.take(usize::MAX);
+            self.take_serial(1 << 20);
             let happened = self.wait(&Want { input: None, outputs: &[], until: Some(end) })?;
             if !happened.signals.is_empty() {
                 break;
@@ -136,14 +162,34 @@ impl Live {
 
     /// Why the machine has stopped, if it has.
     pub(super) fn stopped(&self) -> Option<StopReason> {
-        self.machine.stopped()
+        match self.machine.state() {
+            MachineState::Stopped(reason) => Some(reason),
+            _ => None,
+        }
     }
 
-    /// Stops the machine if it still runs.
-    pub(super) fn finish(&self) {
-        self.serial.close();
+    /// Stops the machine if it still runs, and tells what it did.
+    pub(super) fn finish(&mut self) -> String {
+        let elapsed = self.started.elapsed();
         self.machine.stop();
+        self.machine.wait();
+        stats::render(self.engine.engine.caps().name, &self.engine.reason, &self.machine.stats(), elapsed)
     }
+}
+
+/// A kernel that cannot be booted is named.
+fn unbootable(error: MachineError, kernel: &FileSource) -> Failure {
+    let is_kernel = error.kind == MachineErrorKind::Boot;
+    let mut failure = failure(error);
+    if is_kernel {
+        failure.error = failure.error.context(format!("cannot boot {kernel:?}"));
+    }
+    failure
+}
+
+fn failure(error: MachineError) -> Failure {
+    let hints = error.hint.clone().into_iter().collect();
+    Failure { hints, ..Failure::from(anyhow::Error::from(error)) }
 }
 
 /// Writes what waits in `outputs`, at the pace of their readers. A signal ends it, and so does the time limit after two more
@@ -151,7 +197,9 @@ impl Live {
 pub(super) fn flush(live: &Live, outputs: &mut [&mut Output]) -> Result<(), Failure> {
     let mut end = None;
     loop {
-        outputs.iter_mut().for_each(|o| drop(o.pump()));
+        for output in outputs.iter_mut() {
+            output.pump();
+        }
         let waiting: Vec<&Output> = outputs.iter().map(|o| &**o).filter(|o| o.waiting() > 0).collect();
         if end.is_none() && live.timed_out().is_some() {
             end = Some(Instant::now() + Duration::from_secs(2));

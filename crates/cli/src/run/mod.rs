@@ -4,7 +4,7 @@
 //! - `live`: the running machine, and the poll in which the main thread waits for everything;
 //! - `console`, `command`: the jobs;
 //! - `agent`: the session with the agent in the guest;
-//! - `serial`, `streams`, `tail`, `wake`: bytes on their way;
+//! - `streams`, `tail`, `wake`: bytes on their way;
 //! - `end`, `stats`: what is reported.
 //!
 //! vCPU threads only fill buffers and wake the main thread; all other I/O is the main thread's, which never waits but in `live`.
@@ -14,14 +14,11 @@ mod command;
 mod console;
 mod end;
 mod live;
-mod serial;
 mod spec;
 mod stats;
 mod streams;
 mod tail;
 mod wake;
-
-use visor_machine::Machine;
 
 use self::command::Command;
 use self::console::Console;
@@ -36,27 +33,21 @@ use crate::report::Failure;
 pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failure> {
     let (spec, job) = spec::plan(args, verbose, quiet)?;
     let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
-    let live = Live::start(&spec, args.timeout)?;
-    if verbose > 0 {
-        let choice = live.machine.choice();
-        eprintln!("visor: engine {} ({})", choice.engine, choice.because);
-    }
+    let mut live = Live::start(spec, args, |line| {
+        if verbose > 0 {
+            eprintln!("visor: {line}");
+        }
+    })?;
     let done = work(&live, job, args, verbose, quiet);
-    live.finish();
+    let stats = live.finish();
     if args.stats {
-        print_stats(&live.machine);
+        eprint!("{stats}");
     }
     let (end, hidden) = done?;
     end.conclude(purpose, hidden.as_ref())
 }
 
-fn work(
-    live: &Live,
-    job: Job,
-    args: &RunArgs,
-    verbose: u8,
-    quiet: bool,
-) -> Result<(End, Option<Tail>), Failure> {
+fn work(live: &Live, job: Job, args: &RunArgs, verbose: u8, quiet: bool) -> Result<(End, Option<Tail>), Failure> {
     // Boot messages would break the line.
     let announced = !quiet && verbose == 0 && is_terminal(std::io::stderr());
     let announce = args.image.clone().filter(|_| announced);
@@ -74,9 +65,4 @@ fn work(
             Command::new(live, argv, look)?.run()
         }
     }
-}
-
-fn print_stats(machine: &Machine) {
-    let (choice, stats) = (machine.choice(), machine.stats());
-    eprint!("{}", stats::render(choice.engine, &choice.because, &stats.vcpus, stats.elapsed));
 }

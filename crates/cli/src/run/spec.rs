@@ -1,10 +1,10 @@
 //! From the command line to a machine and what to do with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use visor_disk::Access;
 use visor_image::Image;
-use visor_machine::engines::Wish;
-use visor_machine::{DiskSpec, MachineSpec};
+use visor_machine::{Disk, EngineChoice, FileSource, MachineSpec};
 
 use super::live::is_terminal;
 use crate::args::{EngineArg, RunArgs};
@@ -24,14 +24,14 @@ pub(super) enum Job {
 
 /// Reads the command line; builds the image if it is wanted and missing.
 pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineSpec, Job), Failure> {
-    let mut spec = machine(args);
     let Some(name) = &args.image else {
-        spec.kernel = args.kernel.clone().unwrap_or_default();
-        return Ok((spec, Job::Serial));
+        let kernel = args.kernel.clone().unwrap_or_default();
+        return Ok((machine(args, kernel)?, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
     let job = job(&args.argv, is_terminal(std::io::stdin()));
-    boot_image(&mut spec, &image, &job, args.append.as_deref(), verbose);
+    let mut spec = machine(args, image.kernel())?;
+    boot_image(&mut spec, &image, &job, args.append.as_deref(), verbose)?;
     Ok((spec, job))
 }
 
@@ -45,32 +45,42 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
     }
 }
 
-fn machine(args: &RunArgs) -> MachineSpec {
-    MachineSpec {
+fn machine(args: &RunArgs, kernel: PathBuf) -> Result<MachineSpec, Failure> {
+    Ok(MachineSpec {
         memory: args.memory,
         cpus: args.cpus,
         cpu_model: args.cpu.clone(),
-        initrd: args.initrd.clone(),
+        initrd: args.initrd.clone().map(FileSource::Path),
         cmdline: args.append.clone().unwrap_or_default(),
-        disks: args.disk.iter().map(|d| disk(d)).collect(),
-        engine: match args.engine {
-            EngineArg::Auto => Wish::Auto,
-            EngineArg::Soft => Wish::Soft,
-            EngineArg::Kvm => Wish::Kvm,
-        },
+        disks: args.disk.iter().map(|d| open_disk(d)).collect::<Result<_, _>>()?,
         debug_exit: args.debug_exit,
         no_reboot: args.no_reboot,
-        ..MachineSpec::default()
+        ..MachineSpec::new(FileSource::Path(kernel))
+    })
+}
+
+/// The engine that the user wishes.
+pub(super) fn wish(engine: EngineArg) -> EngineChoice {
+    match engine {
+        EngineArg::Auto => EngineChoice::Auto,
+        EngineArg::Soft => EngineChoice::Soft,
+        EngineArg::Kvm => EngineChoice::Kvm,
     }
 }
 
-fn boot_image(spec: &mut MachineSpec, image: &Image, job: &Job, append: Option<&str>, verbose: u8) {
-    spec.kernel = image.kernel();
-    spec.initrd = Some(image.initramfs());
+fn boot_image(
+    spec: &mut MachineSpec,
+    image: &Image,
+    job: &Job,
+    append: Option<&str>,
+    verbose: u8,
+) -> Result<(), Failure> {
+    spec.initrd = Some(FileSource::Path(image.initramfs()));
     spec.cmdline = kernel_args(image.kernel_args(), job, append, verbose);
-    spec.disks.insert(0, DiskSpec { path: image.root_disk(), read_only: true });
+    spec.disks.insert(0, Disk::open_raw(&image.root_disk(), Access::ReadOnly)?);
     // A command does not survive a restart of its machine, so that must be the end.
     spec.no_reboot |= matches!(job, Job::Command(_));
+    Ok(())
 }
 
 /// The image's own words, those of the purpose, then the user's, which thereby have the last say.
@@ -87,11 +97,16 @@ fn kernel_args(own: &str, job: &Job, append: Option<&str>, verbose: u8) -> Strin
     words.join(" ")
 }
 
+fn open_disk(text: &str) -> Result<Disk, Failure> {
+    let (path, access) = disk(text);
+    Ok(Disk::open_raw(path, access)?)
+}
+
 /// `FILE` or `FILE,ro`.
-fn disk(text: &str) -> DiskSpec {
+fn disk(text: &str) -> (&Path, Access) {
     match text.strip_suffix(",ro") {
-        Some(path) => DiskSpec { path: PathBuf::from(path), read_only: true },
-        None => DiskSpec { path: PathBuf::from(text), read_only: false },
+        Some(path) => (Path::new(path), Access::ReadOnly),
+        None => (Path::new(text), Access::ReadWrite),
     }
 }
 
@@ -101,18 +116,14 @@ mod tests {
 
     #[test]
     fn disks() {
-        let (a, b) = (disk("a,b.img"), disk("/x/c.img,ro"));
-        assert_eq!((a.path, a.read_only), (PathBuf::from("a,b.img"), false));
-        assert_eq!((b.path, b.read_only), (PathBuf::from("/x/c.img"), true));
+        assert_eq!(disk("a,b.img"), (Path::new("a,b.img"), Access::ReadWrite));
+        assert_eq!(disk("/x/c.img,ro"), (Path::new("/x/c.img"), Access::ReadOnly));
     }
 
     #[test]
     fn kernel_words_follow_the_purpose() {
         let command = Job::Command(vec!["true".into()]);
-        assert_eq!(
-            kernel_args("quiet rw", &command, Some("a b"), 0),
-            "quiet rw console=ttyS0 visor.console=off a b"
-        );
+        assert_eq!(kernel_args("quiet rw", &command, Some("a b"), 0), "quiet rw console=ttyS0 visor.console=off a b");
         assert_eq!(kernel_args("quiet rw", &Job::Shell, None, 1), "rw console=ttyS0");
         assert!(kernel_args("quiet", &Job::Shell, None, 2).contains("earlyprintk=ttyS0"));
     }

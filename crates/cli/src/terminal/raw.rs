@@ -4,13 +4,13 @@
 //! signals that end programs are events of the main loop (see `signals`), which then ends in order.
 
 use std::os::fd::AsFd;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 /// The mode to come back to, also for the panic hook.
-static COOKED: OnceLock<Termios> = OnceLock::new();
+static COOKED: OnceLock<Mutex<Termios>> = OnceLock::new();
 /// The terminal is raw now.
 static RAW: AtomicBool = AtomicBool::new(false);
 
@@ -28,7 +28,7 @@ impl RawTerminal {
         let cooked = tcgetattr(stdin.as_fd())?;
         let mut raw = cooked.clone();
         cfmakeraw(&mut raw);
-        if COOKED.set(cooked).is_ok() {
+        if COOKED.set(Mutex::new(cooked)).is_ok() {
             let hook = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| {
                 restore();
@@ -64,6 +64,7 @@ fn restore() {
         return;
     }
     if let Some(cooked) = COOKED.get() {
-        let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSADRAIN, cooked);
+        let cooked = cooked.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSADRAIN, &cooked);
     }
 }

@@ -1,25 +1,25 @@
 //! Running the program as a user does.
+#![allow(dead_code, reason = "every test file uses its part")]
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 /// `visor` with `args`.
-pub fn visor(args: &[&str]) -> Command {
+pub(crate) fn visor(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_visor"));
     command.args(args).stdin(Stdio::null());
     command
 }
 
 /// Runs `visor` to its end.
-pub fn run(args: &[&str]) -> Output {
+pub(crate) fn run(args: &[&str]) -> Output {
     visor(args).output().unwrap()
 }
 
 /// Runs `visor` with `input` on its standard input.
-pub fn run_with(args: &[&str], input: &[u8]) -> Output {
-    let mut child =
-        visor(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+pub(crate) fn run_with(args: &[&str], input: &[u8]) -> Output {
+    let mut child = visor(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
     let writer = std::thread::spawn(move || {
@@ -31,17 +31,17 @@ pub fn run_with(args: &[&str], input: &[u8]) -> Output {
 }
 
 /// Standard error as text.
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Standard output as text.
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A file with `content` that lives as long as the test process.
-pub fn file(name: &str, content: &[u8]) -> PathBuf {
+pub(crate) fn file(name: &str, content: &[u8]) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("visor-test-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join(name);
@@ -50,7 +50,7 @@ pub fn file(name: &str, content: &[u8]) -> PathBuf {
 }
 
 /// A Multiboot kernel: 32-bit code at 1 MiB behind its header (a.out-style addresses, flag 16).
-pub fn multiboot(code: &[u8]) -> Vec<u8> {
+pub(crate) fn multiboot(code: &[u8]) -> Vec<u8> {
     const BASE: u32 = 0x10_0000;
     const MAGIC: u32 = 0x1bad_b002;
     const FLAGS: u32 = 1 << 16;

@@ -1,7 +1,5 @@
 //! IRET in all modes (SDM 2A, IRET).
 
-use std::sync::atomic::Ordering;
-
 use visor_x86::exception::Exception;
 use visor_x86::paging::is_canonical;
 use visor_x86::regs::Rflags;
@@ -38,7 +36,7 @@ pub(super) fn iret(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     }
     if cpu.nmi_blocked {
         cpu.nmi_blocked = false;
-        if cpu.port.nmi.load(Ordering::Relaxed) {
+        if cpu.port.merge_nmis() {
             cpu.look_again();
         }
     }

@@ -83,7 +83,7 @@ impl Cpu {
             *self.fpu = FpuState::power_on();
             self.msr = MsrFile::default();
             self.tsc_offset = self.epoch_tsc.wrapping_neg();
-            self.port.nmi.store(false, Ordering::Relaxed);
+            self.port.clear_nmis();
             self.port.init.store(false, Ordering::Relaxed);
             self.port.sipi.store(0, Ordering::Relaxed);
         }

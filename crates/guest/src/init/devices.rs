@@ -67,10 +67,10 @@ impl Devices {
         let mut buffer = [0u8; 8192];
         let n = self.socket.as_mut()?.read(&mut buffer).ok()?;
         let event = parse_event(buffer.get(..n).unwrap_or_default());
-        if event.get("ACTION").is_some_and(|a| a == "add") {
-            if let Some(alias) = event.get("MODALIAS") {
-                self.load(alias);
-            }
+        if event.get("ACTION").is_some_and(|a| a == "add")
+            && let Some(alias) = event.get("MODALIAS")
+        {
+            self.load(alias);
         }
         Some(event)
     }
