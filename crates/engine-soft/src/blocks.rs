@@ -14,13 +14,8 @@ use iced_x86::{Decoder, DecoderOptions, Instruction};
 use rustc_hash::FxHashMap;
 use visor_memory::{Frame, Gpa, GuestMemory, PAGE, RamPage};
 
-<<<<<<< HEAD
 use crate::cpu::{CodeSize, Cpu, Mode};
-use crate::decode::lower;
-=======
-use crate::cpu::{Cpu, Mode};
 use crate::decode::{MAX_LEN, lower, mark_too_long};
->>>>>>> fix
 use crate::op::{Guest, Op};
 
 /// Longest block, in instructions.
