@@ -16,7 +16,6 @@ use visor_memory::{Frame, Gpa, GuestMemory, PAGE, RamPage};
 
 use crate::cpu::{CodeSize, Cpu, Mode};
 use crate::decode::{MAX_LEN, lower, mark_too_long};
->>>>>>> fix
 use crate::op::{Guest, Op};
 
 /// Longest block, in instructions.
