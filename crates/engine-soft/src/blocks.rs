@@ -15,13 +15,11 @@ use rustc_hash::FxHashMap;
 use visor_memory::{Frame, Gpa, GuestMemory, PAGE, RamPage};
 
 use crate::cpu::{CodeSize, Cpu, Mode};
-use crate::decode::lower;
+use crate::decode::{MAX_LEN, lower, mark_too_long};
 use crate::op::{Guest, Op};
 
 /// Longest block, in instructions.
 const MAX_OPS: usize = 64;
-/// Longest x86 instruction, in bytes (SDM 2A §2.3.11).
-const MAX_LEN: usize = 15;
 /// Ops kept before the cache starts over (48 to 80 bytes each).
 const CAPACITY: usize = 400_000;
 /// Entries of the jump cache: 64 bytes each.
@@ -267,6 +265,9 @@ fn decode_ops(cpu: &mut Cpu, bytes: &[u8], mode: Mode, limit: usize) -> Option<V
         {
             break;
         }
+        if let Some(window) = bytes[at..].first_chunk() {
+            mark_too_long(&mut ins, window, mode.size.bits());
+        }
         let lowered = lower(cpu, &ins, mode, at as u16);
         ops.push(lowered.op);
         if lowered.ends {
@@ -292,7 +293,8 @@ fn decode_crossing(cpu: &mut Cpu, page: RamPage, offset: u64, next: RamPage, mod
 /// One instruction from a full window of bytes, not tied to any frame yet.
 fn decode_one(cpu: &mut Cpu, bytes: &[u8; MAX_LEN], mode: Mode) -> Block {
     let mut decoder = Decoder::with_ip(mode.size.bits(), bytes, 0, options());
-    let ins = decoder.decode();
+    let mut ins = decoder.decode();
+    mark_too_long(&mut ins, bytes, mode.size.bits());
     let op = lower(cpu, &ins, mode, 0).op;
     let stamp = cpu.ram.frames().stamp(Frame(0));
     Block { ops: Box::new([op]), first: (Frame(0), stamp), second: None }

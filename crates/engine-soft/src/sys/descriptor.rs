@@ -337,8 +337,8 @@ pub(super) fn pop_seg(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let seg = op.imm as usize % 6;
     let rsp = cpu.gpr[4] & cpu.stack_mask;
     let lin = cpu.stack_linear(rsp, u64::from(op.aux), false)?;
-    // In 64-bit mode the whole slot is read.
-    let selector = cpu.read_sized(lin, SS as u8, if op.aux == 8 { 8 } else { 2 })? as u16;
+    // The whole slot is read, so that all of it may fault.
+    let selector = cpu.read_sized(lin, SS as u8, op.aux)? as u16;
     // The stack pointer moves by the size of the stack segment that was popped from.
     let next = rsp.wrapping_add(u64::from(op.aux)) & cpu.stack_mask;
     let mask = cpu.stack_mask;

@@ -59,6 +59,7 @@ impl Devices {
         command.arg0("modprobe").args(["-a", "-q", "--"]).args(rest);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // PID 1 reaps it like any other child.
+        sys::unblock_signals_for(&mut command);
         command.spawn().map(drop)
     }
 

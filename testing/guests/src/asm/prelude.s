@@ -120,10 +120,11 @@ xorl %eax, %eax
 expect "\name: not reached", 1
 .endm
 
-# Ends the program. Interrupts must be off, or harmless.
+# Ends the program; the engine may stop some instructions later. Interrupts must be off, or harmless.
 .macro pass
 movb $0, %al
 outb %al, $0xf4
+69: jmp 69b
 .endm
 
 # The instruction must fault with `vec`, `err`, itself as RIP. `before` runs first. Clobbers EAX afterwards.

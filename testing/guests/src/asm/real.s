@@ -242,3 +242,37 @@ movzwl %ax, %eax
 expect "#DF pushes the IP of the INT", 90b - guest + LOAD
 expect_w "and no error code", %sp, STACK16-4
 pass
+
+program 16, "io/real-mode", io_real
+movw $0x204, %dx
+movl $0xcafebabe, %eax
+outl %eax, %dx
+inl %dx, %eax
+expect "IN 32", 0xcafebabe
+movw $0x1000, %di
+movw $2, %cx
+cld
+rep insw
+expect_l "INSW", 0x1000, 0xbabebabe
+pass
+
+program 16, "irq/extint-real-mode", irq_extint_real
+# virtual-wire mode out of reset, as a BIOS finds it; the vector goes through the IVT
+movw $(1f - guest + LOAD), 4*8
+movl $0x700, %eax
+host H_INTR, 0x08
+sti
+nop
+nop
+cli
+expect_w "taken in real mode", V_A, 1
+host H_LATER+H_INTR, 0x08, 0, 20
+sti
+hlt
+cli
+expect_w "ends HLT", V_A, 2
+pass
+1:
+incw V_A
+iretw
+
