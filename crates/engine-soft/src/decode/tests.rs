@@ -272,7 +272,7 @@ fn a_fault_in_a_repeated_string_keeps_what_was_done() {
 
 #[test]
 fn locks_and_unknown_opcodes_are_undefined() {
-    for code in [&[0xf0u8, 0x01, 0xc0][..], &[0xf0, 0x8b, 0x00], &[0x0f, 0x0b], &[0x06], &[0x0f, 0x01, 0xc1]] {
+    for code in [&[0xf0u8, 0x01, 0xc0][..], &[0xf0, 0x8b, 0x00], &[0x0f, 0x0b], &[0x06], &[0x0f, 0x01, 0xc2]] {
         let mut cpu = long();
         assert_eq!(run(&mut cpu, code), Flow::Fault, "{code:x?}");
         assert_eq!(cpu.fault.vector, Vector::InvalidOpcode, "{code:x?}");
