@@ -36,6 +36,8 @@ pub(crate) struct Debug {
     resumed: bool,
     /// The interrupt shadow was in force when it began.
     shadowed: bool,
+    /// The shadow is that of a load of SS, which holds off debug traps and instruction breakpoints too.
+    pub(crate) after_ss: bool,
 }
 
 impl Cpu {
@@ -45,7 +47,7 @@ impl Cpu {
         self.debug.stepping = self.sysflags & Rflags::TF.bits() != 0;
         self.debug.resumed = self.sysflags & Rflags::RF.bits() != 0;
         self.debug.shadowed = self.shadow;
-        if self.debug.resumed || self.dr7 & 0xff == 0 {
+        if self.debug.resumed || self.debug.after_ss || self.dr7 & 0xff == 0 {
             return false;
         }
         let lin = self.rip.wrapping_add(self.seg_base[1]);
@@ -62,7 +64,9 @@ impl Cpu {
     /// fault), `cpu.rip` being exact: ends the interrupt shadow, clears RF, arms the TF trap, which
     /// [`Cpu::take_events`] then delivers.
     pub(crate) fn after_single(&mut self, again: bool) {
-        if self.debug.stepping {
+        // SDM 3A §6.8.3: the single-step trap after a load of SS is lost.
+        let loaded_ss = self.debug.after_ss && !self.debug.shadowed;
+        if self.debug.stepping && !loaded_ss {
             self.debug.pending |= BS;
         }
         // RF covers one instruction; an IRET that has just set it covers the next one.
@@ -70,10 +74,16 @@ impl Cpu {
             self.sysflags &= !Rflags::RF.bits();
         }
         if self.debug.shadowed {
-            self.shadow = false;
+            self.end_shadow();
             self.interrupts_opened();
         }
         self.single_changed();
+    }
+
+    /// Interrupts and debug traps are no longer held off.
+    pub(super) fn end_shadow(&mut self) {
+        self.shadow = false;
+        self.debug.after_ss = false;
     }
 
     /// No trap follows the running instruction although TF was set when it began.
@@ -83,7 +93,12 @@ impl Cpu {
 
     /// SYSCALL and SYSRET: the trap follows if TF is set *after* them.
     pub(super) fn step_by_new_flags(&mut self) {
-        self.debug.stepping = self.sysflags & Rflags::TF.bits() != 0;
+        // They may not be run one by one: TF can have been clear before.
+        self.debug.stepping = false;
+        if self.sysflags & Rflags::TF.bits() != 0 {
+            self.debug.pending |= BS;
+            self.look_again();
+        }
     }
 
     /// IRET and task switches: RF as they loaded it counts for the next instruction.

@@ -101,14 +101,14 @@ impl Cpu {
             Event::Nmi => (Some(Vector::Nmi), delivery(Vector::Nmi as u8, None, flags)),
         };
         self.stats.interrupts += 1;
-        self.shadow = false;
+        self.end_shadow();
         if let Err(Faulted) = self.enter(&current) {
             self.deliver_nested(first, self.fault);
         }
     }
 
     fn deliver_exception(&mut self, e: Exception) {
-        self.shadow = false;
+        self.end_shadow();
         self.prepare(&e);
         let flags = self.rflags() | if pushes_rf(&e, self.fault_is_trap) { RF } else { 0 };
         self.fault_is_trap = false;
