@@ -67,7 +67,9 @@ impl Cpu {
     /// fault), `cpu.rip` being exact: ends the interrupt shadow, clears RF, arms the TF trap, which
     /// [`Cpu::take_events`] then delivers.
     pub(crate) fn after_single(&mut self, again: bool) {
-        if self.debug.stepping {
+        // SDM 3A §6.8.3: the single-step trap after a load of SS is lost.
+        let loaded_ss = self.debug.after_ss && !self.debug.shadowed;
+        if self.debug.stepping && !loaded_ss {
             self.debug.pending |= BS;
         }
         // RF covers one instruction; an IRET that has just set it covers the next one.
@@ -75,13 +77,19 @@ impl Cpu {
             self.sysflags &= !Rflags::RF.bits();
         }
         if self.debug.shadowed {
-            self.shadow = false;
+            self.end_shadow();
             self.interrupts_opened();
         }
         if self.debug.was_held {
             self.release_debug();
         }
         self.single_changed();
+    }
+
+    /// Interrupts and debug traps are no longer held off.
+    pub(super) fn end_shadow(&mut self) {
+        self.shadow = false;
+        self.debug.after_ss = false;
     }
 
     /// No trap follows the running instruction although TF was set when it began.
@@ -107,7 +115,12 @@ impl Cpu {
 
     /// SYSCALL and SYSRET: the trap follows if TF is set *after* them.
     pub(super) fn step_by_new_flags(&mut self) {
-        self.debug.stepping = self.sysflags & Rflags::TF.bits() != 0;
+        // They may not be run one by one: TF can have been clear before.
+        self.debug.stepping = false;
+        if self.sysflags & Rflags::TF.bits() != 0 {
+            self.debug.pending |= BS;
+            self.look_again();
+        }
     }
 
     /// IRET and task switches: RF as they loaded it counts for the next instruction.
