@@ -67,9 +67,7 @@ impl Cpu {
     /// fault), `cpu.rip` being exact: ends the interrupt shadow, clears RF, arms the TF trap, which
     /// [`Cpu::take_events`] then delivers.
     pub(crate) fn after_single(&mut self, again: bool) {
-        // SDM 3A §6.8.3: the single-step trap after a load of SS is lost.
-        let loaded_ss = self.debug.after_ss && !self.debug.shadowed;
-        if self.debug.stepping && !loaded_ss {
+        if self.debug.stepping {
             self.debug.pending |= BS;
         }
         // RF covers one instruction; an IRET that has just set it covers the next one.
@@ -77,19 +75,13 @@ impl Cpu {
             self.sysflags &= !Rflags::RF.bits();
         }
         if self.debug.shadowed {
-            self.end_shadow();
+            self.shadow = false;
             self.interrupts_opened();
         }
         if self.debug.was_held {
             self.release_debug();
         }
         self.single_changed();
-    }
-
-    /// Interrupts and debug traps are no longer held off.
-    pub(super) fn end_shadow(&mut self) {
-        self.shadow = false;
-        self.debug.after_ss = false;
     }
 
     /// No trap follows the running instruction although TF was set when it began.
