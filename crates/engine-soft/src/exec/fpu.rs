@@ -124,7 +124,9 @@ struct Operand<'a> {
 
 impl Operand<'_> {
     fn linear(&mut self, offset: i64, len: usize, write: bool) -> Guest<u64> {
-        let ea = self.ea.wrapping_add(offset as u64) & self.op.mem.mask;
+        let ea = self.ea.wrapping_add(offset as u64);
+        // Offsets of 16 bits wrap between operands, not within one, and gathers do not exist there.
+        let ea = if self.op.mem.mask == 0xffff { ea } else { ea & self.op.mem.mask };
         self.cpu.linear_at(self.op, ea, len as u64, write)
     }
 
