@@ -11,8 +11,7 @@ pub(crate) fn mark_too_long(ins: &mut Instruction, window: &[u8; MAX_LEN], bits:
     if !ins.is_invalid() {
         return;
     }
-    let over =
-        if ins.len() < MAX_LEN { longer_without_mandatory(window, bits) } else { longer_by_length(window, bits) };
+    let over = (ins.len() == MAX_LEN && longer_by_length(window, bits)) || longer_without_mandatory(window, bits);
     if over {
         ins.set_len(MAX_LEN + 1);
     }
@@ -23,7 +22,8 @@ pub(crate) fn mark_too_long(ins: &mut Instruction, window: &[u8; MAX_LEN], bits:
 fn longer_by_length(window: &[u8; MAX_LEN], bits: u32) -> bool {
     let prefixes = prefixes(window);
     let idle = |i: usize| {
-        matches!(window[i], 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65) || window[i + 1..prefixes].contains(&window[i])
+        matches!(window[i], 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf0)
+            || window[i + 1..prefixes].contains(&window[i])
     };
     // An instruction cannot be that long without such a prefix.
     let Some(drop) = (0..prefixes).find(|&i| idle(i)) else { return true };
@@ -83,6 +83,11 @@ mod tests {
         // 66 0F C3 does not exist, but has a ModRM byte and a displacement.
         let movnti = |n: usize| [vec![0x66; n], vec![0x48, 0x0f, 0xc3, 0x34, 0x25, 0xf1, 0x15, 0, 0x20]].concat();
         assert!(!too_long(&movnti(6)) && too_long(&movnti(7)));
+        // 66 0F 3A CC does not exist either, but has an immediate.
+        let sha = |n: usize| [vec![0x66; n], vec![0x0f, 0x3a, 0xcc, 0xee, 0x3e]].concat();
+        assert!(!too_long(&sha(10)) && too_long(&sha(11)));
+        // TEST with LOCK, 15 bytes.
+        assert!(!too_long(&[0xf0, 0x66, 0xf3, 0x49, 0xf7, 0x8c, 0xd7, 1, 2, 3, 4, 5, 6, 7, 8]));
         assert!(!too_long(&[0x0f, 0x0b]) && !too_long(&[0x06]));
     }
 }
