@@ -62,6 +62,16 @@ impl Host {
         self.log().out.exit.is_some()
     }
 
+    /// Goes on with the records of `other`.
+    pub(crate) fn take_over(&self, other: &Host) {
+        let mut old = other.log();
+        let mut log = self.log();
+        log.out = std::mem::take(&mut old.out);
+        (log.got, log.want, log.operands) = (old.got, old.want, old.operands);
+        log.ports = std::mem::take(&mut old.ports);
+        log.cells = std::mem::take(&mut old.cells);
+    }
+
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }

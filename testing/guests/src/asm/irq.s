@@ -186,6 +186,7 @@ hlt
 cli
 expect_l "one that waits already too", V_A, 2
 idt_gate64 2, (1f - guest + LOAD), 0x8e
+movl $0x400, 0x360(%rbp)
 host H_LATER+H_NMI, 0, 0, 20
 cli
 hlt
@@ -207,8 +208,7 @@ movl $0x400, 0x360(%rbp)      # LINT1: NMI
 idt_gate64 2, (1f - guest + LOAD), 0x8e
 movl $0, V_A
 host H_NMI
-nop
-nop
+settle 1000
 expect_l "taken with IF clear", V_A, 2
 expect_l "a second one waited for IRET", V_B, 1
 pass
@@ -217,8 +217,10 @@ incl V_A
 cmpl $1, V_A
 jne 2f
 pushq %rax
+pushq %rcx
 host H_NMI
 settle 1000
+popq %rcx
 popq %rax
 movl V_A, %edx
 movl %edx, V_B
@@ -331,7 +333,7 @@ nop
 nop
 cli
 expect_l "by physical id", V_A, 2
-movl $0x84050, 0x300(%rbp)
+movl $0xc4050, 0x300(%rbp)
 sti
 nop
 nop
