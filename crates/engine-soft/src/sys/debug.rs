@@ -36,6 +36,8 @@ pub(crate) struct Debug {
     resumed: bool,
     /// The interrupt shadow was in force when it began.
     shadowed: bool,
+    /// The shadow is that of a load of SS, which holds off debug traps too.
+    by_ss: bool,
 }
 
 impl Cpu {
@@ -45,6 +47,7 @@ impl Cpu {
         self.debug.stepping = self.sysflags & Rflags::TF.bits() != 0;
         self.debug.resumed = self.sysflags & Rflags::RF.bits() != 0;
         self.debug.shadowed = self.shadow;
+        self.debug.by_ss &= self.shadow;
         if self.debug.resumed || self.dr7 & 0xff == 0 {
             return false;
         }
@@ -79,6 +82,17 @@ impl Cpu {
     /// No trap follows the running instruction although TF was set when it began.
     pub(super) fn cancel_step(&mut self) {
         self.debug.stepping = false;
+    }
+
+    /// A load of SS: its own single-step trap never comes, and pending traps wait for the next instruction (SDM 3A §6.8.3).
+    pub(super) fn hold_debug_traps(&mut self) {
+        self.debug.stepping = false;
+        self.debug.by_ss = true;
+    }
+
+    /// A debug trap waits and can be taken.
+    pub(super) fn debug_trap_due(&self) -> bool {
+        self.debug.pending != 0 && !(self.shadow && self.debug.by_ss)
     }
 
     /// SYSCALL and SYSRET: the trap follows if TF is set *after* them.

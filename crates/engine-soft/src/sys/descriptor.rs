@@ -312,6 +312,7 @@ pub(super) fn mov_to_seg(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
 fn after_load(cpu: &mut Cpu, op: &Op, seg: usize) -> Guest<Flow> {
     if seg == SS {
         cpu.shadow = true;
+        cpu.hold_debug_traps();
         cpu.single_changed();
         return end(cpu, op);
     }

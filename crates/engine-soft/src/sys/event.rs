@@ -49,7 +49,7 @@ impl Cpu {
         if self.wait_for_sipi {
             return Activity::WaitForSipi;
         }
-        if self.debug.pending != 0 {
+        if self.debug_trap_due() {
             self.halted = false;
             self.take_debug_trap();
             self.look_again();
