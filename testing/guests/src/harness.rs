@@ -173,6 +173,10 @@ impl Guest {
     /// # Errors
     /// Those of the engine, of whichever CPU failed first.
     pub fn finish(mut self, limit: Duration) -> Result<Outcome, EngineError> {
+        if self.ended() {
+            let state = self.boot.save()?;
+            return Ok(Outcome { state: Some(state), ..self.host.outcome() });
+        }
         let mut kickers: Vec<Kicker> = self.others.iter().map(|c| c.kicker()).collect();
         kickers.push(self.boot.kicker());
         let _watch = Watchdog::new(kickers, limit);
@@ -217,6 +221,11 @@ impl Guest {
         target.host.take_over(&self.host);
         target.boot.restore(state)?;
         Ok(target)
+    }
+
+    /// From now on the guest is stopped where it asks for it (see `H_STOP` in `asm/prelude.s`).
+    pub fn obey_stops(&self) {
+        self.host.obey_stops();
     }
 
     /// Whether the program has reported its end.

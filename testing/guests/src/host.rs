@@ -40,6 +40,8 @@ struct Log {
     ports: HashMap<u16, u8>,
     cells: HashMap<u64, u8>,
     kickers: Vec<Kicker>,
+    /// The guest's requests to be stopped are obeyed.
+    obey: bool,
 }
 
 impl Host {
@@ -50,6 +52,11 @@ impl Host {
     /// vCPUs to stop when the guest reports its end.
     pub(crate) fn stop_at_end(&self, kicker: Kicker) {
         self.log().kickers.push(kicker);
+    }
+
+    /// From now on the guest is stopped where it asks for it.
+    pub(crate) fn obey_stops(&self) {
+        self.log().obey = true;
     }
 
     /// What was recorded so far.
@@ -86,6 +93,10 @@ impl Host {
 
     fn service(&self, command: u32) {
         let [a, b, c] = self.log().operands;
+        if command == STOP {
+            let log = self.log();
+            return if log.obey { log.kickers.iter().for_each(Kicker::kick) };
+        }
         if command & LATER == 0 {
             return serve(&self.vm, &self.memory, command, a, b, &mut self.log().vector);
         }
@@ -106,6 +117,7 @@ const MSI: u32 = 1;
 const INTR: u32 = 2;
 const NMI: u32 = 3;
 const DMA: u32 = 4;
+const STOP: u32 = 5;
 
 fn serve(vm: &Arc<dyn Vm>, memory: &GuestMemory, command: u32, a: u32, b: u32, vector: &mut Option<u8>) {
     match command {

@@ -104,8 +104,12 @@ fn migrate_one(engine: &dyn Engine, other: &dyn Engine, name: &str) -> Result<St
     let mut text = whole.differences();
     let mut guest = Guest::new(engine, &program, 1)?;
     let mut moves = 0;
-    while !guest.ended() && moves < 30 {
-        guest.run_boot(Duration::from_millis(2))?;
+    while moves < 40 {
+        // Half of the stops are where the guest asks for one, behind an OUT; the others are anywhere.
+        if moves % 4 < 2 {
+            guest.obey_stops();
+        }
+        guest.run_boot(Duration::from_millis(if moves % 4 < 2 { 5000 } else { 1 }))?;
         if guest.ended() {
             break;
         }
@@ -122,8 +126,8 @@ fn migrate_one(engine: &dyn Engine, other: &dyn Engine, name: &str) -> Result<St
     if outcome.trace != whole.trace || outcome.exit != whole.exit {
         text += &format!("  {name}: after {moves} moves {:x?}, undisturbed {:x?}\n", outcome.trace, whole.trace);
     }
-    if moves == 0 {
-        text += &format!("  {name}: it ended before it was ever moved\n");
+    if moves < 2 {
+        text += &format!("  {name}: it ended after {moves} moves\n");
     }
     Ok(text)
 }

@@ -86,6 +86,11 @@ addl %eax, %edi
 movl %ebx, %edx
 andl $0xfff, %edx
 addl %edi, DATA(,%edx,4)
+testl $0x7ff, %esi
+jnz 9f
+movl $H_STOP, %eax
+outl %eax, $P_HOST
+9:
 decl %esi
 jnz 1b
 movl %edi, %eax
@@ -127,6 +132,11 @@ outb %al, %dx
 inb %dx, %al
 addq %rax, %r13
 2:
+testl $0x7ff, %r12d
+jnz 9f
+movl $H_STOP, %eax
+outl %eax, $P_HOST
+9:
 decl %r12d
 jnz 1b
 movq %xmm5, %rax

@@ -306,6 +306,11 @@ addw %cx, %di
 movw %bx, %bp
 andw $0xffe, %bp
 addw %di, %ds:0x1000(%bp)
+testl $0x7ff, %esi
+jnz 9f
+movl $H_STOP, %eax
+outl %eax, $P_HOST
+9:
 decl %esi
 jnz 1b
 movl %edi, %eax
