@@ -35,8 +35,8 @@ pub use acpi::{
     RESET_VALUE, ResetControl, S5_SLEEP_TYPE, SMI_COMMAND_PORT,
 };
 pub use debug::{
-    DEBUG_CONSOLE_PORTS, DEBUG_EXIT_PORT, DebugConsole, DebugExit, TEST_IRQ_PORT, TEST_MEMORY, TEST_PORT, TEST_PORTS,
-    TEST_MEMORY_LEN, TestIrqs, TestMemory, TestPorts,
+    DEBUG_CONSOLE_PORTS, DEBUG_EXIT_PORT, DebugConsole, DebugExit, TEST_IRQ_PORT, TEST_MEMORY, TEST_MEMORY_LEN,
+    TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts,
 };
 pub use hpet::{HPET_BASE, HPET_LEN, Hpet, HpetWires};
 pub use i8042::{I8042, I8042Wires};

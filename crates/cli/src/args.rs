@@ -45,7 +45,8 @@ pub(crate) struct RunArgs {
     /// The image to boot: `tiny`.
     #[arg(required_unless_present = "kernel", conflicts_with = "kernel")]
     pub(crate) image: Option<String>,
-    /// A command to run in the guest instead of an interactive shell.
+    /// A command to run in the guest instead of an interactive shell. Without one and without a terminal, the shell `sh` reads
+    /// its commands from standard input.
     #[arg(last = true, conflicts_with = "kernel")]
     pub(crate) argv: Vec<String>,
     /// Boot this kernel: a bzImage, or an ELF file with a PVH entry or a Multiboot 1 header.
@@ -72,7 +73,7 @@ pub(crate) struct RunArgs {
     /// Which engine runs the CPUs.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
-    /// Attach a raw disk image (vda, vdb, ...); `FILE,ro` attaches it read-only.
+    /// Attach a raw disk image (vda, vdb, ...; after an image's own vda); `FILE,ro` attaches it read-only.
     #[arg(long, value_name = "FILE[,ro]")]
     pub(crate) disk: Vec<String>,
     /// Give the guest an exit port at 0xf4: a byte V written there ends the machine with exit status (V << 1) | 1.
@@ -125,7 +126,7 @@ pub(crate) enum ImageCommand {
     },
 }
 
-/// A size: digits with an optional K, M, G (binary), MiB without one.
+/// A size: digits with an optional K, M, G, T (binary), MiB without one.
 fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -133,6 +134,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "k" | "kb" | "kib" => 1 << 10,
         "" | "m" | "mb" | "mib" => 1 << 20,
         "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
         other => return Err(format!("unknown unit `{other}`; write for example 512M or 2G")),
     };
     let number: u64 = digits.parse().map_err(|_| "not a number; write for example 512M or 2G".to_owned())?;

@@ -6,6 +6,7 @@
 //! - `image`: `visor image`;
 //! - `terminal`: the raw terminal, its escape keys and its restoration;
 //! - `report`: errors as a person reads them, and exit statuses.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod args;
 mod doctor;

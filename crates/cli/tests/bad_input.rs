@@ -1,5 +1,5 @@
 //! What a user can get wrong, and how guests can misbehave: each gives a clear error and the right exit status.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, dead_code)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The image `tiny` from build to use, on the software engine. Builds the image if it is not in the cache (package registry needed).
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, dead_code)]
 
 mod common;
 

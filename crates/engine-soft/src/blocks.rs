@@ -2,33 +2,34 @@
 //!
 //! A [`Block`] is keyed by the physical place of its bytes and the [`Mode`] they were decoded in, so that the same page
 //! mapped at several linear addresses is decoded once. In front of it stands a direct-mapped jump cache keyed by linear RIP,
-//! valid within one `code_generation` of the MMU.
+//! valid within one `code_generation` of the MMU. Its entries are a cache line each and hold all that a hit needs.
 //!
 //! A block is current while the stamp of its frame (of both, if its one instruction crosses a page) is the one it was decoded
-//! under; see `visor_memory` for who moves stamps. Stale blocks are replaced when they are looked up.
+//! under; see `visor_memory` for who moves stamps. Stale blocks are replaced when they are looked up, and stay in memory until
+//! the whole cache starts over, so that nothing that still refers to them ever dangles.
+
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use rustc_hash::FxHashMap;
 use visor_memory::{Frame, Gpa, GuestMemory, PAGE, RamPage};
 
-use crate::cpu::{Cpu, Mode};
-use crate::decode::lower;
+use crate::cpu::{CodeSize, Cpu, Mode};
+use crate::decode::{MAX_LEN, lower, mark_too_long};
 use crate::op::{Guest, Op};
 
 /// Longest block, in instructions.
 const MAX_OPS: usize = 64;
-/// Longest x86 instruction, in bytes (SDM 2A §2.3.11).
-const MAX_LEN: usize = 15;
 /// Ops kept before the cache starts over (48 to 80 bytes each).
 const CAPACITY: usize = 400_000;
-/// Entries of the jump cache.
-const JUMPS: usize = 4096;
+/// Entries of the jump cache: 64 bytes each.
+const JUMPS: usize = 16384;
 
 /// A straight run of decoded instructions.
 #[derive(Debug)]
-pub(crate) struct Block {
+struct Block {
     /// At least one instruction.
-    pub(crate) ops: Box<[Op]>,
+    ops: Box<[Op]>,
     /// Frame and stamp of the first byte's page.
     first: (Frame, u32),
     /// Frame and stamp of the second page, if the only instruction crosses into one.
@@ -53,22 +54,39 @@ struct Key {
     mode: Mode,
 }
 
+/// The ops of a block, from the first to one past the last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) first: *const Op,
+    pub(crate) end: *const Op,
+}
+
 #[derive(Clone, Copy)]
+#[repr(C, align(64))]
 struct Jump {
     lin: u64,
     generation: u64,
+    /// Where the stamp of the first byte's frame is.
+    stamp_at: *const AtomicU32,
+    /// What it was.
+    stamp: u32,
     mode: Mode,
-    block: *const Block,
+    run: Run,
 }
+
+/// The stamp of an entry that never hits.
+static NO_STAMP: AtomicU32 = AtomicU32::new(0);
 
 /// Decoded blocks of one CPU.
 pub(crate) struct Blocks {
-    map: FxHashMap<Key, Box<Block>>,
-    jumps: Box<[Jump]>,
+    map: FxHashMap<Key, Block>,
+    /// `JUMPS` entries.
+    jumps: Vec<Jump>,
     /// The last block decoded from something that is not RAM; never found again.
-    uncached: Option<Box<Block>>,
-    /// Blocks replaced while they may still run; freed when the next one is looked up.
-    retired: Vec<Box<Block>>,
+    uncached: Option<Block>,
+    /// Blocks that were replaced; jump entries may still name them.
+    retired: Vec<Block>,
+    /// Ops in `map` and `retired`.
     ops: usize,
 }
 
@@ -83,10 +101,9 @@ impl std::fmt::Debug for Blocks {
 
 impl Default for Blocks {
     fn default() -> Self {
-        let none = Jump { lin: 0, generation: u64::MAX, mode: Mode::default(), block: std::ptr::null() };
         Blocks {
             map: FxHashMap::default(),
-            jumps: vec![none; JUMPS].into_boxed_slice(),
+            jumps: vec![Jump::NONE; JUMPS],
             uncached: None,
             retired: Vec::new(),
             ops: 0,
@@ -94,27 +111,49 @@ impl Default for Blocks {
     }
 }
 
+impl Jump {
+    const NONE: Jump = Jump {
+        lin: 0,
+        generation: u64::MAX,
+        stamp_at: &NO_STAMP,
+        stamp: 1,
+        mode: Mode { size: CodeSize::Bits16, protected: false, single: false },
+        run: Run { first: std::ptr::null(), end: std::ptr::null() },
+    };
+}
+
+impl Block {
+    fn run(&self) -> Run {
+        let ops = self.ops.as_ptr_range();
+        Run { first: ops.start, end: ops.end }
+    }
+}
+
 impl Blocks {
-    /// The block at linear address `lin` of `cpu`, which stays valid until the next call.
+    /// The ops of the block at linear address `lin` of `cpu`, which stay valid until the next call.
     ///
     /// # Errors
     /// The exception of an instruction fetch, in `cpu.fault`.
     #[inline(always)]
-    pub(crate) fn find(&mut self, cpu: &mut Cpu, lin: u64, mode: Mode) -> Guest<*const Block> {
-        let jump = &self.jumps[jump_index(lin)];
-        if jump.lin == lin && jump.generation == cpu.mmu.generation(lin) && jump.mode == mode {
-            // SAFETY: jump entries are cleared before the block they name is freed.
-            if unsafe { (*jump.block).current(&cpu.ram) } {
-                return Ok(jump.block);
-            }
+    pub(crate) fn find(&mut self, cpu: &mut Cpu, lin: u64, mode: Mode) -> Guest<Run> {
+        debug_assert_eq!(self.jumps.len(), JUMPS);
+        // SAFETY: the index is below JUMPS, the length of the vector.
+        let jump = unsafe { self.jumps.get_unchecked(jump_index(lin)) };
+        // SAFETY: stamps live as long as guest RAM, which the CPU keeps, or for ever.
+        let stamp = unsafe { (*jump.stamp_at).load(Ordering::Acquire) };
+        if jump.lin == lin
+            && jump.generation == cpu.mmu.generation(lin)
+            && jump.mode.bits() == mode.bits()
+            && stamp == jump.stamp
+        {
+            return Ok(jump.run);
         }
         self.find_slow(cpu, lin, mode)
     }
 
     #[cold]
     #[inline(never)]
-    fn find_slow(&mut self, cpu: &mut Cpu, lin: u64, mode: Mode) -> Guest<*const Block> {
-        self.retired.clear();
+    fn find_slow(&mut self, cpu: &mut Cpu, lin: u64, mode: Mode) -> Guest<Run> {
         let place = cpu.fetch(lin)?;
         let Some(page) = place.page else {
             let mut bytes = [0u8; MAX_LEN];
@@ -122,15 +161,15 @@ impl Blocks {
                 cpu.io().mmio_read(Gpa(place.gpa.0 + i as u64), std::slice::from_mut(b));
             }
             let block = decode_one(cpu, &bytes, mode);
-            return Ok(&**self.uncached.insert(block));
+            return Ok(self.uncached.insert(block).run());
         };
         let offset = lin % PAGE;
         let key = Key { at: u64::from(page.frame.0) * PAGE + offset, second: None, mode };
         if let Some(block) = self.map.get(&key)
             && block.current(&cpu.ram)
         {
-            let block: *const Block = &**block;
-            return Ok(self.remember(cpu, lin, mode, block));
+            self.jumps[jump_index(lin)] = jump(cpu, lin, mode, block);
+            return Ok(block.run());
         }
         if self.ops > CAPACITY {
             self.clear();
@@ -145,8 +184,7 @@ impl Blocks {
                 if let Some(block) = self.map.get(&key)
                     && block.current(&cpu.ram)
                 {
-                    let block: *const Block = &**block;
-                    return Ok(self.remember(cpu, lin, mode, block));
+                    return Ok(block.run());
                 }
                 let block = decode_crossing(cpu, page, offset, next, mode);
                 Ok(self.insert(cpu, lin, key, block))
@@ -154,35 +192,35 @@ impl Blocks {
         }
     }
 
-    fn insert(&mut self, cpu: &Cpu, lin: u64, key: Key, block: Block) -> *const Block {
+    fn insert(&mut self, cpu: &Cpu, lin: u64, key: Key, block: Block) -> Run {
         self.ops += block.ops.len();
-        let block = Box::new(block);
-        let at: *const Block = &*block;
-        if let Some(old) = self.map.insert(key, block) {
-            self.ops -= old.ops.len();
-            let old_at: *const Block = &*old;
-            self.jumps.iter_mut().filter(|j| j.block == old_at).for_each(|j| j.generation = u64::MAX);
-            self.retired.push(old);
+        let run = block.run();
+        if block.second.is_none() {
+            self.jumps[jump_index(lin)] = jump(cpu, lin, key.mode, &block);
         }
-        self.remember(cpu, lin, key.mode, at)
-    }
-
-    fn remember(&mut self, cpu: &Cpu, lin: u64, mode: Mode, block: *const Block) -> *const Block {
-        self.jumps[jump_index(lin)] = Jump { lin, generation: cpu.mmu.generation(lin), mode, block };
-        block
+        self.retired.extend(self.map.insert(key, block));
+        run
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
-        self.jumps.iter_mut().for_each(|j| j.generation = u64::MAX);
+        self.jumps.fill(Jump::NONE);
         self.map.clear();
+        self.retired.clear();
         self.ops = 0;
     }
 }
 
+/// The jump entry for a block within one page. Those that cross are looked up in full, as both their stamps must be.
+fn jump(cpu: &Cpu, lin: u64, mode: Mode, block: &Block) -> Jump {
+    let (frame, stamp) = block.first;
+    let stamp_at = std::ptr::from_ref(cpu.ram.frames().stamp_cell(frame));
+    Jump { lin, generation: cpu.mmu.generation(lin), stamp_at, stamp, mode, run: block.run() }
+}
+
 #[inline(always)]
 fn jump_index(lin: u64) -> usize {
-    (lin ^ (lin >> 12)) as usize & (JUMPS - 1)
+    (lin ^ (lin >> 14)) as usize & (JUMPS - 1)
 }
 
 /// Decodes instructions from `offset` of `page` up to the end of the block or the page; `None` if even the first one runs
@@ -191,12 +229,28 @@ fn decode_run(cpu: &mut Cpu, page: RamPage, offset: u64, mode: Mode) -> Option<B
     let room = (PAGE - offset) as usize;
     let limit = if mode.single { 1 } else { MAX_OPS };
     let mut bytes = [0u8; MAX_OPS * MAX_LEN];
-    let len = room.min(limit * MAX_LEN);
-    // Mark before reading: a write that comes later then moves the stamp.
-    let stamp = cpu.ram.frames().mark_code(page.frame, offset, len as u64);
-    read_page(page, offset, &mut bytes[..len]);
-    let ops = decode_ops(cpu, &bytes[..len], mode, limit)?;
-    Some(Block { ops: ops.into_boxed_slice(), first: (page.frame, stamp), second: None })
+    let window = room.min(limit * MAX_LEN);
+    read_page(page, offset, &mut bytes[..window]);
+    let mut ops = decode_ops(cpu, &bytes[..window], mode, limit);
+    // Only the bytes that the block is made of are code: whatever lies behind them may be data that is written often. They
+    // must be marked before they are read, so that a write that comes later moves the stamp: read again what may have
+    // changed before the mark.
+    let mut len = ops.as_deref().map_or(window, length);
+    let mut stamp = cpu.ram.frames().mark_code(page.frame, offset, len as u64);
+    let mut again = [0u8; MAX_OPS * MAX_LEN];
+    read_page(page, offset, &mut again[..len]);
+    if again[..len] != bytes[..len] {
+        len = window;
+        stamp = cpu.ram.frames().mark_code(page.frame, offset, len as u64);
+        read_page(page, offset, &mut again[..len]);
+        ops = decode_ops(cpu, &again[..len], mode, limit);
+    }
+    Some(Block { ops: ops?.into_boxed_slice(), first: (page.frame, stamp), second: None })
+}
+
+/// Bytes from the first of `ops` to the end of the last.
+fn length(ops: &[Op]) -> usize {
+    ops.last().map_or(0, |op| usize::from(op.off) + usize::from(op.len))
 }
 
 fn decode_ops(cpu: &mut Cpu, bytes: &[u8], mode: Mode, limit: usize) -> Option<Vec<Op>> {
@@ -210,6 +264,9 @@ fn decode_ops(cpu: &mut Cpu, bytes: &[u8], mode: Mode, limit: usize) -> Option<V
         if ins.is_invalid() && bytes.len() - at < MAX_LEN && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
         {
             break;
+        }
+        if let Some(window) = bytes[at..].first_chunk() {
+            mark_too_long(&mut ins, window, mode.size.bits());
         }
         let lowered = lower(cpu, &ins, mode, at as u16);
         ops.push(lowered.op);
@@ -230,21 +287,23 @@ fn decode_crossing(cpu: &mut Cpu, page: RamPage, offset: u64, next: RamPage, mod
     let mut block = decode_one(cpu, &bytes, mode);
     block.first = (page.frame, first);
     block.second = Some((next.frame, second));
-    *block
+    block
 }
 
 /// One instruction from a full window of bytes, not tied to any frame yet.
-fn decode_one(cpu: &mut Cpu, bytes: &[u8; MAX_LEN], mode: Mode) -> Box<Block> {
+fn decode_one(cpu: &mut Cpu, bytes: &[u8; MAX_LEN], mode: Mode) -> Block {
     let mut decoder = Decoder::with_ip(mode.size.bits(), bytes, 0, options());
-    let ins = decoder.decode();
+    let mut ins = decoder.decode();
+    mark_too_long(&mut ins, bytes, mode.size.bits());
     let op = lower(cpu, &ins, mode, 0).op;
     let stamp = cpu.ram.frames().stamp(Frame(0));
-    Box::new(Block { ops: Box::new([op]), first: (Frame(0), stamp), second: None })
+    Block { ops: Box::new([op]), first: (Frame(0), stamp), second: None }
 }
 
 /// Decoder options: the instructions of the virtual CPU, without those of vendors it does not imitate.
 fn options() -> u32 {
-    DecoderOptions::NONE
+    // F3 90 decodes as NOP, which is all that PAUSE does here; with REX.B it is XCHG R8, RAX.
+    DecoderOptions::NO_PAUSE
 }
 
 /// Copies from a RAM page; other threads may write it meanwhile.

@@ -8,14 +8,14 @@ use crate::cpu::Cpu;
 
 /// The rate of the host's (and so the guest's) time-stamp counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TscClock {
+pub(crate) struct TscClock {
     /// Ticks per second.
-    pub hz: u64,
+    pub(crate) hz: u64,
 }
 
 impl TscClock {
     /// Measures the host's TSC against its monotonic clock. Takes about 20 ms; good to some parts per million.
-    pub fn measure() -> Self {
+    pub(crate) fn measure() -> Self {
         let (t0, i0) = paired();
         std::thread::sleep(Duration::from_millis(20));
         let (t1, i1) = paired();
@@ -26,12 +26,12 @@ impl TscClock {
     }
 
     /// TSC ticks in `nanos`.
-    pub fn ticks(&self, nanos: u64) -> u64 {
+    pub(crate) fn ticks(&self, nanos: u64) -> u64 {
         (u128::from(nanos) * u128::from(self.hz) / 1_000_000_000).min(u128::from(u64::MAX)) as u64
     }
 
     /// Nanoseconds in `ticks`.
-    pub fn nanos(&self, ticks: u64) -> u64 {
+    pub(crate) fn nanos(&self, ticks: u64) -> u64 {
         (u128::from(ticks) * 1_000_000_000 / u128::from(self.hz)).min(u128::from(u64::MAX)) as u64
     }
 }

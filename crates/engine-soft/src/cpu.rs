@@ -52,7 +52,7 @@ impl CodeSize {
 }
 
 /// What of the CPU's mode decides how bytes decode and which checks handlers make: the key of a block beside its address.
-/// Recomputed by [`Cpu::mode_changed`].
+/// Recomputed by `Cpu::mode_changed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Mode {
     /// Default operand and address size.
@@ -74,6 +74,14 @@ pub(crate) struct Parts {
     pub(crate) fpu_unit: Arc<FpuUnit>,
     pub(crate) clock: TscClock,
     pub(crate) epoch_tsc: u64,
+}
+
+impl Mode {
+    /// All of it in one number, for comparing.
+    #[inline(always)]
+    pub fn bits(self) -> u32 {
+        u32::from_le_bytes([self.size as u8, u8::from(self.protected), u8::from(self.single), 0])
+    }
 }
 
 /// The state of one virtual CPU. Fields that handlers touch come first.
@@ -206,7 +214,7 @@ impl Cpu {
         self.sysflags | self.status
     }
 
-    /// Replaces RFLAGS without any privilege rule; bit 1 reads as one. The caller calls [`Cpu::mode_changed`] if TF, VM
+    /// Replaces RFLAGS without any privilege rule; bit 1 reads as one. The caller calls `Cpu::mode_changed` if TF, VM
     /// or AC changed, and re-examines interrupts if IF was set.
     pub fn set_rflags(&mut self, value: u64) {
         let status = Rflags::STATUS.bits();

@@ -9,15 +9,19 @@ use visor_engine::{MsiSink, VcpuId};
 
 use crate::cpu::attention;
 
+/// NMIs that can wait: of two that come before the CPU looks, a processor would have the first in service when the second
+/// arrives, and latch that one.
+const NMI_LIMIT: u32 = 2;
+
 /// One CPU as other threads reach it.
 #[derive(Debug)]
-pub struct CpuPort {
+pub(crate) struct CpuPort {
     /// Which CPU.
     pub(crate) id: VcpuId,
     /// Reasons to leave straight-line execution, see [`attention`].
     pub(crate) attention: AtomicU32,
-    /// An NMI waits.
-    pub(crate) nmi: AtomicBool,
+    /// NMIs that wait, at most [`NMI_LIMIT`].
+    nmi: AtomicU32,
     /// An INIT waits.
     pub(crate) init: AtomicBool,
     /// A start-up IPI waits: 100h plus its vector, or 0.
@@ -33,7 +37,7 @@ impl CpuPort {
         CpuPort {
             id,
             attention: AtomicU32::new(0),
-            nmi: AtomicBool::new(false),
+            nmi: AtomicU32::new(0),
             init: AtomicBool::new(false),
             sipi: AtomicU32::new(0),
             apic: Mutex::new(apic),
@@ -75,12 +79,34 @@ impl CpuPort {
         }
     }
 
+    /// An NMI arrives.
+    pub(crate) fn add_nmi(&self) {
+        let add = |n: u32| (n < NMI_LIMIT).then_some(n + 1);
+        let _ = self.nmi.fetch_update(Ordering::SeqCst, Ordering::Relaxed, add);
+    }
+
+    /// Takes one of the NMIs that wait; false if none does.
+    pub(crate) fn take_nmi(&self) -> bool {
+        self.nmi.load(Ordering::Relaxed) != 0
+            && self.nmi.fetch_update(Ordering::Acquire, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
+    }
+
+    /// NMIs are no longer blocked: those that came while they were count as one (SDM 3A §6.7.1). True if there is one.
+    pub(crate) fn merge_nmis(&self) -> bool {
+        self.nmi.load(Ordering::Relaxed) != 0 && self.nmi.fetch_min(1, Ordering::Relaxed) != 0
+    }
+
+    /// Forgets the NMIs that wait.
+    pub(crate) fn clear_nmis(&self) {
+        self.nmi.store(0, Ordering::Relaxed);
+    }
+
     /// Acts on what the local APIC made of an interrupt.
     pub(crate) fn act(&self, delivery: Delivery) {
         match delivery {
             Delivery::Ignored | Delivery::Smi => return,
             Delivery::Interrupt => {}
-            Delivery::Nmi => self.nmi.store(true, Ordering::SeqCst),
+            Delivery::Nmi => self.add_nmi(),
             Delivery::Init => self.init.store(true, Ordering::SeqCst),
             Delivery::StartUp(vector) => self.sipi.store(0x100 | u32::from(vector), Ordering::SeqCst),
         }
@@ -90,8 +116,10 @@ impl CpuPort {
 
 /// The CPUs of one VM.
 #[derive(Debug, Default)]
-pub struct Fabric {
+pub(crate) struct Fabric {
     ports: RwLock<Vec<Arc<CpuPort>>>,
+    /// Level of the 8259's INTR line.
+    intr: AtomicBool,
     /// Serialises locked operations that no host instruction can do at once (page crossings, MMIO).
     bus_lock: Mutex<()>,
 }
@@ -109,6 +137,9 @@ impl Fabric {
             return false;
         }
         ports.push(port);
+        drop(ports);
+        // The line may have risen before there was a CPU.
+        self.drive_intr();
         true
     }
 
@@ -159,8 +190,13 @@ impl Fabric {
 
     /// Sets the level of the 8259's INTR line.
     pub(crate) fn set_intr(&self, level: bool) {
+        self.intr.store(level, Ordering::SeqCst);
+        self.drive_intr();
+    }
+
+    fn drive_intr(&self) {
         if let Some(boot) = self.boot() {
-            let delivery = boot.apic().set_lint0(level);
+            let delivery = boot.apic().set_lint0(self.intr.load(Ordering::SeqCst));
             boot.act(delivery);
         }
     }
@@ -171,5 +207,51 @@ impl MsiSink for Fabric {
         if let Some(message) = Message::decode(address, data) {
             self.message(&message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use visor_apic::LocalApicConfig;
+
+    use super::*;
+
+    fn port() -> Arc<CpuPort> {
+        let config = LocalApicConfig {
+            id: 0,
+            boot: true,
+            x2apic: true,
+            tsc_deadline: true,
+            phys_bits: 40,
+            tsc_hz: 1_000_000_000,
+        };
+        Arc::new(CpuPort::new(VcpuId(0), LocalApic::new(config)))
+    }
+
+    #[test]
+    fn nmis_that_come_together_are_two_and_those_during_service_one() {
+        let port = port();
+        for _ in 0..3 {
+            port.act(Delivery::Nmi);
+        }
+        assert!(port.take_nmi());
+        assert!(port.merge_nmis(), "the second was latched");
+        assert!(port.take_nmi());
+        assert!(!port.take_nmi());
+        (0..10).for_each(|_| port.act(Delivery::Nmi));
+        assert!(port.merge_nmis());
+        assert!(port.take_nmi());
+        assert!(!port.merge_nmis());
+    }
+
+    #[test]
+    fn an_intr_line_that_rose_before_the_boot_cpu_came_is_seen() {
+        let fabric = Fabric::default();
+        fabric.set_intr(true);
+        let port = port();
+        fabric.add(port.clone());
+        assert!(port.apic().has_pending());
+        fabric.set_intr(false);
+        assert!(!port.apic().has_pending());
     }
 }

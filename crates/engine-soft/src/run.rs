@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use visor_engine::Stop;
 
-use crate::blocks::{Block, Blocks};
+use crate::blocks::{Blocks, Run};
 use crate::cpu::{Cpu, Mode, attention};
 use crate::op::{Flow, Op, REG_BLOCK_RIP};
 use crate::sys::{Activity, Event};
@@ -81,8 +81,7 @@ fn step(cpu: &mut Cpu, blocks: &mut Blocks) {
 fn go(cpu: &mut Cpu, blocks: &mut Blocks, mode: Mode) -> Flow {
     let lin = cpu.rip.wrapping_add(cpu.seg_base[1]);
     match blocks.find(cpu, lin, mode) {
-        // SAFETY: `find` promises a block that lives until its next call, which is not before this one is done.
-        Ok(block) => execute(cpu, unsafe { &*block }),
+        Ok(run) => execute(cpu, run),
         Err(_) => {
             cpu.deliver(Event::Exception(cpu.fault));
             Flow::Fault
@@ -91,18 +90,20 @@ fn go(cpu: &mut Cpu, blocks: &mut Blocks, mode: Mode) -> Flow {
 }
 
 #[inline(always)]
-fn execute(cpu: &mut Cpu, block: &Block) -> Flow {
+fn execute(cpu: &mut Cpu, run: Run) -> Flow {
     cpu.gpr[REG_BLOCK_RIP as usize] = cpu.rip;
-    let first = block.ops.as_ptr();
-    let mut op = first;
-    // SAFETY: the range is that of the slice; `block_end` only ever moves to an op within it.
+    let mut op = run.first;
+    // SAFETY: `find` promises at least one op, and that they live until its next call, which is not before this is done;
+    // `block_end` only ever moves to an op among them.
     unsafe {
-        cpu.block_end = first.add(block.ops.len());
+        cpu.block_end = run.end;
         let flow = loop {
             let flow = ((*op).run)(cpu, &*op);
             // One well predicted test for what nearly every instruction answers, rather than a jump table.
             if flow != Flow::Next {
-                leave(cpu, &*op, flow);
+                if flow != Flow::End {
+                    leave(cpu, &*op, flow);
+                }
                 break flow;
             }
             let next = op.add(1);
@@ -112,26 +113,23 @@ fn execute(cpu: &mut Cpu, block: &Block) -> Flow {
             }
             op = next;
         };
-        cpu.stats.instructions += op.offset_from(first) as u64 + u64::from(flow != Flow::Fault);
+        cpu.stats.instructions += op.offset_from(run.first) as u64 + u64::from(flow != Flow::Fault);
         flow
     }
 }
 
 /// Makes RIP exact after `op` has ended a block with `flow`.
-#[inline(always)]
+#[cold]
+#[inline(never)]
 fn leave(cpu: &mut Cpu, op: &Op, flow: Flow) {
     match flow {
         Flow::Again => cpu.rip = op.rip(cpu),
-        Flow::Fault => faulted(cpu, op),
+        Flow::Fault => {
+            cpu.rip = if cpu.fault_is_trap { op.next_rip(cpu) } else { op.rip(cpu) };
+            cpu.deliver(Event::Exception(cpu.fault));
+        }
         Flow::Next | Flow::End => {}
     }
-}
-
-#[cold]
-#[inline(never)]
-fn faulted(cpu: &mut Cpu, op: &Op) {
-    cpu.rip = if cpu.fault_is_trap { op.next_rip(cpu) } else { op.rip(cpu) };
-    cpu.deliver(Event::Exception(cpu.fault));
 }
 
 impl Cpu {

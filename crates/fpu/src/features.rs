@@ -79,11 +79,15 @@ pub(crate) fn required(code: Code) -> Option<FpuFeatures> {
     let mut needed = FpuFeatures::empty();
     for feature in code.cpuid_features() {
         needed |= match feature {
+            // FCMOVcc and FCOMI; CMOVcc itself is no instruction of this unit.
+            CpuidFeature::CMOV if code.cpuid_features().contains(&CpuidFeature::FPU) => FpuFeatures::BASE,
             CpuidFeature::FPU
             | CpuidFeature::FPU287
             | CpuidFeature::FPU287XL_ONLY
             | CpuidFeature::FPU387
             | CpuidFeature::FPU387SL_ONLY
+            // FCMOVcc and FCOMI name it beside FPU.
+            | CpuidFeature::CMOV
             | CpuidFeature::MMX
             | CpuidFeature::FXSR
             | CpuidFeature::SSE

@@ -85,7 +85,7 @@ pub fn xsavec(state: &FpuState, layout: FxLayout, xcr0: u64, requested: u64, are
     if saved & XCR0_SSE != 0 {
         save_mxcsr(state, area);
     }
-    area[HEADER..HEADER + 64].fill(0);
+    // The rest of the header stays as it is (SDM 1 §13.10).
     write_u64(area, HEADER, saved);
     write_u64(area, HEADER + 8, components | XCOMP_COMPACTED);
 }

@@ -233,16 +233,17 @@ fn byte_mask(
         (state.xmm(data), state.xmm(mask), 16)
     };
     let (data, mask) = (data.to_le_bytes(), mask.to_le_bytes());
+    if mmx {
+        // Processors make the transition even if the store then faults.
+        state.x87.rotate_top_to_zero();
+        state.x87.ftw = 0xFF;
+    }
     let selected = || runs(count, |i| mask[i] & 0x80 != 0);
     for (offset, length) in selected() {
         mem.probe_write(offset as i64, length)?;
     }
     for (offset, length) in selected() {
         mem.write(offset as i64, &data[offset..offset + length])?;
-    }
-    if mmx {
-        state.x87.rotate_top_to_zero();
-        state.x87.ftw = 0xFF;
     }
     Ok(())
 }

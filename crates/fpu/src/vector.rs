@@ -124,13 +124,16 @@ impl VectorOp {
             return self.execute_mmx(state, regs, mem, &mut buffer);
         }
         let mxcsr = state.x87.mxcsr;
-        self.compute(state, regs, buffer.0.as_mut_ptr())?;
+        let computed = self.compute(state, regs, buffer.0.as_mut_ptr());
         if self.access == Access::Write {
-            mem.write(0, &buffer.0[..size]).inspect_err(|_| {
-                state.x87.mxcsr = mxcsr;
-            })?;
+            let stored = match computed {
+                Ok(()) => mem.write(0, &buffer.0[..size]),
+                // Faults of the access come before the SIMD exception.
+                Err(_) => mem.probe_write(0, size),
+            };
+            stored.inspect_err(|_| state.x87.mxcsr = mxcsr)?;
         }
-        Ok(())
+        computed
     }
 
     /// MMX instructions set the top of stack to 0 and all tags to valid (Intel SDM 1 §9.5.1).
@@ -235,7 +238,16 @@ fn required_alignment(ins: &Instruction, vex: bool, access: Access, size: u8) ->
     );
     let unaligned_legacy = matches!(
         ins.mnemonic(),
-        M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm
+        M::Movups
+            | M::Movupd
+            | M::Movdqu
+            | M::Lddqu
+            | M::Pcmpestri
+            | M::Pcmpestri64
+            | M::Pcmpestrm
+            | M::Pcmpestrm64
+            | M::Pcmpistri
+            | M::Pcmpistrm
     );
     match access {
         Access::None => 1,

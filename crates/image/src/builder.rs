@@ -157,18 +157,7 @@ impl ImageBuilder {
         disk::write(&root, &sysroot, &scratch, &output.join(file::ROOT_DISK))?;
         progress.at(2);
 
-        let manifest = Manifest {
-            format: FORMAT,
-            name: recipe.name.clone(),
-            digest: digest(packages),
-            kernel_release: kernel.release.clone(),
-            kernel_args: KERNEL_ARGS.to_owned(),
-            files: describe(&output)?,
-            packages: packages.iter().map(ManifestPackage::of).collect(),
-        };
-        let text = serde_json::to_string_pretty(&manifest)
-            .map_err(|e| ImageError::new(ImageErrorKind::Format, e.to_string()))?;
-        write_file(&output.join(MANIFEST), |out| out.write_all(text.as_bytes()).doing("write", Path::new(MANIFEST)))?;
+        write_manifest(recipe, packages, &kernel.release, &output)?;
         sync_all(&output)?;
         fs::rename(&output, directory).doing("move the image to", directory)?;
         sync_directory(images)?;
@@ -181,7 +170,7 @@ impl ImageBuilder {
 fn resolve(apt: &Apt, recipe: &Recipe) -> Result<Vec<Package>, ImageError> {
     let missing =
         |name: &str| ImageError::new(ImageErrorKind::Missing, format!("no package {name} in the host's sources"));
-    let meta = apt.show(&[recipe.kernel.clone()])?;
+    let meta = apt.show(std::slice::from_ref(&recipe.kernel))?;
     let kernel = meta.iter().flat_map(|p| &p.depends).find(|d| d.starts_with("linux-image-"));
     let kernel = kernel.ok_or_else(|| missing(&recipe.kernel))?.clone();
 
@@ -248,6 +237,22 @@ fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Imag
     let mut out = BufWriter::new(File::create(path).doing("create", path)?);
     write(&mut out)?;
     out.flush().doing("write", path)
+}
+
+fn write_manifest(recipe: &Recipe, packages: &[Package], release: &str, output: &Path) -> Result<(), ImageError> {
+    let manifest = Manifest {
+        format: FORMAT,
+        name: recipe.name.clone(),
+        digest: digest(packages),
+        kernel_release: release.to_owned(),
+        kernel_args: KERNEL_ARGS.to_owned(),
+        files: describe(output)?,
+        packages: packages.iter().map(ManifestPackage::of).collect(),
+    };
+    let text =
+        serde_json::to_string_pretty(&manifest).map_err(|e| ImageError::new(ImageErrorKind::Format, e.to_string()))?;
+    let path = output.join(MANIFEST);
+    fs::write(&path, text).doing("write", &path)
 }
 
 /// Sizes and hashes of the files in a directory.

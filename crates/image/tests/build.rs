@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use visor_image::{GUEST_INIT, Image, ImageBuilder, ImageErrorKind, ImageStore, Phase, Progress, Silent};
@@ -76,4 +77,26 @@ fn a_host_without_apt_gets_a_hint() {
     assert_eq!(error.kind(), ImageErrorKind::NoApt);
     assert!(error.hint().contains("Debian"));
     assert!(ImageStore::open(dir.path()).tiny().is_none());
+}
+
+/// An apt that offers every package it is asked for, and delivers rubbish.
+#[test]
+fn a_mirror_with_damaged_packages_is_asked_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let offer = r#"shift 4; for n; do i=$((i+1)); printf 'Package: %s\nVersion: 1\nDepends: linux-image-x\nSize: 3\nSHA256: %064d\n\n' "$n" $i$(echo "$n" | wc -c); done"#;
+    let deliver = r#"test "$3" = download || exit 0
+        echo x >>"${0%/*}/downloads"
+        shift 4; for n; do printf bad >"${n%%=*}_1_all.deb"; done"#;
+    for (name, script) in [("apt-get", deliver), ("apt-cache", offer), ("dpkg-deb", "exit 1")] {
+        let path = dir.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let store = ImageStore::open(&dir.path().join("cache"));
+    let error = ImageBuilder::new(store.clone()).with_programs(dir.path()).build(&mut Silent).unwrap_err();
+    assert_eq!(error.kind(), ImageErrorKind::Corrupt, "{error}");
+    assert_eq!(fs::read_to_string(dir.path().join("downloads")).unwrap(), "x\nx\n");
+    assert!(store.tiny().is_none());
+    let debs = fs::read_dir(dir.path().join("cache/packages/debs")).unwrap();
+    assert_eq!(debs.count(), 0, "nothing damaged stays");
 }

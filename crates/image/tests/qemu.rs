@@ -1,6 +1,6 @@
 //! The image on a machine: what a first tour of a guest does, driven through the agent.
 //!
-//! QEMU is only the bench; it must be installed: `cargo test -p visor-image --test qemu -- --ignored`.
+//! QEMU is only the bench, and the reason why this needs a feature: `cargo test -p visor-image --features qemu`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -32,7 +32,6 @@ fn blank_disk(dir: &Path, name: &str, size: u64) -> std::path::PathBuf {
 }
 
 #[test]
-#[ignore = "needs qemu-system-x86_64"]
 fn disks_file_systems_services() {
     let (image, dir) = (image(), tempfile::tempdir().unwrap());
     let root = root_copy(&image, dir.path());
@@ -83,7 +82,6 @@ fn disks_file_systems_services() {
 }
 
 #[test]
-#[ignore = "needs qemu-system-x86_64"]
 fn commands_pipes_and_terminals() {
     let (image, dir) = (image(), tempfile::tempdir().unwrap());
     let mut guest = Bench::boot(&image, dir.path(), None, &[], "visor.hostname=otter");
@@ -117,7 +115,6 @@ fn commands_pipes_and_terminals() {
 }
 
 #[test]
-#[ignore = "needs qemu-system-x86_64"]
 fn a_read_only_disk_gets_a_layer_in_memory() {
     let (image, dir) = (image(), tempfile::tempdir().unwrap());
     let root = root_copy(&image, dir.path());

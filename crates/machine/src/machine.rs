@@ -91,10 +91,11 @@ impl Machine {
         };
         board.build(PARTS)?;
         let Board { timers, irqs, serial, pio, mmio, built, .. } = board;
+        let vcpus = (0..config.cpus).map(|id| vm.add_vcpu(VcpuId(id), &cpuid)).collect::<Result<Vec<_>, _>>()?;
+        // Programs the 8259s, whose output a CPU must be there to see.
         built.initialise()?;
         let loader = Loader::new(config, memory.clone(), &map, &built, cpu::brand(&cpuid));
         let boot = loader.load()?;
-        let vcpus = (0..config.cpus).map(|id| vm.add_vcpu(VcpuId(id), &cpuid)).collect::<Result<Vec<_>, _>>()?;
         let agent = built.agent.clone().map(|port| AgentPort::new(port, listener.clone()));
         let mut notes = vec![format!("kernel: {}", boot.kind)];
         notes.extend(boot.notes.iter().cloned());

@@ -44,6 +44,11 @@ impl Frames {
         self.stamp[frame.0 as usize].load(Ordering::Acquire)
     }
 
+    /// Where the stamp of `frame` is kept, for those who look at it often.
+    pub fn stamp_cell(&self, frame: Frame) -> &AtomicU32 {
+        &self.stamp[frame.0 as usize]
+    }
+
     /// Tells that `len` bytes from `offset` of `frame` (within the page) have just been written. True if code was hit.
     #[inline]
     pub fn wrote(&self, frame: Frame, offset: u64, len: u64) -> bool {

@@ -31,7 +31,8 @@ pub struct Report {
 impl Report {
     /// The whole account.
     pub fn text(&self) -> String {
-        let mut text = format!("{} passed, {} skipped, {} failed\n", self.passed.len(), self.skipped.len(), self.failed.len());
+        let mut text =
+            format!("{} passed, {} skipped, {} failed\n", self.passed.len(), self.skipped.len(), self.failed.len());
         for (name, why) in &self.skipped {
             text += &format!("skipped {name}: {why}\n");
         }
@@ -77,6 +78,7 @@ fn skip(engine: &dyn Engine, program: &Program, excuses: &[Excuse]) -> Option<St
     if let Some(feature) = lacks {
         return Some(format!("the engine announces no {feature}"));
     }
-    let excused = |e: &&Excuse| e.program == program.name || e.program.ends_with('/') && program.name.starts_with(e.program);
+    let excused =
+        |e: &&Excuse| e.program == program.name || e.program.ends_with('/') && program.name.starts_with(e.program);
     excuses.iter().find(excused).map(|e| e.reason.to_owned())
 }

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use vm_memory::{Bytes, GuestAddress};
 use visor_engine::{Engine, EngineError, Gpa, GuestMemory, Kicker, Stop, Vcpu, VcpuId, Vm, VmConfig};
 use visor_memory::RamRange;
 use visor_x86::state::CpuState;
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::host::Host;
 use crate::image::{self, Program};
@@ -132,7 +132,8 @@ impl Guest {
         let memory = Arc::new(GuestMemory::new(&layout).expect("16 MiB of RAM can be had"));
         let vm: Arc<dyn Vm> = Arc::from(engine.create_vm(&VmConfig { vcpus }, memory.clone())?);
         let host = Host::new(vm.clone(), memory.clone());
-        let mut cpus = (0..vcpus).map(|n| vm.add_vcpu(VcpuId(n), &engine.caps().cpuid)).collect::<Result<Vec<_>, _>>()?;
+        let mut cpus =
+            (0..vcpus).map(|n| vm.add_vcpu(VcpuId(n), &engine.caps().cpuid)).collect::<Result<Vec<_>, _>>()?;
         for cpu in &mut cpus {
             cpu.reset()?;
             host.stop_at_end(cpu.kicker());

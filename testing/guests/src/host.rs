@@ -15,8 +15,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vm_memory::{Bytes, GuestAddress};
 use visor_engine::{CpuIo, Gpa, GuestMemory, Kicker, MsiSink, Vm};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::harness::{Access, Check, Outcome};
 

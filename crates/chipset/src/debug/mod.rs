@@ -8,10 +8,10 @@ mod tests;
 
 mod testdev;
 
+use std::sync::Arc;
 pub use testdev::{
     TEST_IRQ_PORT, TEST_MEMORY, TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts,
 };
-use std::sync::Arc;
 
 use visor_device::{Device, PioDevice};
 

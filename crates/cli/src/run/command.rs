@@ -155,7 +155,7 @@ impl<'a> Command<'a> {
             // Before the command runs, the next session does as well.
             if self.id.is_some() && self.status.is_none() {
                 let failure = Failure::from(anyhow::Error::from(lost).context("the command was lost"));
-                self.status = Some(End::Failed(failure));
+                self.status = Some(End::Lost(failure));
             }
             return;
         }
@@ -172,16 +172,17 @@ impl<'a> Command<'a> {
             HostEvent::Output { stream: Stream::Stderr, bytes, .. } => self.err.push(&bytes),
             HostEvent::Output { bytes, .. } => self.out.push(&bytes),
             HostEvent::Exited { status, .. } => self.status = Some(End::Command(status.shell_code())),
-            HostEvent::Refused { failure, .. } => self.status = Some(End::Failed(refused(&failure))),
+            HostEvent::Refused { failure, .. } => self.status = Some(End::Refused(refused(&failure))),
             HostEvent::Complaint(c) if self.id.is_none() => {
-                self.status = Some(End::Failed(Failure::new(format!("the guest agent refuses: {}", c.message))));
+                self.status = Some(End::Refused(Failure::new(format!("the guest agent refuses: {}", c.message))));
             }
             other => tracing::debug!(?other, "from the agent"),
         }
     }
 
     fn start(&mut self) {
-        self.end_announcement(&format!("ready in {}", seconds_since(self.live.started)));
+        let leave = if self.tty { "; leave with ctrl-] or ctrl-a x" } else { "" };
+        self.end_announcement(&format!("ready in {}{leave}", seconds_since(self.live.started)));
         let mut spec = ExecSpec::new(self.argv.iter().map(|a| a.as_bytes()));
         if self.tty {
             spec.tty = Some(terminal::size().unwrap_or((80, 24)));
@@ -189,12 +190,12 @@ impl<'a> Command<'a> {
         }
         match self.agent.session.exec(&spec) {
             Ok(id) => self.id = Some(id),
-            Err(e) => self.status = Some(End::Failed(anyhow::Error::from(e).into())),
+            Err(e) => self.status = Some(End::Refused(anyhow::Error::from(e).into())),
         }
         if self.tty && self.status.is_none() {
             match RawTerminal::enter() {
                 Ok(raw) => self.raw = Some(raw),
-                Err(e) => self.status = Some(End::Failed(e.context("the terminal refuses raw mode").into())),
+                Err(e) => self.status = Some(End::Refused(e.context("the terminal refuses raw mode").into())),
             }
         }
     }
@@ -262,7 +263,7 @@ impl<'a> Command<'a> {
         let waited = self.live.started.elapsed();
         if waited >= PATIENCE {
             let text = format!("the agent in the guest did not answer within {} s", PATIENCE.as_secs());
-            return Some(End::Failed(Failure::new(text).hint("see the whole boot with -v")));
+            return Some(End::Lost(Failure::new(text).hint("see the whole boot with -v")));
         }
         if Instant::now() >= self.worry_at {
             self.worry_at = self.live.started + waited * 2;

@@ -26,8 +26,10 @@ pub(super) enum End {
     BrokenPipe,
     /// The command ended with this status.
     Command(u8),
-    /// The command could not be run, or was lost.
-    Failed(Failure),
+    /// The command could not be run.
+    Refused(Failure),
+    /// The guest failed, and its console may say why.
+    Lost(Failure),
 }
 
 /// What a run was for.
@@ -48,7 +50,8 @@ impl End {
             End::Signal(signal) => Ok(128u8.saturating_add(signal as u8)),
             // What a program gets whose output nobody reads.
             End::BrokenPipe => Ok(128 + Signal::SIGPIPE as u8),
-            End::Failed(failure) => Err(with_console(failure, hidden)),
+            End::Refused(failure) => Err(failure),
+            End::Lost(failure) => Err(with_console(failure, hidden)),
             End::TimedOut(limit) => {
                 let text = format!("the time limit of {} s is over", limit.as_secs_f64());
                 let failure = Failure { status: TIMED_OUT, ..Failure::new(text) };

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use visor_machine::{
-    ChosenEngine, Machine, MachineError, MachineSpec, MachineState, SerialInput, SerialOutput, StopReason, choose,
+    ChosenEngine, FileSource, Machine, MachineError, MachineErrorKind, MachineSpec, MachineState, SerialInput,
+    SerialOutput, StopReason, choose,
 };
 
 use super::agent::Agent;
@@ -69,7 +70,7 @@ impl Live {
             failure.hint("`visor doctor` shows what works on this host")
         })?;
         tell(&format!("engine {} ({})", engine.engine.caps().name, engine.reason));
-        let mut machine = Machine::new(&config, &*engine.engine).map_err(failure)?;
+        let mut machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, &config.kernel))?;
         machine.notes().iter().for_each(|n| tell(n));
         let wake = Wake::new()?;
         terminal::catch_signals(wake.descriptor()?)?;
@@ -174,6 +175,16 @@ impl Live {
         self.machine.wait();
         stats::render(self.engine.engine.caps().name, &self.engine.reason, &self.machine.stats(), elapsed)
     }
+}
+
+/// A kernel that cannot be booted is named.
+fn unbootable(error: MachineError, kernel: &FileSource) -> Failure {
+    let is_kernel = error.kind == MachineErrorKind::Boot;
+    let mut failure = failure(error);
+    if is_kernel {
+        failure.error = failure.error.context(format!("cannot boot {kernel:?}"));
+    }
+    failure
 }
 
 fn failure(error: MachineError) -> Failure {

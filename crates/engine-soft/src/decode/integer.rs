@@ -42,6 +42,17 @@ pub(super) fn handler(d: &mut Decoding) -> Option<Handler> {
         Imul => multiply::<true>(d),
         Div => divide::<false>(d),
         Idiv => divide::<true>(d),
+        Cmovo | Cmovno | Cmovb | Cmovae | Cmove | Cmovne | Cmovbe | Cmova | Cmovs | Cmovns | Cmovp | Cmovnp | Cmovl
+        | Cmovge | Cmovle | Cmovg => cmov(d),
+        Seto | Setno | Setb | Setae | Sete | Setne | Setbe | Seta | Sets | Setns | Setp | Setnp | Setl | Setge
+        | Setle | Setg => set(d),
+        _ => bits_and_exchanges(d),
+    }
+}
+
+fn bits_and_exchanges(d: &mut Decoding) -> Option<Handler> {
+    use Mnemonic::*;
+    match d.ins.mnemonic() {
         Bt => bit_test::<bits::Bt>(d),
         Bts => bit_test::<bits::Bts>(d),
         Btr => bit_test::<bits::Btr>(d),
@@ -68,10 +79,6 @@ pub(super) fn handler(d: &mut Decoding) -> Option<Handler> {
         Cdq => Some(mov::sign_to_dx::<u32>),
         Cqo => Some(mov::sign_to_dx::<u64>),
         Push | Pop | Pusha | Pushad | Popa | Popad | Enter | Leave => stack_op(d),
-        Cmovo | Cmovno | Cmovb | Cmovae | Cmove | Cmovne | Cmovbe | Cmova | Cmovs | Cmovns | Cmovp | Cmovnp | Cmovl
-        | Cmovge | Cmovle | Cmovg => cmov(d),
-        Seto | Setno | Setb | Setae | Sete | Setne | Setbe | Seta | Sets | Setns | Setp | Setnp | Setl | Setge
-        | Setle | Setg => set(d),
         _ => None,
     }
 }

@@ -2,18 +2,16 @@
 
 use iced_x86::{Code, Mnemonic, OpKind};
 
+use crate::decode::length::MAX_LEN;
 use crate::decode::operands::Decoding;
 use crate::exec::{bmi, misc};
 use crate::op::Handler;
-
-/// Longest instruction (SDM 2A §2.3.11).
-const MAX_LEN: usize = 15;
 
 /// The handler, if the instruction belongs here.
 pub(super) fn handler(d: &mut Decoding) -> Option<Handler> {
     use Mnemonic::*;
     Some(match d.ins.mnemonic() {
-        INVALID if d.ins.len() >= MAX_LEN => {
+        INVALID if d.ins.len() > MAX_LEN => {
             d.ends = true;
             misc::too_long
         }

@@ -51,6 +51,7 @@ macro_rules! by_condition {
 mod branch;
 mod fpu;
 mod integer;
+mod length;
 mod misc;
 mod operands;
 mod sse;
@@ -64,6 +65,8 @@ use iced_x86::Instruction;
 use crate::cpu::{Cpu, Mode};
 use crate::op::Op;
 use operands::Decoding;
+
+pub(crate) use length::{MAX_LEN, mark_too_long};
 
 /// An instruction ready to run.
 pub(crate) struct Lowered {

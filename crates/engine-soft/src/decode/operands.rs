@@ -233,6 +233,9 @@ fn memory(ins: &Instruction, mode: Mode) -> Option<Mem> {
     let kind = kinds.min_by_key(|k| matches!(k, MemoryESDI | MemoryESEDI | MemoryESRDI))?;
     let implicit = |register: u8, bytes: u32, seg: Register| {
         let mask = address_mask(bytes);
+        // In 64-bit mode the other overrides are ignored, SS too: these are not relative to the stack.
+        let ignored = mode.size == CodeSize::Bits64 && !matches!(seg, Register::FS | Register::GS);
+        let seg = if ignored { Register::DS } else { seg };
         with_segment(Mem { base: register, index: REG_ZERO, mask, ..Mem::default() }, seg, mode)
     };
     Some(match kind {

@@ -272,7 +272,7 @@ fn a_fault_in_a_repeated_string_keeps_what_was_done() {
 
 #[test]
 fn locks_and_unknown_opcodes_are_undefined() {
-    for code in [&[0xf0u8, 0x01, 0xc0][..], &[0xf0, 0x8b, 0x00], &[0x0f, 0x0b], &[0x06], &[0x0f, 0x01, 0xc1]] {
+    for code in [&[0xf0u8, 0x01, 0xc0][..], &[0xf0, 0x8b, 0x00], &[0x0f, 0x0b], &[0x06], &[0x0f, 0x01, 0xc2]] {
         let mut cpu = long();
         assert_eq!(run(&mut cpu, code), Flow::Fault, "{code:x?}");
         assert_eq!(cpu.fault.vector, Vector::InvalidOpcode, "{code:x?}");
@@ -338,4 +338,50 @@ fn vector_moves_and_integer_lanes() {
     let mut real = self::cpu(CodeSize::Bits16);
     (real.cr4, real.xcr0) = (1 << 9 | 1 << 18, 7);
     assert_eq!(run(&mut real, &[0xc5, 0xf8, 0x77]), Flow::Fault);
+}
+
+#[test]
+fn sixteen_bit_operand_and_address_forms() {
+    let mut cpu = cpu(CodeSize::Bits16);
+    cpu.seg[3].base = 0x1_0000;
+    cpu.seg[0].base = 0x2_0000;
+    cpu.seg[2].base = 0x3_0000;
+    cpu.seg_base[..4].copy_from_slice(&[0x2_0000, 0, 0x3_0000, 0x1_0000]);
+    (cpu.gpr[RBX], cpu.gpr[RSI], cpu.gpr[5]) = (0xfff0, 0x20, 0x40);
+    // mov word [bx+si-2], 0x1234: wraps to DS:000E; mov eax, es:[bp+2]; mov [bp], ax (in SS)
+    let code = [0xc7, 0x40, 0xfe, 0x34, 0x12, 0x26, 0x66, 0x8b, 0x46, 0x02, 0x89, 0x46, 0x00];
+    cpu.write::<u32>(0x2_0042, 0, 0xdead_beef, None).unwrap();
+    assert_eq!(run(&mut cpu, &code), Flow::Next);
+    assert_eq!(cpu.read::<u16>(0x1_000e, 3).unwrap(), 0x1234);
+    assert_eq!((cpu.gpr[RAX], cpu.read::<u16>(0x3_0040, 2).unwrap()), (0xdead_beef, 0xbeef));
+    // push 0x1234 (imm16); push dword 5; pop eax; pop dx: the stack is SS:SP
+    let code = [0x68, 0x34, 0x12, 0x66, 0x6a, 0x05, 0x66, 0x58, 0x5a];
+    assert_eq!(run(&mut cpu, &code), Flow::Next);
+    assert_eq!((cpu.gpr[RAX], cpu.gpr[RDX], cpu.gpr[RSP]), (5, 0x1234, 0x8000));
+    assert_eq!(cpu.read::<u16>(0x3_7ffe, 2).unwrap(), 0x1234);
+    // lea eax, [ebx+esi*4+1] with a 32-bit address; then a load beyond 64 KiB faults
+    assert_eq!(run(&mut cpu, &[0x66, 0x67, 0x8d, 0x44, 0xb3, 0x01]), Flow::Next);
+    assert_eq!(cpu.gpr[RAX], 0xfff0 + 0x80 + 1);
+    assert_eq!(run(&mut cpu, &[0x67, 0x8a, 0x00]), Flow::Fault);
+    // call near; ret; jmp with a 32-bit target beyond the limit
+    assert_eq!(run(&mut cpu, &[0xe8, 0xfd, 0x0f]), Flow::End);
+    assert_eq!((cpu.rip, cpu.read::<u16>(0x3_7ffe, 2).unwrap()), (0x5000, 0x4003));
+    assert_eq!(run(&mut cpu, &[0xc3]), Flow::End);
+    assert_eq!((cpu.rip, cpu.gpr[RSP]), (0x4003, 0x8000));
+    assert_eq!(run(&mut cpu, &[0x66, 0xe9, 0, 0, 1, 0]), Flow::Fault);
+    // rep movsw from DS to ES, over the end of the offset space
+    (cpu.gpr[RCX], cpu.gpr[RSI], cpu.gpr[RDI]) = (3, 0xfffc, 0x100);
+    cpu.write::<u64>(0x1_fffc, 3, 0x4444_3333_2222_1111, None).unwrap();
+    cpu.write::<u16>(0x1_0000, 3, 0x5555, None).unwrap();
+    assert_eq!(run(&mut cpu, &[0xf3, 0xa5]), Flow::Next);
+    assert_eq!(cpu.read::<u64>(0x2_0100, 0).unwrap(), 0x5555_2222_1111);
+    assert_eq!((cpu.gpr[RCX], cpu.gpr[RSI], cpu.gpr[RDI]), (0, 2, 0x106));
+    // daa, aam 10, aad 10
+    (cpu.gpr[RAX], cpu.status) = (0x7c, 0);
+    assert_eq!(run(&mut cpu, &[0x27]), Flow::Next);
+    assert_eq!((cpu.gpr[RAX], cpu.status & (CF | AF)), (0x82, AF));
+    assert_eq!(run(&mut cpu, &[0xd4, 0x0a]), Flow::Next);
+    assert_eq!(cpu.gpr[RAX], 0x0d00);
+    assert_eq!(run(&mut cpu, &[0xd5, 0x0a]), Flow::Next);
+    assert_eq!(cpu.gpr[RAX], 0x82);
 }

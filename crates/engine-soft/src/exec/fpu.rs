@@ -81,9 +81,9 @@ pub(crate) fn run<const CLASS: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
         gpr: &mut gpr,
         rflags: &mut rflags,
         fip: op.rip(cpu).wrapping_add(legacy_base(1)),
-        fcs: 0,
+        fcs: cpu.seg[1].selector,
         fdp: ea.wrapping_add(legacy_base(op.mem.seg)),
-        fds: 0,
+        fds: cpu.seg[usize::from(op.mem.seg)].selector,
         real_mode,
         osxmmexcpt: cpu.cr4 & Cr4::OSXMMEXCPT.bits() != 0,
         ne: cpu.cr0 & Cr0::NE.bits() != 0,
@@ -124,7 +124,9 @@ struct Operand<'a> {
 
 impl Operand<'_> {
     fn linear(&mut self, offset: i64, len: usize, write: bool) -> Guest<u64> {
-        let ea = self.ea.wrapping_add(offset as u64) & self.op.mem.mask;
+        let ea = self.ea.wrapping_add(offset as u64);
+        // Offsets of 16 bits wrap between operands, not within one, and gathers do not exist there.
+        let ea = if self.op.mem.mask == 0xffff { ea } else { ea & self.op.mem.mask };
         self.cpu.linear_at(self.op, ea, len as u64, write)
     }
 

@@ -63,6 +63,7 @@ impl Cpu {
         }
         self.check_canonical(lin, size, seg)?;
         let who = self.mmu.privilege;
+        self.check_alignment(lin, size as usize, who)?;
         self.place(lin, Access::Store, who)?;
         if lin % PAGE + size > PAGE {
             self.place((lin | (PAGE - 1)).wrapping_add(1), Access::Store, who)?;

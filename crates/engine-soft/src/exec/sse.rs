@@ -225,8 +225,8 @@ macro_rules! lanes {
             fn apply(a: u128, b: u128) -> u128 {
                 // SAFETY: SSE2 is part of x86-64, and all three types are 128 plain bits.
                 unsafe {
-                    let v = host::$intrinsic(std::mem::transmute::<u128, host::__m128i>(a), std::mem::transmute(b));
-                    std::mem::transmute(v)
+                    let [a, b] = [a, b].map(|v| std::mem::transmute::<u128, host::__m128i>(v));
+                    std::mem::transmute::<host::__m128i, u128>(host::$intrinsic(a, b))
                 }
             }
         }

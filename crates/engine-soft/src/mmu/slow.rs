@@ -188,7 +188,7 @@ impl Cpu {
     }
 
     /// #AC for a misaligned access where alignment checks are in force (SDM 3A §6.15, vector 17).
-    fn check_alignment(&mut self, lin: u64, size: usize, who: Privilege) -> Guest<()> {
+    pub(crate) fn check_alignment(&mut self, lin: u64, size: usize, who: Privilege) -> Guest<()> {
         // Only operands of 2, 4 and 8 bytes: those of 16 have rules of their own, and others are parts of larger ones.
         if who == Privilege::UserAligned && matches!(size, 2 | 4 | 8) && lin & (size as u64 - 1) != 0 {
             return self.fail(Exception { vector: Vector::AlignmentCheck, error: 0, info: 0 });

@@ -36,8 +36,10 @@ pub(crate) struct Debug {
     resumed: bool,
     /// The interrupt shadow was in force when it began.
     shadowed: bool,
-    /// The shadow is that of a load of SS, which holds off debug traps too.
-    by_ss: bool,
+    /// Debug exceptions are held off until after the next instruction (MOV SS, POP SS; SDM 3A §6.8.3).
+    held: bool,
+    /// They were when the running instruction began.
+    was_held: bool,
 }
 
 impl Cpu {
@@ -47,8 +49,8 @@ impl Cpu {
         self.debug.stepping = self.sysflags & Rflags::TF.bits() != 0;
         self.debug.resumed = self.sysflags & Rflags::RF.bits() != 0;
         self.debug.shadowed = self.shadow;
-        self.debug.by_ss &= self.shadow;
-        if self.debug.resumed || self.dr7 & 0xff == 0 {
+        self.debug.was_held = self.debug.held;
+        if self.debug.resumed || self.debug.held || self.dr7 & 0xff == 0 {
             return false;
         }
         let lin = self.rip.wrapping_add(self.seg_base[1]);
@@ -76,6 +78,9 @@ impl Cpu {
             self.shadow = false;
             self.interrupts_opened();
         }
+        if self.debug.was_held {
+            self.release_debug();
+        }
         self.single_changed();
     }
 
@@ -84,20 +89,30 @@ impl Cpu {
         self.debug.stepping = false;
     }
 
-    /// A load of SS: its own single-step trap never comes, and pending traps wait for the next instruction (SDM 3A §6.8.3).
-    pub(super) fn hold_debug_traps(&mut self) {
+    /// MOV SS and POP SS: no debug exception before the end of the next instruction.
+    pub(super) fn hold_debug(&mut self) {
         self.debug.stepping = false;
-        self.debug.by_ss = true;
+        self.debug.held = true;
     }
 
-    /// A debug trap waits and can be taken.
+    /// Debug exceptions are no longer held off: the next instruction has ended, or another event comes before it.
+    pub(super) fn release_debug(&mut self) {
+        (self.debug.held, self.debug.was_held) = (false, false);
+    }
+
+    /// A debug trap is to be taken before the next instruction.
     pub(super) fn debug_trap_due(&self) -> bool {
-        self.debug.pending != 0 && !(self.shadow && self.debug.by_ss)
+        self.debug.pending != 0 && !self.debug.held
     }
 
     /// SYSCALL and SYSRET: the trap follows if TF is set *after* them.
     pub(super) fn step_by_new_flags(&mut self) {
-        self.debug.stepping = self.sysflags & Rflags::TF.bits() != 0;
+        // They may not be run one by one: TF can have been clear before.
+        self.debug.stepping = false;
+        if self.sysflags & Rflags::TF.bits() != 0 {
+            self.debug.pending |= BS;
+            self.look_again();
+        }
     }
 
     /// IRET and task switches: RF as they loaded it counts for the next instruction.

@@ -312,7 +312,7 @@ pub(super) fn mov_to_seg(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
 fn after_load(cpu: &mut Cpu, op: &Op, seg: usize) -> Guest<Flow> {
     if seg == SS {
         cpu.shadow = true;
-        cpu.hold_debug_traps();
+        cpu.hold_debug();
         cpu.single_changed();
         return end(cpu, op);
     }
@@ -337,7 +337,8 @@ pub(super) fn pop_seg(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let seg = op.imm as usize % 6;
     let rsp = cpu.gpr[4] & cpu.stack_mask;
     let lin = cpu.stack_linear(rsp, u64::from(op.aux), false)?;
-    let selector = cpu.read_sized(lin, SS as u8, 2)? as u16;
+    // The whole slot is read, so that all of it may fault.
+    let selector = cpu.read_sized(lin, SS as u8, op.aux)? as u16;
     // The stack pointer moves by the size of the stack segment that was popped from.
     let next = rsp.wrapping_add(u64::from(op.aux)) & cpu.stack_mask;
     let mask = cpu.stack_mask;
@@ -350,12 +351,16 @@ pub(super) fn pop_seg(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
 pub(super) fn load_far_ptr(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let seg = op.imm as usize % 6;
     let size = op.aux;
-    let lin = cpu.linear(op, u64::from(size) + 2, false)?;
+    // Two operands with an offset each, which wraps within the address size.
+    let ea = cpu.ea(&op.mem);
+    let lin = cpu.linear_at(op, ea, u64::from(size), false)?;
     let offset = cpu.read_sized(lin, op.mem.seg, size)?;
-    let selector = cpu.read::<u16>(cpu.wrap(lin.wrapping_add(u64::from(size))), op.mem.seg)?;
+    let lin = cpu.linear_at(op, ea.wrapping_add(u64::from(size)) & op.mem.mask, 2, false)?;
+    let selector = cpu.read::<u16>(lin, op.mem.seg)?;
     cpu.load_segment(seg, selector)?;
     cpu.reg_put(op.r0, size, offset);
-    after_load(cpu, op, seg)
+    // LSS needs no window without events: it loads the stack pointer as well.
+    if seg == SS { end(cpu, op) } else { Ok(Flow::Next) }
 }
 
 fn ring0(cpu: &mut Cpu) -> Guest<()> {

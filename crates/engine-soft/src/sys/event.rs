@@ -55,7 +55,7 @@ impl Cpu {
             self.look_again();
             return if self.shutdown { Activity::Shutdown } else { Activity::Run };
         }
-        if !self.nmi_blocked && !self.shadow && self.port.nmi.swap(false, Ordering::Relaxed) {
+        if !self.nmi_blocked && !self.shadow && self.port.take_nmi() {
             self.nmi_blocked = true;
             self.halted = false;
             self.deliver(Event::Nmi);

@@ -102,6 +102,7 @@ impl Cpu {
         };
         self.stats.interrupts += 1;
         self.shadow = false;
+        self.release_debug();
         if let Err(Faulted) = self.enter(&current) {
             self.deliver_nested(first, self.fault);
         }
@@ -109,6 +110,7 @@ impl Cpu {
 
     fn deliver_exception(&mut self, e: Exception) {
         self.shadow = false;
+        self.release_debug();
         self.prepare(&e);
         let flags = self.rflags() | if pushes_rf(&e, self.fault_is_trap) { RF } else { 0 };
         self.fault_is_trap = false;

@@ -98,6 +98,11 @@ impl Cpu {
     /// Rights with which ring `cpl` pushes and pops.
     #[inline]
     pub(super) fn rights_of(&self, cpl: u8) -> Privilege {
-        if cpl == 3 { Privilege::User } else { Privilege::Supervisor }
+        match cpl {
+            // Alignment checks are in force as long as CPL 3 lasts.
+            3 if self.mmu.privilege == Privilege::UserAligned => Privilege::UserAligned,
+            3 => Privilege::User,
+            _ => Privilege::Supervisor,
+        }
     }
 }

@@ -83,7 +83,7 @@ impl Cpu {
             *self.fpu = FpuState::power_on();
             self.msr = MsrFile::default();
             self.tsc_offset = self.epoch_tsc.wrapping_neg();
-            self.port.nmi.store(false, Ordering::Relaxed);
+            self.port.clear_nmis();
             self.port.init.store(false, Ordering::Relaxed);
             self.port.sipi.store(0, Ordering::Relaxed);
         }
@@ -183,6 +183,7 @@ impl Cpu {
         self.halted = s.halted;
         self.wait_for_sipi = s.wait_for_sipi;
         self.shadow = s.interrupt_shadow;
+        self.release_debug();
         self.nmi_blocked = s.nmi_blocked;
         self.restore_paging();
         self.set_dr6(s.dr[4]);

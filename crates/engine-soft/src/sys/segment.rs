@@ -50,8 +50,8 @@ pub(super) fn within(s: &Segment, offset: u64, size: u64) -> bool {
         let top = if s.attr.db() { 0xffff_ffff } else { 0xffff };
         return offset > limit && last <= top;
     }
-    // A 4 GiB segment has no end: accesses wrap around.
-    last <= limit || limit == 0xffff_ffff
+    // A 4 GiB segment ends as well: an access beyond FFFFFFFFh faults rather than wraps (SDM 3A §5.3).
+    last <= limit
 }
 
 /// The rights of `s` permit reading or writing.
@@ -88,7 +88,8 @@ mod tests {
         assert!(!within(&down, 0xfff, 1) && within(&down, 0x1000, 4));
         assert!(within(&down, 0xfffc, 4) && !within(&down, 0xfffd, 4));
         assert!(within(&seg(0xfff, 0x4097), 0xfffd, 4), "big expand-down");
-        assert!(within(&seg(0xffff_ffff, 0xc093), 0xffff_ffff, 4), "wraps");
+        let flat = seg(0xffff_ffff, 0xc093);
+        assert!(within(&flat, 0xffff_fffc, 4) && !within(&flat, 0xffff_fffd, 4), "does not wrap");
     }
 
     #[test]

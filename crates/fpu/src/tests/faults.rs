@@ -28,6 +28,7 @@ fn faults_leave_no_trace() {
             for i in 0..16 {
                 let ones = machine.state.xmm(i) | 0x8080_8080_8080_8080_8080_8080_8080_8080;
                 machine.state.set_xmm(i, ones);
+                machine.state.set_st(i, machine.state.st(i) | 0x8080_8080_8080_8080);
             }
             machine.memory.limit = -(super::MEMORY as i64);
             let before = fingerprint(&machine);

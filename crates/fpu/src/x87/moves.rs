@@ -7,7 +7,7 @@ use iced_x86::{Code, Instruction, Mnemonic, Register};
 
 use crate::state::{FpuState, ST_MASK};
 
-/// C1 is cleared by all of these.
+/// C1 is cleared by all of these but FCMOVcc, which leaves it alone.
 const C1: u16 = 0x200;
 const SIGN: u128 = 1 << 79;
 const ONE: u128 = 0x3FFF_8000_0000_0000_0000;
@@ -101,6 +101,7 @@ impl Move {
                 if (rflags & flags != 0) == set {
                     x.st[0] = x.st[from];
                 }
+                return true;
             }
         }
         x.fsw &= !C1;

@@ -166,8 +166,14 @@ impl Native {
         image.x87.mxcsr = MXCSR_DEFAULT;
         let captured = self.run(&mut image, buffer, regs);
         let after = &mut image.x87;
-        if self.access == Access::Write && after.fsw & !after.fcw & STORE_SUPPRESSED == 0 {
-            mem.write(0, &buffer[..usize::from(self.size)])?;
+        if self.access == Access::Write {
+            let size = usize::from(self.size);
+            if after.fsw & !after.fcw & STORE_SUPPRESSED == 0 {
+                mem.write(0, &buffer[..size])?;
+            } else {
+                // Faults of the access come before the numeric exception (SDM 2A, FST and FIST).
+                mem.probe_write(0, size)?;
+            }
         }
         after.mxcsr = state.x87.mxcsr;
         after.mxcsr_mask = state.x87.mxcsr_mask;

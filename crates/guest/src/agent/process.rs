@@ -107,12 +107,12 @@ impl Process {
         if watch.input.is_some_and(|at| set.result(at).write || set.result(at).hangup) {
             self.input.flush(self.id, out);
         }
-        if watch.ended.is_some_and(|at| set.result(at).read) {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                self.status = Some(translate(status));
-                self.last_output = Instant::now();
-                self.input.drop_all(self.id, out);
-            }
+        if watch.ended.is_some_and(|at| set.result(at).read)
+            && let Ok(Some(status)) = self.child.try_wait()
+        {
+            self.status = Some(translate(status));
+            self.last_output = Instant::now();
+            self.input.drop_all(self.id, out);
         }
         for (index, at) in watch.outputs.iter().enumerate() {
             let Some(state) = at.map(|at| set.result(at)) else {

@@ -48,6 +48,8 @@ impl Rig {
         let notes = Recorder::default();
         let platform = notes.clone();
         let agent = std::thread::spawn(move || {
+            // The agent reads some signals from a descriptor, and so did PID 1, which started it.
+            let _signals = sys::SignalFd::new(&[libc::SIGINT, libc::SIGTERM, libc::SIGIO]).unwrap();
             let mut port = File::from(OwnedFd::from(guest));
             Agent::new(platform).serve(&mut port).unwrap();
         });
@@ -236,6 +238,14 @@ fn end_of_input_and_interrupt_reach_a_terminal() {
             break;
         }
     }
+}
+
+#[test]
+fn commands_begin_with_no_signal_blocked() {
+    let (out, _, _) = Rig::new().run(&["grep", "SigBlk", "/proc/self/status"], b"");
+    assert_eq!(String::from_utf8(out).unwrap(), "SigBlk:\t0000000000000000\n");
+    let (out, _, status) = Rig::new().run(&["sh", "-c", "kill -TERM $$; echo deaf"], b"");
+    assert_eq!((out, status), (Vec::new(), ExitStatus::Signal(15)));
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    /// Listens for events. Do this before [`Self::load_for_present`], so that no device falls between the two.
+    /// Listens for events. Do this before loading for those present, so that no device falls between the two.
     pub(super) fn open(modules: &Path) -> Self {
         let socket = sys::uevent_socket().map(fs::File::from).ok();
         Self { socket, loader: Loader::open(modules) }
@@ -59,6 +59,7 @@ impl Devices {
         command.arg0("modprobe").args(["-a", "-q", "--"]).args(rest);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // PID 1 reaps it like any other child.
+        sys::unblock_signals_for(&mut command);
         command.spawn().map(drop)
     }
 
@@ -67,10 +68,10 @@ impl Devices {
         let mut buffer = [0u8; 8192];
         let n = self.socket.as_mut()?.read(&mut buffer).ok()?;
         let event = parse_event(buffer.get(..n).unwrap_or_default());
-        if event.get("ACTION").is_some_and(|a| a == "add") {
-            if let Some(alias) = event.get("MODALIAS") {
-                self.load(alias);
-            }
+        if event.get("ACTION").is_some_and(|a| a == "add")
+            && let Some(alias) = event.get("MODALIAS")
+        {
+            self.load(alias);
         }
         Some(event)
     }

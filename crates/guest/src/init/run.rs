@@ -182,6 +182,7 @@ impl Init {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("visor-agent").arg(port).arg(console);
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        sys::unblock_signals_for(&mut command);
         match command.spawn() {
             Ok(child) => self.agent = Some(child.id()),
             Err(error) => kernel_log(&format!("cannot start the agent: {error}")),

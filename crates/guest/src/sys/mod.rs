@@ -12,6 +12,7 @@ pub use kernel::{
 };
 pub use process::{
     Reaped, SignalFd, become_session_leader, ignore_sigpipe, kill, kill_everyone, kill_group, pidfd_open, reap, umask,
+    unblock_signals_for,
 };
 pub use tty::{acquire_tty_for, open_pty, open_tty, resize_tty, sane_tty};
 

@@ -88,9 +88,23 @@ pub fn kill_everyone(signo: i32) -> io::Result<()> {
 
 /// Makes the command's process the leader of a new session, without a terminal, when it starts.
 pub fn become_session_leader(command: &mut Command) {
+    unblock_signals_for(command);
     // SAFETY: `setsid` is async-signal-safe and touches no memory of this process.
     unsafe {
         command.pre_exec(|| check(libc::setsid()).map(drop));
+    }
+}
+
+/// Makes the command begin with no signal blocked. Blocked signals are inherited, and those of [`SignalFd`] are blocked: without
+/// this a command would be deaf to the keyboard's interrupt and to a polite end.
+pub fn unblock_signals_for(command: &mut Command) {
+    // SAFETY: `sigemptyset` and `sigprocmask` are async-signal-safe; `none` is initialised before use and lives on the stack.
+    unsafe {
+        command.pre_exec(|| {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())).map(drop)
+        });
     }
 }
 
@@ -115,8 +129,8 @@ pub fn umask(mask: u32) {
 pub struct SignalFd(std::fs::File);
 
 impl SignalFd {
-    /// Blocks `signals` for this process and opens a descriptor that delivers them. Programs started through
-    /// [`Command`] begin with nothing blocked.
+    /// Blocks `signals` for this process and opens a descriptor that delivers them. Programs inherit the block unless started
+    /// with [`unblock_signals_for`], [`become_session_leader`] or [`super::acquire_tty_for`].
     ///
     /// # Errors
     /// The error of `signalfd`.

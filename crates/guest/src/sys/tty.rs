@@ -90,6 +90,7 @@ pub fn sane_tty(fd: &impl AsFd) -> io::Result<()> {
 
 /// Makes the command a session leader with its standard input as controlling terminal when it starts.
 pub fn acquire_tty_for(command: &mut Command) {
+    super::unblock_signals_for(command);
     // SAFETY: `setsid` and `ioctl` are async-signal-safe and touch no memory of this process.
     unsafe {
         command.pre_exec(|| {

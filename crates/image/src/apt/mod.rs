@@ -32,6 +32,11 @@ impl Apt {
     /// Prepares apt's directories below `directory`. `programs` is empty, or (for tests) a directory that holds the
     /// only `apt-get`, `apt-cache` and `dpkg-deb` to use.
     pub(crate) fn new(directory: &Path, programs: &Path) -> Result<Self, ImageError> {
+        // apt.conf(5) has no way to write a quote within a quoted value.
+        if directory.to_string_lossy().contains(['"', '\n']) {
+            let words = format!("apt cannot work in {}: the name has a quote", directory.display());
+            return Err(ImageError::new(ImageErrorKind::Io, words));
+        }
         for name in ["lists/partial", "cache/archives/partial", "state", "log", "debs"] {
             let path = directory.join(name);
             fs::create_dir_all(&path).doing("create", &path)?;

@@ -152,9 +152,18 @@ pub fn instruction_allowed(instruction: &Instruction, bytes: &[u8], mode: Mode) 
         // EVEX space the decoder does not know may be newer than it.
         return !has_host_only_prefix(bytes, mode);
     }
-    code_allowed(instruction.code(), mode)
-        && !(mode == Mode::Long && near_branch_with_prefix66(instruction, bytes))
-        && !loop_with_rep(instruction, bytes, mode)
+    let narrow_branch = mode == Mode::Long && near_branch_with_prefix66(instruction, bytes);
+    let host_specific =
+        narrow_branch || loop_with_rep(instruction, bytes, mode) || wide_element(instruction, bytes, mode);
+    code_allowed(instruction.code(), mode) && !host_specific
+}
+
+/// VEX.W of VPINSRD and VPEXTRD outside 64-bit mode, which Intel ignores and AMD does not know.
+fn wide_element(instruction: &Instruction, bytes: &[u8], mode: Mode) -> bool {
+    let rest = &bytes[prefixes(bytes, mode == Mode::Long).len()..];
+    mode == Mode::Compat
+        && matches!(instruction.mnemonic(), Mnemonic::Vpinsrd | Mnemonic::Vpextrd)
+        && matches!(rest, [0xc4, _, p, ..] if p & 0x80 != 0)
 }
 
 /// A REP prefix before LOOPcc chooses the condition on AMD.
@@ -186,6 +195,10 @@ fn has_host_only_prefix(bytes: &[u8], mode: Mode) -> bool {
         && prefixes(bytes, true).contains(&0x66)
         && matches!(rest, [0x70..=0x7f | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0xc2 | 0xc3 | 0xff, ..] | [0x0f, 0x80..=0x8f, ..]);
     if branch66 {
+        return true;
+    }
+    // MOV CR with LOCK names CR8 on AMD.
+    if matches!(rest, [0x0f, 0x20 | 0x22, ..]) && prefixes(bytes, mode == Mode::Long).contains(&0xf0) {
         return true;
     }
     match rest {

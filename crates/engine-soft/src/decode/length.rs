@@ -1,0 +1,93 @@
+//! Instructions of more than 15 bytes, which raise #GP rather than the #UD of those that do not exist (SDM 2A §2.3.11).
+
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+
+/// Longest x86 instruction, in bytes.
+pub(crate) const MAX_LEN: usize = 15;
+
+/// If `ins`, decoded from the start of `window` in code of `bits` bits, is invalid because it has more than [`MAX_LEN`] bytes,
+/// gives it that length, by which the decoder of operands knows.
+pub(crate) fn mark_too_long(ins: &mut Instruction, window: &[u8; MAX_LEN], bits: u32) {
+    if !ins.is_invalid() {
+        return;
+    }
+    let over = (ins.len() == MAX_LEN && longer_by_length(window, bits)) || longer_without_mandatory(window, bits);
+    if over {
+        ins.set_len(MAX_LEN + 1);
+    }
+}
+
+/// The decoder has used all bytes. Without one prefix that means nothing, 14 bytes suffice for a bad instruction of 15, but
+/// not for one of 16.
+fn longer_by_length(window: &[u8; MAX_LEN], bits: u32) -> bool {
+    let prefixes = prefixes(window);
+    let idle = |i: usize| {
+        matches!(window[i], 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf0)
+            || window[i + 1..prefixes].contains(&window[i])
+    };
+    // An instruction cannot be that long without such a prefix.
+    let Some(drop) = (0..prefixes).find(|&i| idle(i)) else { return true };
+    let rest = [&window[..drop], &window[drop + 1..]].concat();
+    length(&rest, bits) == Length::Beyond
+}
+
+/// The opcode is bad with the mandatory prefixes it has. Processors find its length all the same, first.
+fn longer_without_mandatory(window: &[u8; MAX_LEN], bits: u32) -> bool {
+    let prefixes = prefixes(window);
+    let mandatory = |b: &u8| matches!(b, 0x66 | 0xf0 | 0xf2 | 0xf3);
+    let mut rest: Vec<u8> = window[..prefixes].iter().filter(|b| !mandatory(b)).copied().collect();
+    rest.extend_from_slice(&window[prefixes..]);
+    let dropped = MAX_LEN - rest.len();
+    dropped > 0 && length(&rest, bits) == Length::Beyond
+}
+
+/// Number of legacy prefixes.
+fn prefixes(window: &[u8; MAX_LEN]) -> usize {
+    let is_prefix = |b: &u8| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    window.iter().position(|b| !is_prefix(b)).unwrap_or(MAX_LEN)
+}
+
+#[derive(PartialEq)]
+enum Length {
+    /// It ends within the bytes, be it valid or not.
+    Within,
+    /// It needs more bytes.
+    Beyond,
+}
+
+fn length(bytes: &[u8], bits: u32) -> Length {
+    let mut decoder = Decoder::new(bits, bytes, DecoderOptions::NONE);
+    let _ = decoder.decode();
+    if decoder.last_error() == DecoderError::NoMoreBytes { Length::Beyond } else { Length::Within }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn too_long(bytes: &[u8]) -> bool {
+        let mut window = [0x90; MAX_LEN];
+        window[..bytes.len().min(MAX_LEN)].copy_from_slice(&bytes[..bytes.len().min(MAX_LEN)]);
+        let mut ins = Decoder::new(64, &window, DecoderOptions::NONE).decode();
+        mark_too_long(&mut ins, &window, 64);
+        ins.len() > MAX_LEN
+    }
+
+    #[test]
+    fn only_length_makes_instructions_too_long() {
+        let nops = |n: usize| [vec![0x66; n], vec![0x90]].concat();
+        assert!(!too_long(&nops(14)) && too_long(&nops(15)) && too_long(&nops(20)));
+        // VEX after 66 is #UD, at 15 bytes as at any length.
+        let vex = |n: usize| [vec![0x66; n], vec![0xc4, 0x63, 0xf1, 0x79, 0xe0, 0x40]].concat();
+        assert!(!too_long(&vex(8)) && !too_long(&vex(9)) && too_long(&vex(10)));
+        // 66 0F C3 does not exist, but has a ModRM byte and a displacement.
+        let movnti = |n: usize| [vec![0x66; n], vec![0x48, 0x0f, 0xc3, 0x34, 0x25, 0xf1, 0x15, 0, 0x20]].concat();
+        assert!(!too_long(&movnti(6)) && too_long(&movnti(7)));
+        // 66 0F 3A CC does not exist either, but has an immediate.
+        let sha = |n: usize| [vec![0x66; n], vec![0x0f, 0x3a, 0xcc, 0xee, 0x3e]].concat();
+        assert!(!too_long(&sha(10)) && too_long(&sha(11)));
+        // TEST with LOCK, 15 bytes.
+        assert!(!too_long(&[0xf0, 0x66, 0xf3, 0x49, 0xf7, 0x8c, 0xd7, 1, 2, 3, 4, 5, 6, 7, 8]));
+        assert!(!too_long(&[0x0f, 0x0b]) && !too_long(&[0x06]));
+    }
+}
