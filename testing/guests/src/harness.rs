@@ -174,6 +174,10 @@ impl Guest {
     /// # Errors
     /// Those of the engine, of whichever CPU failed first.
     pub fn finish(mut self, limit: Duration) -> Result<Outcome, EngineError> {
+        if self.ended() {
+            let state = self.boot.save()?;
+            return Ok(Outcome { state: Some(state), ..self.host.outcome() });
+        }
         let mut kickers: Vec<Kicker> = self.others.iter().map(|c| c.kicker()).collect();
         kickers.push(self.boot.kicker());
         let _watch = Watchdog::new(kickers, limit);
@@ -181,7 +185,11 @@ impl Guest {
         let boot = &mut self.boot;
         let (stop, rest) = std::thread::scope(|scope| {
             let threads: Vec<_> = others.iter_mut().map(|cpu| scope.spawn(|| cpu.run(&**host).map(|_| ()))).collect();
-            let stop = boot.run(&**host);
+            let mut stop = boot.run(&**host);
+            // A HLT that only an NMI can end is reported once; the next run sleeps in it.
+            while matches!(stop, Ok(Stop::Halted)) && !host.ended() {
+                stop = boot.run(&**host);
+            }
             let rest: Vec<_> = threads.into_iter().map(|t| t.join()).collect();
             (stop, rest)
         });
@@ -190,6 +198,35 @@ impl Guest {
         }
         let state = self.boot.save()?;
         Ok(Outcome { stop: Some(stop?), state: Some(state), ..self.host.outcome() })
+    }
+
+    /// Runs one of the other CPUs until it stops.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn run_other(&mut self, n: usize) -> Result<Stop, EngineError> {
+        self.others[n].run(&*self.host)
+    }
+
+    /// The same guest on a fresh VM of `engine`, its CPU 0 in `state`. What was recorded moves along.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn moved_to(self, engine: &dyn Engine, state: &CpuState) -> Result<Self, EngineError> {
+        let mut target = Guest::bare(engine, 1)?;
+        let mut page = vec![0; 1 << 20];
+        for at in (0..RAM).step_by(page.len()) {
+            self.memory.view().read_slice(&mut page, GuestAddress(at)).expect("the address is in RAM");
+            target.write(at, &page);
+        }
+        target.host.take_over(&self.host);
+        target.boot.restore(state)?;
+        Ok(target)
+    }
+
+    /// From now on the guest is stopped where it asks for it (see `H_STOP` in `asm/prelude.s`).
+    pub fn obey_stops(&self) {
+        self.host.obey_stops();
     }
 
     /// Whether the program has reported its end.

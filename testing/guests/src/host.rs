@@ -40,6 +40,8 @@ struct Log {
     ports: HashMap<u16, u8>,
     cells: HashMap<u64, u8>,
     kickers: Vec<Kicker>,
+    /// The guest's requests to be stopped are obeyed.
+    obey: bool,
 }
 
 impl Host {
@@ -52,6 +54,11 @@ impl Host {
         self.log().kickers.push(kicker);
     }
 
+    /// From now on the guest is stopped where it asks for it.
+    pub(crate) fn obey_stops(&self) {
+        self.log().obey = true;
+    }
+
     /// What was recorded so far.
     pub(crate) fn outcome(&self) -> Outcome {
         self.log().out.clone()
@@ -60,6 +67,16 @@ impl Host {
     /// Whether the guest has reported its end.
     pub(crate) fn ended(&self) -> bool {
         self.log().out.exit.is_some()
+    }
+
+    /// Goes on with the records of `other`.
+    pub(crate) fn take_over(&self, other: &Host) {
+        let mut old = other.log();
+        let mut log = self.log();
+        log.out = std::mem::take(&mut old.out);
+        (log.got, log.want, log.operands) = (old.got, old.want, old.operands);
+        log.ports = std::mem::take(&mut old.ports);
+        log.cells = std::mem::take(&mut old.cells);
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -76,6 +93,10 @@ impl Host {
 
     fn service(&self, command: u32) {
         let [a, b, c] = self.log().operands;
+        if command == STOP {
+            let log = self.log();
+            return if log.obey { log.kickers.iter().for_each(Kicker::kick) };
+        }
         if command & LATER == 0 {
             return serve(&self.vm, &self.memory, command, a, b, &mut self.log().vector);
         }
@@ -96,6 +117,7 @@ const MSI: u32 = 1;
 const INTR: u32 = 2;
 const NMI: u32 = 3;
 const DMA: u32 = 4;
+const STOP: u32 = 5;
 
 fn serve(vm: &Arc<dyn Vm>, memory: &GuestMemory, command: u32, a: u32, b: u32, vector: &mut Option<u8>) {
     match command {

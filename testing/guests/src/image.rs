@@ -35,6 +35,8 @@ global_asm!(
     include_str!("asm/io.s"),
     include_str!("asm/irq.s"),
     include_str!("asm/smp.s"),
+    include_str!("asm/matrix.s"),
+    include_str!("asm/drive.s"),
     include_str!("asm/epilogue.s"),
     ".code64",
     ".popsection",

@@ -1,19 +1,64 @@
 //! The suite on the software engine.
 
-use visor_engine_soft::SoftEngine;
-use visor_test_guests::conformance::{self, Excuse};
+use std::time::Duration;
 
-/// What this host's KVM cannot do. Each reason was seen, not guessed.
-const EXCUSES: &[Excuse] = &[];
+use visor_engine_soft::SoftEngine;
+use visor_test_guests::{conformance, paging, random, scenario};
+
+/// Programs the soft engine is excused from: none.
+const EXCUSES: &[conformance::Excuse] = &[];
+
+fn engine() -> SoftEngine {
+    SoftEngine::new().expect("the software engine runs anywhere")
+}
+
+#[track_caller]
+fn well(account: String) {
+    assert!(account.is_empty(), "\n{account}");
+}
 
 #[test]
 fn programs() {
-    let engine = match SoftEngine::new() {
-        Ok(engine) => engine,
-        Err(e) => return println!("skipped: {e}"),
-    };
     let filter = std::env::var("VISOR_GUEST").unwrap_or_default();
-    let report = conformance::engine(&engine, EXCUSES, &filter);
+    let report = conformance::engine(&engine(), EXCUSES, &filter);
     println!("{}", report.text());
     assert!(report.failed.is_empty(), "{}", report.text());
+}
+
+#[test]
+fn paging_matrix() {
+    well(paging::check(&engine()).unwrap());
+}
+
+#[test]
+fn triple_fault() {
+    well(scenario::triple_fault(&engine()).unwrap());
+}
+
+#[test]
+fn halted() {
+    well(scenario::halted(&engine()).unwrap());
+}
+
+#[test]
+fn kick() {
+    well(scenario::kick(&engine()).unwrap());
+}
+
+#[test]
+fn reset_state() {
+    well(scenario::reset_state(&engine()).unwrap());
+}
+
+#[test]
+fn save_and_restore() {
+    well(scenario::migrate(&engine(), &engine()).unwrap());
+}
+
+#[test]
+fn random_bytes() {
+    let seeds = std::env::var("VISOR_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(8);
+    for seed in 0..seeds {
+        well(random::run(&engine(), seed, Duration::from_millis(150)).unwrap());
+    }
 }

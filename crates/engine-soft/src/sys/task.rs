@@ -8,6 +8,7 @@ use crate::cpu::Cpu;
 use crate::op::{Faulted, Guest};
 use crate::sys::debug::BT;
 use crate::sys::descriptor::{CS, Descriptor, SS, is_stack, kind, null_segment, v86_segment};
+use crate::sys::event::Event;
 
 /// What causes a task switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +128,27 @@ impl Cpu {
         let loaded = self.load_task_segments(&image);
         self.mode_changed();
         self.keep_rf();
-        loaded?;
+        let entered = match loaded {
+            Ok(()) => self.begin_task(wide, error),
+            fault => fault,
+        };
+        if entered.is_err() && transfer != Transfer::Interrupt {
+            // The new task's own fault, at its own EIP: not one of the instruction that switched.
+            self.deliver(Event::Exception(self.fault));
+            return Ok(());
+        }
+        entered?;
+        if image.trap {
+            self.debug.pending |= BT;
+            self.single_changed();
+            // The trap comes before the new task's first instruction.
+            self.look_again();
+        }
+        Ok(())
+    }
+
+    /// What is left once the new task's state is in place: the error code of an exception, and the check of EIP.
+    fn begin_task(&mut self, wide: bool, error: Option<u32>) -> Guest<()> {
         if let Some(error) = error {
             let mut stack = self.current_stack(1);
             stack.push(self, if wide { 4 } else { 2 }, u64::from(error))?;
@@ -135,10 +156,6 @@ impl Cpu {
         }
         if self.rip > u64::from(self.seg[CS].limit) {
             return self.fail(Exception::gp(0));
-        }
-        if image.trap {
-            self.debug.pending |= BT;
-            self.single_changed();
         }
         Ok(())
     }

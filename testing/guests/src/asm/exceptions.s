@@ -80,7 +80,8 @@ fldcw V_A
 fld1
 fldz
 fdivrp %st, %st(1)
-works "a non-waiting instruction does not report", "fnstsw %ax"
+works "a non-waiting instruction does not report", "fnstsw V_C"
+movl V_C, %eax
 andl $0x8084, %eax
 expect "ES, B and ZE are set", 0x8084
 faults "#MF at the next waiting instruction", 16, 0, "fld1"

@@ -15,6 +15,13 @@ movl $\n, %ecx
 jnz 67b
 .endm
 
+# Interrupts are taken in here.
+.macro window
+sti
+settle 1000
+cli
+.endm
+
 .code64
 .p2align 4
 label count_eoi
@@ -35,10 +42,7 @@ expect_l "not taken with IF clear", V_A, 0
 movl 0x210(%rbp), %eax
 andl $0x20000, %eax
 expect "but pending in IRR", 0x20000
-sti
-nop
-nop
-cli
+window
 expect_l "taken with IF set", V_A, 1
 movl 0x210(%rbp), %eax
 andl $0x20000, %eax
@@ -47,30 +51,17 @@ movl 0x110(%rbp), %eax
 expect "ISR is clear", 0
 movl $0x40, 0x80(%rbp)
 host H_MSI, APIC, 0x32
-sti
-nop
-nop
-cli
+window
 expect_l "TPR holds class 3 back", V_A, 1
 movl $0, 0x80(%rbp)
-sti
-nop
-nop
-cli
+window
 expect_l "and lets it go", V_A, 2
 host H_MSI, APIC, 0x31
 host H_MSI, APIC, 0x31
-sti
-nop
-nop
-nop
-cli
+window
 expect_l "two of a vector that waits are one", V_A, 3
 host H_MSI, APIC+0x5000, 0x31
-sti
-nop
-nop
-cli
+window
 expect_l "not for this destination", V_A, 3
 pass
 
@@ -80,11 +71,7 @@ idt_gate64 0x31, (1f - guest + LOAD), 0x8e
 idt_gate64 0x41, (2f - guest + LOAD), 0x8e
 host H_MSI, APIC, 0x31
 host H_MSI, APIC, 0x41
-sti
-nop
-nop
-nop
-cli
+window
 expect_l "the higher vector first", V_A, 0x4131
 pass
 1:
@@ -109,10 +96,7 @@ movl $0x700, 0x350(%rbp)      # LINT0: ExtINT
 counting_handler 0x28, count_plain
 host H_INTR, 0x28
 expect_l "not with IF clear", V_A, 0
-sti
-nop
-nop
-cli
+window
 expect_l "acknowledged and taken", V_A, 1
 movl 0x110(%rbp), %eax
 expect "no ISR bit", 0
@@ -186,6 +170,7 @@ hlt
 cli
 expect_l "one that waits already too", V_A, 2
 idt_gate64 2, (1f - guest + LOAD), 0x8e
+movl $0x400, 0x360(%rbp)
 host H_LATER+H_NMI, 0, 0, 20
 cli
 hlt
@@ -207,8 +192,7 @@ movl $0x400, 0x360(%rbp)      # LINT1: NMI
 idt_gate64 2, (1f - guest + LOAD), 0x8e
 movl $0, V_A
 host H_NMI
-nop
-nop
+settle 1000
 expect_l "taken with IF clear", V_A, 2
 expect_l "a second one waited for IRET", V_B, 1
 pass
@@ -217,8 +201,10 @@ incl V_A
 cmpl $1, V_A
 jne 2f
 pushq %rax
+pushq %rcx
 host H_NMI
 settle 1000
+popq %rcx
 popq %rax
 movl V_A, %edx
 movl %edx, V_B
@@ -307,11 +293,7 @@ xorl %eax, %eax
 xorl %edx, %edx
 incl %eax
 wrmsr
-sti
-nop
-nop
-settle 1000
-cli
+window
 expect_l "a deadline in the past comes at once", V_A, 2
 pass
 
@@ -319,23 +301,14 @@ program 64, "irq/self-ipi", irq_self
 apic_on
 counting_handler 0x50, count_eoi
 movl $0x40050, 0x300(%rbp)
-sti
-nop
-nop
-cli
+window
 expect_l "shorthand self", V_A, 1
 movl $0, 0x310(%rbp)
 movl $0x4050, 0x300(%rbp)
-sti
-nop
-nop
-cli
+window
 expect_l "by physical id", V_A, 2
-movl $0x84050, 0x300(%rbp)
-sti
-nop
-nop
-cli
+movl $0xc4050, 0x300(%rbp)
+window
 expect_l "all but self", V_A, 2
 movl 0x300(%rbp), %eax
 andl $0x1000, %eax
@@ -363,10 +336,7 @@ movl $0x83f, %ecx
 movl $0x50, %eax
 xorl %edx, %edx
 wrmsr
-sti
-nop
-nop
-cli
+window
 expect_l "self IPI", V_A, 1
 faults "a register that does not exist", 13, 0, "rdmsr", "movl $0x809, %ecx"
 faults "reserved bits", 13, 0, "wrmsr", "movl $0x80b, %ecx; movl $1, %eax; xorl %edx, %edx"
@@ -414,10 +384,7 @@ program 64, "irq/level-eoi", irq_level
 apic_on
 counting_handler 0x61, count_eoi
 host H_MSI, APIC, 0xc061
-sti
-nop
-nop
-cli
+window
 expect_l "taken", V_A, 1
 movl 0x190+0x20(%rbp), %eax
 andl $2, %eax

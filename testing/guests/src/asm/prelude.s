@@ -44,7 +44,11 @@
 .set H_INTR, 2          # raise INTR; acknowledge with vector [A4], which lowers it
 .set H_NMI, 3
 .set H_DMA, 4           # store dword [A8] at physical [A4]
+.set H_STOP, 5         # stop this CPU here, if the scenario wants that
 .set H_LATER, 0x80      # the same in [AC] milliseconds, from another thread
+# the computation of drive/compute-*: rounds of xorshift32 from 1, and their result
+.set STEPS, 60000
+.set COMPUTED, 0xbd46179c
 # selectors
 .set CODE32, 0x08
 .set DATA32, 0x10

@@ -276,3 +276,56 @@ pass
 incw V_A
 iretw
 
+
+program 16, "drive/triple-fault-16", dr_triple16
+movw $0, 2f - guest + LOAD
+lidtl 2f - guest + LOAD
+int $3
+unreachable "no IVT"
+pass
+2: .word 0
+.long 0
+
+program 16, "drive/compute-16", dr_compute16
+movl $1, %ebx
+movl $STEPS, %esi
+xorl %edi, %edi
+1:
+movl %ebx, %eax
+shll $13, %eax
+xorl %eax, %ebx
+movl %ebx, %eax
+shrl $17, %eax
+xorl %eax, %ebx
+movl %ebx, %eax
+shll $5, %eax
+xorl %eax, %ebx
+pushw %bx
+popw %cx
+addw %cx, %di
+movw %bx, %bp
+andw $0xffe, %bp
+addw %di, %ds:0x1000(%bp)
+testl $0x7ff, %esi
+jnz 9f
+movl $H_STOP, %eax
+outl %eax, $P_HOST
+9:
+decl %esi
+jnz 1b
+movl %edi, %eax
+outl %eax, $0x80
+movl 0x1040, %eax
+outl %eax, $0x80
+movl %ebx, %eax
+expect "xorshift", COMPUTED
+pass
+
+program 16, "drive/random-16", dr_random16
+movw $0, %di
+1:
+movw $0x5000, 2(%di)
+addw $4, %di
+cmpw $0x400, %di
+jne 1b
+ljmpw $0x4000, $0

@@ -140,16 +140,15 @@ pushfl
 andl $0xffffbfff, (%esp)
 popfl
 # faults of the new task: they happen in it
-movl $(1f - guest + LOAD), TSS_B+0x20
-movl $DATA32, TSS_B+0x4c
+movl $TSS_SEL, TSS_B+0x5c
 movl $(2f - guest + LOAD), V_HOOK
 ljmpl $TSS_B_SEL, $0
 1:
-unreachable "a task with data in CS"
+unreachable "a task with a TSS in GS"
 2:
 movl $0, V_HOOK
 expect_l "#TS", V_VEC, 10
-expect_l "for the selector of CS", V_ERR, DATA32
+expect_l "for the selector of GS", V_ERR, TSS_SEL
 strl %eax
 expect "in the new task", TSS_B_SEL
 expect_l "at its entry", V_RIP, 1b - guest + LOAD

@@ -67,7 +67,7 @@ movw %es, %ax
 expect_w "ES is null in the monitor", %ax, 0
 movw %gs, %ax
 expect_w "GS is null in the monitor", %ax, 0
-expect_l "the store was made through a real-mode segment", 0x12340, 0x42
+expect_b "the store was made through a real-mode segment", 0x12340, 0x42
 pass
 
 program 32, "v86/iopl-sensitive", v86_iopl
