@@ -248,7 +248,7 @@ fn suspend_to_ram_resumes_at_the_waking_vector() {
     let bytes = bytes.chain([(0xe_000c, 0x00), (0xe_000d, 0x80), (0xe_000e, 0), (0xe_000f, 0), (0x500, 21)]);
     let asleep = bytes.fold(Guest::default(), store).print("z").out16(0x604, 0x2400);
     let kernel = store(asleep, (0x500, 1)).exit(1).kernel();
-    let mut m = machine(spec(kernel));
+    let mut m = machine(spec(kernel), &engines()[0]);
     let mut text = [0; 1];
     let mut out = m.serial_output();
     m.start().unwrap();
