@@ -52,7 +52,7 @@ impl CodeSize {
 }
 
 /// What of the CPU's mode decides how bytes decode and which checks handlers make: the key of a block beside its address.
-/// Recomputed by [`Cpu::mode_changed`].
+/// Recomputed by `Cpu::mode_changed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Mode {
     /// Default operand and address size.
@@ -214,7 +214,7 @@ impl Cpu {
         self.sysflags | self.status
     }
 
-    /// Replaces RFLAGS without any privilege rule; bit 1 reads as one. The caller calls [`Cpu::mode_changed`] if TF, VM
+    /// Replaces RFLAGS without any privilege rule; bit 1 reads as one. The caller calls `Cpu::mode_changed` if TF, VM
     /// or AC changed, and re-examines interrupts if IF was set.
     pub fn set_rflags(&mut self, value: u64) {
         let status = Rflags::STATUS.bits();

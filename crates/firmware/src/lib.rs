@@ -1,7 +1,7 @@
 //! What the machine leaves in guest memory before the first instruction of a directly booted kernel: the kernel itself, its
 //! initial ramdisk and command line, the memory map, ACPI and SMBIOS tables, and the registers of the boot CPU.
 //!
-//! A PC's firmware would find a boot loader, which would do this; direct boot skips both. [`boot`] recognises a kernel by its
+//! A PC's firmware would find a boot loader, which would do this; direct boot skips both. [`boot()`] recognises a kernel by its
 //! content and follows the protocol it asks for:
 //!
 //! | kernel | protocol |

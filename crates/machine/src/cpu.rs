@@ -12,6 +12,8 @@ pub struct CpuModel {
     /// What it is.
     pub about: &'static str,
     hidden: &'static [Hide],
+    /// Poses as an AMD processor.
+    amd: bool,
 }
 
 /// Feature bits that a model hides: leaf, subleaf, and a mask per register.
@@ -31,14 +33,19 @@ const BEYOND_V2_EXT: Hide = (0x8000_0001, 0, Regs { ecx: 1 << 5, ..NOTHING });
 /// The XSAVE leaf itself.
 const NO_XSAVE: Hide = (0xd, 0, Regs { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX });
 
+/// What x86-64-v2 lacks.
+const V2: &[Hide] = &[BEYOND_V2, BEYOND_V2_7, BEYOND_V2_EXT, NO_XSAVE];
+
 /// All models.
 pub const MODELS: &[CpuModel] = &[
-    CpuModel { name: "max", about: "everything the engine can do", hidden: &[] },
-    CpuModel { name: "x86-64-v3", about: "AVX2, BMI, FMA; no AVX-512", hidden: &[BEYOND_V3] },
+    CpuModel { name: "max", about: "everything the engine can do", hidden: &[], amd: false },
+    CpuModel { name: "x86-64-v3", about: "AVX2, BMI, FMA; no AVX-512", hidden: &[BEYOND_V3], amd: false },
+    CpuModel { name: "x86-64-v2", about: "SSE4.2 and POPCNT; no AVX", hidden: V2, amd: false },
     CpuModel {
-        name: "x86-64-v2",
-        about: "SSE4.2 and POPCNT; no AVX",
-        hidden: &[BEYOND_V2, BEYOND_V2_7, BEYOND_V2_EXT, NO_XSAVE],
+        name: "x86-64-v2-amd",
+        about: "as x86-64-v2, but of AMD: SYSCALL works in 32-bit programs",
+        hidden: V2,
+        amd: true,
     },
 ];
 
@@ -55,8 +62,26 @@ pub(crate) fn table(name: &str, offered: &Cpuid, cpus: u32) -> Option<Cpuid> {
             e.regs.edx &= !mask.edx;
         }
     }
+    if model.amd {
+        pose_as_amd(&mut table);
+    }
     topology(&mut table, cpus);
     Some(table)
+}
+
+/// Vendor and signature of an Opteron (family 0Fh, model 6, stepping 1).
+fn pose_as_amd(table: &mut Cpuid) {
+    for e in &mut table.entries {
+        match e.leaf {
+            0 | 0x8000_0000 => {
+                e.regs.ebx = u32::from_le_bytes(*b"Auth");
+                e.regs.edx = u32::from_le_bytes(*b"enti");
+                e.regs.ecx = u32::from_le_bytes(*b"cAMD");
+            }
+            1 | 0x8000_0001 => e.regs.eax = 0x0f61,
+            _ => {}
+        }
+    }
 }
 
 /// One package of `cpus` cores without threads (SDM 2A, CPUID leaves 1, 4 and 0Bh).

@@ -23,7 +23,7 @@ pub struct MachineSpec {
     pub memory: u64,
     /// vCPUs, at least 1.
     pub cpus: u32,
-    /// A CPU model of [`crate::cpu_models`].
+    /// A CPU model of [`crate::CPU_MODELS`].
     pub cpu_model: String,
     /// The kernel to boot.
     pub kernel: FileSource,

@@ -181,7 +181,8 @@ impl<'a> Command<'a> {
     }
 
     fn start(&mut self) {
-        self.end_announcement(&format!("ready in {}", seconds_since(self.live.started)));
+        let leave = if self.tty { "; leave with ctrl-] or ctrl-a x" } else { "" };
+        self.end_announcement(&format!("ready in {}{leave}", seconds_since(self.live.started)));
         let mut spec = ExecSpec::new(self.argv.iter().map(|a| a.as_bytes()));
         if self.tty {
             spec.tty = Some(terminal::size().unwrap_or((80, 24)));

@@ -81,7 +81,10 @@ impl<'a> Console<'a> {
         }
         flush(self.live, &mut [&mut self.output])?;
         self.end_announcement("");
-        self.raw = None;
+        // The user's next prompt does not belong behind the guest's.
+        if self.raw.take().is_some() && matches!(end, End::Left | End::Signal(_) | End::TimedOut(_)) {
+            eprintln!();
+        }
         if self.live.lost() > 0 {
             eprintln!("visor: {} bytes of the console were lost because nobody read them", self.live.lost());
         }

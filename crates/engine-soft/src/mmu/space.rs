@@ -82,7 +82,7 @@ pub(crate) struct Space {
     marks: [[Marks; 4]; 2],
     /// 1 GiB regions with parts of large pages.
     giant: Filter,
-    /// See [`Mmu::code_generation`], lower half.
+    /// See `Mmu::generation`, lower half.
     pub(super) generation: u64,
     /// Pages in the lower half whose code may be cached.
     pub(super) code: Filter,

@@ -39,6 +39,11 @@ impl Cpu {
         r
     }
 
+    /// CPUID says "AuthenticAMD": where the vendors' instructions differ, the CPU is AMD's.
+    pub(super) fn is_amd(&self) -> bool {
+        self.cpuid.get(0, 0).is_some_and(|r| r.ebx == u32::from_le_bytes(*b"Auth"))
+    }
+
     /// XCR0 bits that exist with this CPUID.
     pub(super) fn xcr0_bits(&self) -> u64 {
         if !self.cpuid.has(feature::XSAVE) {

@@ -107,7 +107,12 @@ impl Cpu {
 
     /// SYSCALL and SYSRET: the trap follows if TF is set *after* them.
     pub(super) fn step_by_new_flags(&mut self) {
-        self.debug.stepping = self.sysflags & Rflags::TF.bits() != 0;
+        // They may not be run one by one: TF can have been clear before.
+        self.debug.stepping = false;
+        if self.sysflags & Rflags::TF.bits() != 0 {
+            self.debug.pending |= BS;
+            self.look_again();
+        }
     }
 
     /// IRET and task switches: RF as they loaded it counts for the next instruction.

@@ -49,7 +49,13 @@ pub(super) fn into(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
 
 /// INT1 (ICEBP).
 pub(super) fn int1(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
-    software(cpu, op, 1, Cause::Int1)
+    // A data breakpoint that a load of SS before it held off is reported by the same #DB (SDM 3A §6.8.3).
+    let held = cpu.debug.pending;
+    let flow = software(cpu, op, 1, Cause::Int1)?;
+    if held != 0 {
+        cpu.debug_status(held);
+    }
+    Ok(flow)
 }
 
 /// UD0, UD1, UD2 and whatever does not exist.

@@ -3,6 +3,7 @@
 use visor_x86::exception::Exception;
 use visor_x86::paging::is_canonical;
 use visor_x86::regs::Rflags;
+use visor_x86::segment::{SegAttr, Segment};
 
 use crate::cpu::Cpu;
 use crate::op::{Flow, Guest, Op};
@@ -228,7 +229,9 @@ impl Cpu {
             let a = self.seg[i].attr;
             let conforming = a.is_code() && a.is_down_or_conforming();
             if !a.unusable() && a.dpl() < self.cpl && !conforming {
-                self.set_segment(i, null_segment(0));
+                // Only the selector and its rights go: the hidden base stays, which 64-bit code sees in FS and GS.
+                let segment = Segment { selector: 0, attr: SegAttr::UNUSABLE, ..self.seg[i] };
+                self.set_segment(i, segment);
             }
         }
     }

@@ -107,6 +107,11 @@ fn fixed_index(msr: u32) -> usize {
     }
 }
 
+/// Event selectors and counters that every AMD processor since the K7 has without CPUID saying so (AMD64 APM 2 §13.2); here
+/// they never count.
+const K7_COUNTERS_FIRST: u32 = 0xc001_0000;
+const K7_COUNTERS_LAST: u32 = 0xc001_0007;
+
 /// A memory type that PAT entries (`pat`: UC- too) and MTRRs hold.
 fn is_memory_type(t: u64, pat: bool) -> bool {
     matches!(t, 0 | 1 | 4 | 5 | 6) || (pat && t == 7)
@@ -154,6 +159,7 @@ impl Cpu {
             IA32_GS_BASE => self.seg[GS].base,
             IA32_KERNEL_GS_BASE => m.kernel_gs_base,
             IA32_TSC_AUX if self.cpuid.has(feature::RDTSCP) => m.tsc_aux,
+            K7_COUNTERS_FIRST..=K7_COUNTERS_LAST if self.is_amd() => 0,
             _ => {
                 tracing::trace!(msr, "read of an unknown MSR");
                 return self.fail(Exception::gp(0));
@@ -245,6 +251,7 @@ impl Cpu {
                 }
             }
             IA32_EFER => self.accepts_efer(value),
+            K7_COUNTERS_FIRST..=K7_COUNTERS_LAST => self.is_amd(),
             IA32_STAR | IA32_FMASK => long,
             IA32_LSTAR | IA32_CSTAR | IA32_FS_BASE | IA32_GS_BASE | IA32_KERNEL_GS_BASE => long && is_canonical(value),
             IA32_TSC_AUX => self.cpuid.has(feature::RDTSCP) && value >> 32 == 0,

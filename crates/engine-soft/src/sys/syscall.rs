@@ -22,8 +22,11 @@ fn flat(selector: u16, attr: u32) -> Segment {
 
 /// SYSCALL.
 pub(super) fn syscall(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
-    if !cpu.is_64() || cpu.efer & Efer::SCE.bits() == 0 {
+    if cpu.efer & Efer::SCE.bits() == 0 {
         return cpu.fail(Exception::UD);
+    }
+    if !cpu.is_64() {
+        return cpu.syscall_amd(op);
     }
     let flags = cpu.rflags() & !Rflags::RF.bits();
     cpu.gpr[1] = op.next_rip(cpu);
@@ -135,6 +138,24 @@ fn write_base(cpu: &mut Cpu, op: &Op, seg: usize) -> Guest<Flow> {
 }
 
 impl Cpu {
+    /// SYSCALL in compatibility mode, which only AMD processors have (AMD64 APM 3, SYSCALL). Legacy mode, where nobody uses
+    /// it, is left out.
+    fn syscall_amd(&mut self, op: &Op) -> Guest<Flow> {
+        if !self.is_amd() || !self.long_mode() {
+            return self.fail(Exception::UD);
+        }
+        let flags = self.rflags() & !Rflags::RF.bits();
+        self.gpr[1] = op.next_rip(self);
+        self.gpr[11] = flags;
+        let selector = (self.msr.star >> 32) as u16 & !3;
+        self.seg[SS] = flat(selector.wrapping_add(8), DATA);
+        self.set_rflags(flags & !self.msr.fmask);
+        self.step_by_new_flags();
+        let rip = self.msr.cstar;
+        self.commit_code(flat(selector, CODE64), 0, rip);
+        Ok(Flow::End)
+    }
+
     /// Sets the base of FS or GS.
     pub(super) fn set_base(&mut self, seg: usize, base: u64) {
         self.seg[seg].base = base;

@@ -1,6 +1,6 @@
 //! The guest's half of a session: runs commands for the host.
 //!
-//! One thread, one `poll` loop. What the agent holds in memory is bounded: [`WINDOW`] bytes of input per command, and
+//! One thread, one `poll` loop. What the agent holds in memory is bounded: `WINDOW` bytes of input per command, and
 //! output is read from commands only while little waits for the port.
 
 mod process;

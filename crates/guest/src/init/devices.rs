@@ -20,7 +20,7 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    /// Listens for events. Do this before [`Self::load_for_present`], so that no device falls between the two.
+    /// Listens for events. Do this before loading for those present, so that no device falls between the two.
     pub(super) fn open(modules: &Path) -> Self {
         let socket = sys::uevent_socket().map(fs::File::from).ok();
         Self { socket, loader: Loader::open(modules) }

@@ -152,10 +152,10 @@ pub fn instruction_allowed(instruction: &Instruction, bytes: &[u8], mode: Mode) 
         // EVEX space the decoder does not know may be newer than it.
         return !has_host_only_prefix(bytes, mode);
     }
-    code_allowed(instruction.code(), mode)
-        && !(mode == Mode::Long && near_branch_with_prefix66(instruction, bytes))
-        && !loop_with_rep(instruction, bytes, mode)
-        && !wide_element(instruction, bytes, mode)
+    let narrow_branch = mode == Mode::Long && near_branch_with_prefix66(instruction, bytes);
+    let host_specific =
+        narrow_branch || loop_with_rep(instruction, bytes, mode) || wide_element(instruction, bytes, mode);
+    code_allowed(instruction.code(), mode) && !host_specific
 }
 
 /// VEX.W of VPINSRD and VPEXTRD outside 64-bit mode, which Intel ignores and AMD does not know.

@@ -1,9 +1,9 @@
 //! The assembly that enters a case and the signal handler that leaves it.
 //!
-//! [`enter`] loads every register of a [`Regs`] and jumps into the case with IRETQ, which also selects compatibility mode and
+//! `enter` loads every register of a [`Regs`] and jumps into the case with IRETQ, which also selects compatibility mode and
 //! sets RFLAGS. The case always ends with a signal. The handler entry saves what the kernel does not put on the signal
 //! frame (segment selectors and bases), restores the driver's thread pointer and stack, and returns the address of the
-//! `ucontext` as if [`enter`] had returned: no `rt_sigreturn`, so one signal per case is all a run costs.
+//! `ucontext` as if `enter` had returned: no `rt_sigreturn`, so one signal per case is all a run costs.
 
 use crate::case::{Regs, offset};
 
