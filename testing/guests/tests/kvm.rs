@@ -11,8 +11,7 @@ use visor_test_guests::conformance::{self, Excuse};
 use visor_test_guests::{paging, scenario};
 
 /// What a page-table KVM gets wrong. Each was seen.
-const EMULATED: &[Excuse] = &[
-];
+const EMULATED: &[Excuse] = &[];
 
 fn engine() -> Option<KvmEngine> {
     KvmEngine::new().inspect_err(|e| println!("skipped: {e}")).ok()
