@@ -44,7 +44,7 @@ enum Task {
     Fuzz {
         /// `cpu`: instructions against the host; `kernel`: random bytes as kernels.
         target: String,
-        /// Arguments for the fuzzer, such as `--seed 1 --seconds 600`.
+        /// For `cpu`, arguments of the fuzzer such as `--seed 1 --seconds 600`; for `kernel`, the number of seeds.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },

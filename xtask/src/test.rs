@@ -28,11 +28,17 @@ pub(crate) fn run(lint_only: bool) -> anyhow::Result<()> {
 
 /// Runs a fuzzer with the given arguments.
 pub(crate) fn fuzz(target: &str, rest: &[String]) -> anyhow::Result<()> {
-    let bin = match target {
-        "cpu" => "cpu-fuzz",
-        "kernel" => "kernel-fuzz",
+    match target {
+        "cpu" => {
+            let mut fuzzer =
+                cargo(&["run", "--release", "--quiet", "--package", "visor-test-oracle", "--bin", "cpu-fuzz", "--"]);
+            step("cpu-fuzz", fuzzer.args(rest))
+        }
+        "kernel" => {
+            let seeds = rest.first().map_or("1000", String::as_str);
+            let mut test = cargo(&["test", "--release", "--package", "visor-test-guests", "--test", "soft", "random"]);
+            step("random bytes as kernels", test.env("VISOR_SEEDS", seeds))
+        }
         other => bail!("no fuzzer `{other}`: there are `cpu` and `kernel`"),
-    };
-    let mut command = cargo(&["run", "--release", "--quiet", "--package", "visor-test-oracle", "--bin", bin, "--"]);
-    step(bin, command.args(rest))
+    }
 }
