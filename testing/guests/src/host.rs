@@ -95,7 +95,9 @@ impl Host {
         let [a, b, c] = self.log().operands;
         if command == STOP {
             let log = self.log();
-            return if log.obey { log.kickers.iter().for_each(Kicker::kick) };
+            return if log.obey {
+                log.kickers.iter().for_each(Kicker::kick)
+            };
         }
         if command & LATER == 0 {
             return serve(&self.vm, &self.memory, command, a, b, &mut self.log().vector);
