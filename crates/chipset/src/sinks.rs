@@ -23,6 +23,8 @@ pub trait CharSink: Send {
 pub enum PowerEvent {
     /// Switch off.
     PowerOff,
+    /// Suspend to RAM (S3): everything but memory, the RTC and the wake logic goes off until something wakes the machine.
+    Sleep,
     /// Reset everything.
     Reset,
     /// End the virtual machine with this exit status.

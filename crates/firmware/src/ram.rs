@@ -121,6 +121,14 @@ pub(crate) fn write(memory: &GuestMemory, at: u64, data: &[u8]) -> Result<(), Bo
     })
 }
 
+pub(crate) fn read(memory: &GuestMemory, at: u64, data: &mut [u8]) -> Result<(), BootError> {
+    let len = data.len();
+    memory
+        .view()
+        .read_slice(data, GuestAddress(at))
+        .map_err(|e| BootError::new(BootErrorKind::Memory, format!("cannot read {len} bytes at {at:#x}: {e}")))
+}
+
 /// A size for people: rounded up to KiB or MiB.
 pub(crate) fn size(bytes: u64) -> String {
     if bytes >= 1 << 20 {

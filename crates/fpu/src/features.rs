@@ -77,7 +77,8 @@ pub(crate) fn required(code: Code) -> Option<FpuFeatures> {
         return Some(FpuFeatures::BASE);
     }
     let mut needed = FpuFeatures::empty();
-    for feature in code.cpuid_features() {
+    let features = code.cpuid_features();
+    for feature in features {
         needed |= match feature {
             // FCMOVcc and FCOMI; CMOVcc itself is no instruction of this unit.
             CpuidFeature::CMOV if code.cpuid_features().contains(&CpuidFeature::FPU) => FpuFeatures::BASE,
@@ -86,12 +87,12 @@ pub(crate) fn required(code: Code) -> Option<FpuFeatures> {
             | CpuidFeature::FPU287XL_ONLY
             | CpuidFeature::FPU387
             | CpuidFeature::FPU387SL_ONLY
-            // FCMOVcc and FCOMI name it beside FPU.
-            | CpuidFeature::CMOV
             | CpuidFeature::MMX
             | CpuidFeature::FXSR
             | CpuidFeature::SSE
             | CpuidFeature::SSE2 => FpuFeatures::BASE,
+            // FCMOVcc, not CMOVcc.
+            CpuidFeature::CMOV if features.contains(&CpuidFeature::FPU) => FpuFeatures::BASE,
             CpuidFeature::SSE3 => FpuFeatures::SSE3,
             CpuidFeature::SSSE3 => FpuFeatures::SSSE3,
             CpuidFeature::SSE4_1 => FpuFeatures::SSE41,

@@ -48,8 +48,10 @@ pub(crate) struct Board<'a> {
 pub(crate) struct Built {
     /// The port bus, for what firmware would program.
     pub(crate) ports: Arc<Bus<Pio>>,
-    /// All devices, in the order in which they are reset.
+    /// Devices that lose their state in S3, in the order in which they are reset.
     pub(crate) devices: Vec<Arc<Mutex<dyn Device>>>,
+    /// Devices that keep it: the RTC and the wake logic.
+    pub(crate) kept: Vec<Arc<Mutex<dyn Device>>>,
     pub(crate) pci: Option<Arc<Mutex<PciBus>>>,
     pub(crate) pm: Option<Arc<Mutex<AcpiPm>>>,
     pub(crate) uart: Option<Arc<Mutex<Uart>>>,
@@ -82,6 +84,13 @@ impl Board<'_> {
     pub(crate) fn plain<D: Device + 'static>(&mut self, device: D) -> Arc<Mutex<D>> {
         let device = Arc::new(Mutex::new(device));
         self.built.devices.push(device.clone());
+        device
+    }
+
+    /// As [`Board::timed`], for a device that keeps its state in S3.
+    pub(crate) fn kept<D: Device + 'static>(&mut self, make: impl FnOnce(Arc<dyn TimerSlot>) -> D) -> Arc<Mutex<D>> {
+        let device = self.timed(make);
+        self.built.kept.extend(self.built.devices.pop());
         device
     }
 
@@ -119,8 +128,21 @@ const BIOS_PORTS: &[(u16, u8)] = &[
 impl Built {
     /// Back to the state after power-on, with addresses assigned as firmware would.
     pub(crate) fn reset(&self) -> Result<(), MachineError> {
-        for d in &self.devices {
-            d.lock().unwrap_or_else(PoisonError::into_inner).reset();
+        reset_all(&self.kept);
+        reset_all(&self.devices);
+        self.initialise()
+    }
+
+    /// Whether something has come that ends a sleep in S3.
+    pub(crate) fn wakes(&self) -> bool {
+        self.pm.as_ref().is_some_and(|pm| pm.lock().unwrap_or_else(PoisonError::into_inner).wakes())
+    }
+
+    /// Back from S3.
+    pub(crate) fn wake(&self) -> Result<(), MachineError> {
+        reset_all(&self.devices);
+        if let Some(pm) = &self.pm {
+            pm.lock().unwrap_or_else(PoisonError::into_inner).wake();
         }
         self.initialise()
     }
@@ -135,5 +157,11 @@ impl Built {
             pci.lock().unwrap_or_else(PoisonError::into_inner).assign_resources()?;
         }
         Ok(())
+    }
+}
+
+fn reset_all(devices: &[Arc<Mutex<dyn Device>>]) {
+    for d in devices {
+        d.lock().unwrap_or_else(PoisonError::into_inner).reset();
     }
 }

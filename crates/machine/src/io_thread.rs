@@ -35,11 +35,12 @@ pub(crate) fn main(t: IoThread) {
     let mut census = Instant::now() + CENSUS;
     while t.control.stop_reason().is_none() {
         t.waker.drain();
+        t.feed();
+        let guest = t.run_timers();
+        // After the timers, one of which may have ended a sleep.
         if t.control.reset_due() {
             reset(&t);
         }
-        t.feed();
-        let guest = t.run_timers();
         let limit = t.deadline.map(|d| d.saturating_duration_since(Instant::now()));
         if limit == Some(Duration::ZERO) {
             t.control.stop(StopReason::TimedOut);
@@ -82,9 +83,15 @@ impl IoThread {
 
 /// All CPUs have been reset: now the rest.
 fn reset(t: &IoThread) {
-    let booted = t.built.reset().and_then(|()| t.loader.load());
-    match booted {
-        Ok(boot) => t.control.reset_done(boot.cpu),
+    let state = if !t.control.sleeps() {
+        t.built.reset().and_then(|()| t.loader.load()).map(|boot| boot.cpu)
+    } else if t.built.wakes() && t.control.machine_state() != MachineState::Paused {
+        t.built.wake().and_then(|()| t.loader.resume())
+    } else {
+        return;
+    };
+    match state {
+        Ok(cpu) => t.control.reset_done(cpu),
         Err(e) => t.control.stop(StopReason::Failed(format!("cannot reboot: {e}"))),
     }
 }

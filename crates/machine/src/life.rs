@@ -102,6 +102,8 @@ struct State {
     stop: Option<StopReason>,
     /// A reset is under way.
     reset: bool,
+    /// It is the way into S3, which lasts until [`Control::reset_done`].
+    sleep: bool,
     /// The state with which the boot CPU begins.
     boot: Option<Box<CpuState>>,
     cpus: Vec<CpuStatus>,
@@ -152,9 +154,29 @@ impl Control {
             if self.no_reboot {
                 s.stop.get_or_insert(reason);
             } else {
-                s.reset = true;
+                // A reset of a machine that sleeps is a reset.
+                (s.reset, s.sleep) = (true, false);
             }
         });
+    }
+
+    /// Suspends to RAM: resets all CPUs and keeps them from running until the I/O thread wakes the machine.
+    pub(crate) fn sleep(&self) {
+        self.change(|s| {
+            if !s.reset {
+                (s.reset, s.sleep) = (true, true);
+            }
+        });
+    }
+
+    /// True if the machine is in S3 or on its way there.
+    pub(crate) fn sleeps(&self) -> bool {
+        self.lock().sleep
+    }
+
+    /// Has the I/O thread look at everything again.
+    pub(crate) fn look(&self) {
+        self.waker.wake();
     }
 
     /// Stops all vCPUs between two instructions; true when they stand, false if the machine has stopped instead.
@@ -218,6 +240,10 @@ impl Control {
             if s.reset && !s.cpus[id].was_reset {
                 return Gate::Reset;
             }
+            if s.sleep && s.pause && !s.cpus[id].parked {
+                s.cpus[id].parked = true;
+                self.changed.notify_all();
+            }
             if s.started && !s.reset {
                 if id == 0
                     && let Some(boot) = s.boot.take()
@@ -259,7 +285,7 @@ impl Control {
     pub(crate) fn reset_done(&self, boot: CpuState) {
         self.change(|s| {
             s.reset = false;
-            s.reboots += 1;
+            s.reboots += u32::from(!std::mem::take(&mut s.sleep));
             s.boot = Some(Box::new(boot));
             s.cpus.iter_mut().for_each(|c| *c = CpuStatus::default());
         });
@@ -302,6 +328,7 @@ impl PowerSink for Control {
     fn request(&self, event: PowerEvent) {
         match event {
             PowerEvent::PowerOff => self.stop(StopReason::PowerOff),
+            PowerEvent::Sleep => self.sleep(),
             PowerEvent::Reset => self.reset(StopReason::Reset),
             PowerEvent::Exit(status) => self.stop(StopReason::DebugExit(status)),
         }

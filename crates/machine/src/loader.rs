@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, PoisonError};
 
-use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
+use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
 use visor_engine::GuestMemory;
 use visor_firmware::acpi::{self, AcpiConfig, PciConfig, PciRoute, SmiCommand};
 use visor_firmware::smbios::{self, SmbiosConfig};
 use visor_firmware::{Boot, BootSource, MemoryMap, boot};
+use visor_x86::CpuState;
 
 use crate::board::Built;
 use crate::error::{MachineError, MachineErrorKind};
@@ -54,6 +55,14 @@ impl Loader {
         smbios::install(&self.memory, &self.smbios)?;
         Ok(boot)
     }
+
+    /// The boot CPU's state after a sleep in S3; that of a fresh boot if the guest left no waking vector.
+    pub(crate) fn resume(&self) -> Result<CpuState, MachineError> {
+        match acpi::resume(&self.memory)? {
+            Some(cpu) => Ok(cpu),
+            None => Ok(self.load()?.cpu),
+        }
+    }
 }
 
 /// The devices as ACPI tells of them.
@@ -72,6 +81,7 @@ fn describe(config: &MachineConfig, built: &Built) -> AcpiConfig {
     AcpiConfig {
         cpus: config.cpus,
         s5: S5_SLEEP_TYPE,
+        s3: S3_SLEEP_TYPE,
         smi: Some(SmiCommand { port: SMI_COMMAND_PORT, enable: ACPI_ENABLE, disable: ACPI_DISABLE }),
         uart: true,
         keyboard: true,

@@ -180,7 +180,10 @@ impl Machine {
     /// Presses the power button; true if the guest's operating system listens to it.
     pub fn power_button(&self) -> bool {
         let Some(pm) = &self.built.pm else { return false };
-        pm.lock().unwrap_or_else(PoisonError::into_inner).power_button()
+        let heard = pm.lock().unwrap_or_else(PoisonError::into_inner).power_button();
+        // It may end a sleep.
+        self.control.look();
+        heard
     }
 
     /// Presses the reset button: the guest boots anew, or the machine stops if it was made with `no_reboot`.

@@ -1,12 +1,14 @@
 //! The table of devices: what a PC of ours consists of, and how each part is made and wired.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use visor_apic::{IOAPIC_BASE, IOAPIC_LEN};
 use visor_chipset::{
     AcpiPm, DEBUG_CONSOLE_PORTS, DEBUG_EXIT_PORT, DebugConsole, DebugExit, HPET_BASE, HPET_LEN, Hpet, HpetWires, I8042,
     I8042Wires, PM_PORT, Pit, PitWires, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT, TEST_MEMORY,
     TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts, UART_LEN, Uart, UartWires, claim_ports,
 };
-use visor_device::MmioDevice;
+use visor_device::{IrqLine, IrqSink, MmioDevice};
 use visor_firmware::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg};
 use visor_firmware::{HIGH_RAM, LOW_RAM_LIMIT};
 use visor_pci::{Apertures, PciBus};
@@ -16,6 +18,7 @@ use visor_virtio::rng::{HostEntropy, Rng};
 
 use crate::board::{Board, Part};
 use crate::error::{MachineError, MachineErrorKind};
+use crate::irq::Irqs;
 use crate::spec::MachineConfig;
 
 /// Name of the port through which the host talks to a program in the guest.
@@ -27,6 +30,7 @@ const HPET_INPUTS: std::ops::RangeInclusive<u32> = 20..=23;
 const COM1: u16 = 0x3f8;
 const COM1_IRQ: u32 = 4;
 const SCI: u32 = 9;
+const RTC_IRQ: u32 = 8;
 /// Configuration ports of the PCI bus, and the reset control register among them.
 const PCI_PORTS: (u64, u64) = (0xcf8, 8);
 /// Memory window above RAM, in bytes.
@@ -37,9 +41,9 @@ const MEM64: u64 = 64 << 30;
 pub(crate) const PARTS: &[Part] = &[
     Part { name: "interrupt controllers", wanted: always, build: interrupts },
     Part { name: "pit", wanted: always, build: pit },
+    Part { name: "acpi-pm", wanted: always, build: acpi_pm },
     Part { name: "rtc", wanted: always, build: rtc },
     Part { name: "hpet", wanted: always, build: hpet },
-    Part { name: "acpi-pm", wanted: always, build: acpi_pm },
     Part { name: "i8042", wanted: always, build: i8042 },
     Part { name: "uart0", wanted: always, build: uart },
     Part { name: "debug-exit", wanted: |c| c.debug_exit, build: debug_exit },
@@ -70,10 +74,29 @@ fn pit(b: &mut Board<'_>) -> Result<(), MachineError> {
     Ok(claim_ports(&b.pio, &pit)?)
 }
 
+/// Tells the wake logic too when the RTC raises its interrupt.
+struct RtcAlarm {
+    irqs: Arc<Irqs>,
+    pm: Arc<Mutex<AcpiPm>>,
+}
+
+impl IrqSink for RtcAlarm {
+    fn set(&self, gsi: u32, level: bool) {
+        if level {
+            self.pm.lock().unwrap_or_else(PoisonError::into_inner).rtc_alarm();
+        }
+        self.irqs.set(gsi, level);
+    }
+}
+
 fn rtc(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let (clock, irq, legacy) = (b.clock.clone(), b.irqs.line(8), b.legacy.clone());
+    let irq = match &b.built.pm {
+        Some(pm) => IrqLine::new(Arc::new(RtcAlarm { irqs: b.irqs.clone(), pm: pm.clone() }), RTC_IRQ),
+        None => b.irqs.line(RTC_IRQ),
+    };
+    let (clock, legacy) = (b.clock.clone(), b.legacy.clone());
     let config = RtcConfig { memory_below_4g: b.map.low_end(), memory_above_4g: b.map.high_end() - HIGH_RAM };
-    let rtc = b.timed(|timer| Rtc::new(RtcWires { clock, timer, irq, legacy }, config));
+    let rtc = b.kept(|timer| Rtc::new(RtcWires { clock, timer, irq, legacy }, config));
     Ok(claim_ports(&b.pio, &rtc)?)
 }
 
@@ -93,7 +116,7 @@ fn hpet(b: &mut Board<'_>) -> Result<(), MachineError> {
 
 fn acpi_pm(b: &mut Board<'_>) -> Result<(), MachineError> {
     let (clock, sci, power) = (b.clock.clone(), b.irqs.line(SCI), b.power.clone());
-    let pm = b.timed(|timer| AcpiPm::new(clock, timer, sci, power));
+    let pm = b.kept(|timer| AcpiPm::new(clock, timer, sci, power));
     b.built.pm = Some(pm.clone());
     Ok(claim_ports(&b.pio, &pm)?)
 }

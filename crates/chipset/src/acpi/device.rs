@@ -67,8 +67,12 @@ impl Ports for AcpiPm {
             0x602..=0x603 => r.enable = r.enable & kept | wide & PM1_ENABLE_BITS,
             0x604..=0x605 => {
                 r.control = r.control & (kept | CONTROL_SCI) | wide & CONTROL_BITS;
-                if wide & SLP_EN != 0 && r.control >> 10 & 7 == u16::from(S5_SLEEP_TYPE) {
-                    self.power.request(PowerEvent::PowerOff);
+                if wide & SLP_EN != 0 {
+                    match (r.control >> 10 & 7) as u8 {
+                        S3_SLEEP_TYPE => self.power.request(PowerEvent::Sleep),
+                        S5_SLEEP_TYPE => self.power.request(PowerEvent::PowerOff),
+                        _ => {}
+                    }
                 }
             }
             0x620..=0x623 => r.gpe_status &= !(u32::from(value) << gpe_shift),

@@ -14,7 +14,8 @@
 //! so is one that names B2h. SCI_EN itself is read-only, as §4.8.4.2.1 says of platforms that control it by command.
 //!
 //! The SCI is a level: active while SCI_EN is set and an enabled status bit is. S5 is entered with sleep type
-//! [`S5_SLEEP_TYPE`]; other types have no meaning here and are ignored.
+//! [`S5_SLEEP_TYPE`], S3 with [`S3_SLEEP_TYPE`]; other types have no meaning here and are ignored. What ends S3 is the power button
+//! and, if RTC_EN is set, the RTC's interrupt; the registers are kept over it, with WAK_STS added.
 
 mod device;
 mod reset;
@@ -45,6 +46,8 @@ pub const SMI_COMMAND_PORT: u16 = 0xb2;
 pub const ACPI_ENABLE: u8 = 0xf1;
 /// Written to [`SMI_COMMAND_PORT`] to leave ACPI mode.
 pub const ACPI_DISABLE: u8 = 0xf0;
+/// SLP_TYP that the `\_S3` package must name.
+pub const S3_SLEEP_TYPE: u8 = 1;
 /// SLP_TYP that the `\_S5` package must name.
 pub const S5_SLEEP_TYPE: u8 = 5;
 
@@ -52,6 +55,8 @@ const TIMER_HZ: u64 = 3_579_545;
 
 const PM1_TIMER: u16 = 1;
 const PM1_POWER_BUTTON: u16 = 1 << 8;
+const PM1_RTC: u16 = 1 << 10;
+const PM1_WAKE: u16 = 1 << 15;
 const PM1_STATUS_BITS: u16 = 0x8731;
 const PM1_ENABLE_BITS: u16 = 0x0721;
 const CONTROL_SCI: u16 = 1;
@@ -99,6 +104,25 @@ impl AcpiPm {
         self.regs.status |= PM1_POWER_BUTTON;
         self.update();
         self.regs.control & CONTROL_SCI != 0 && self.regs.enable & PM1_POWER_BUTTON != 0
+    }
+
+    /// The RTC's interrupt line has risen (ACPI 6.5 §4.8.2.2.3).
+    pub fn rtc_alarm(&mut self) {
+        self.regs.status |= PM1_RTC;
+        self.update();
+    }
+
+    /// Whether something has come that ends a sleep.
+    pub fn wakes(&self) -> bool {
+        let r = &self.regs;
+        r.status & (r.enable & PM1_RTC | PM1_POWER_BUTTON) != 0
+    }
+
+    /// The machine wakes from S3.
+    pub fn wake(&mut self) {
+        self.regs.status |= PM1_WAKE;
+        self.regs.control = CONTROL_SCI;
+        self.update();
     }
 
     /// Raises general-purpose event `n`, 0 to 31; others do not exist.

@@ -68,11 +68,28 @@ fn s5_powers_off() {
     let mut b = bench();
     b.write16(0x604, 0x3401 & !0x2000);
     assert_eq!(b.power.take(), [], "without SLP_EN");
-    b.write16(0x604, 0x2000 | 1 << 10);
+    b.write16(0x604, 0x2000 | 2 << 10);
     assert_eq!(b.power.take(), [], "another sleep state");
     b.write16(0x604, 0x2001 | u16::from(S5_SLEEP_TYPE) << 10);
     assert_eq!(b.power.take(), [PowerEvent::PowerOff]);
     assert_eq!(b.read16(0x604), 0x1401, "SLP_EN reads zero");
+}
+
+#[test]
+fn s3_ends_by_the_button_or_an_enabled_alarm() {
+    let mut b = bench();
+    b.write16(0x604, 0x2000 | u16::from(S3_SLEEP_TYPE) << 10);
+    assert_eq!(b.power.take(), [PowerEvent::Sleep]);
+    b.pm.rtc_alarm();
+    assert!(!b.pm.wakes(), "RTC_EN is clear");
+    b.write16(0x602, 0x400);
+    assert!(b.pm.wakes());
+    b.pm.wake();
+    assert_eq!(b.read16(0x600), 0x8400, "WAK_STS beside what woke it");
+    b.write16(0x600, 0x8400);
+    assert!(!b.pm.wakes());
+    b.pm.power_button();
+    assert!(b.pm.wakes());
 }
 
 #[test]

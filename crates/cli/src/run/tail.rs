@@ -15,12 +15,15 @@ impl Tail {
         }
     }
 
-    /// The last `n` lines that are not empty, without control characters and escape sequences, oldest first.
+    /// The last `n` lines that say something, without control characters and escape sequences, oldest first. A kernel's reason
+    /// for its panic comes before them, since a dump follows it.
     pub(super) fn lines(&self, n: usize) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.0);
-        let lines = text.split(['\n', '\r']).map(printable).filter(|l| !l.trim().is_empty());
-        let all: Vec<String> = lines.collect();
-        all[all.len().saturating_sub(n)..].to_vec()
+        let says = |l: &String| !l.trim().is_empty() && !is_ready_line(l.as_bytes());
+        let all: Vec<String> = text.split(['\n', '\r']).map(printable).filter(says).collect();
+        let (before, last) = all.split_at(all.len().saturating_sub(n));
+        let panic = before.iter().rfind(|l| l.contains("Kernel panic - not syncing"));
+        panic.into_iter().chain(last).cloned().collect()
     }
 }
 
@@ -97,6 +100,9 @@ mod tests {
         tail.push(b"\r\none\r\n\x1b[1;31mtwo\x1b[0m\x07\r\n\r\nthree \xff");
         assert_eq!(tail.lines(3), ["one", "two", "three \u{fffd}"]);
         assert!(tail.0.len() <= 2 * KEPT + 64);
+        tail.push(b"\r\n[1.0] Kernel panic - not syncing: no init\r\na\r\nREADY 1.5\r\nb\r\nc\r\n");
+        assert_eq!(tail.lines(2), ["[1.0] Kernel panic - not syncing: no init", "b", "c"]);
+        assert_eq!(tail.lines(4).len(), 4, "not twice");
         assert!(Tail::default().lines(3).is_empty());
         assert_eq!(printable("a\x1b"), "a");
     }

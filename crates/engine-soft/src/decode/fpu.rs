@@ -21,6 +21,7 @@ pub(super) fn handler(cpu: &Cpu, d: &mut Decoding) -> Option<Handler> {
         _ if !d.mode.protected => return None,
         _ => fpu::run::<{ fpu::AVX }>,
     };
+    d.op.aux = if d.ins.is_vsib() { fpu::GATHER } else { 0 };
     d.op.fpu = Some(Arc::new(prepared));
     Some(handler)
 }

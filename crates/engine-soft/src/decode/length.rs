@@ -25,8 +25,10 @@ fn longer_by_length(window: &[u8; MAX_LEN], bits: u32) -> bool {
         matches!(window[i], 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf0)
             || window[i + 1..prefixes].contains(&window[i])
     };
+    let repeat = |i: usize| matches!(window[i], 0xf2 | 0xf3);
     // An instruction cannot be that long without such a prefix.
-    let Some(drop) = (0..prefixes).find(|&i| idle(i)) else { return true };
+    let drop = (0..prefixes).find(|&i| idle(i)).or_else(|| (0..prefixes).find(|&i| repeat(i)));
+    let Some(drop) = drop else { return true };
     let rest = [&window[..drop], &window[drop + 1..]].concat();
     length(&rest, bits) == Length::Beyond
 }
@@ -35,10 +37,14 @@ fn longer_by_length(window: &[u8; MAX_LEN], bits: u32) -> bool {
 fn longer_without_mandatory(window: &[u8; MAX_LEN], bits: u32) -> bool {
     let prefixes = prefixes(window);
     let mandatory = |b: &u8| matches!(b, 0x66 | 0xf0 | 0xf2 | 0xf3);
-    let mut rest: Vec<u8> = window[..prefixes].iter().filter(|b| !mandatory(b)).copied().collect();
-    rest.extend_from_slice(&window[prefixes..]);
-    let dropped = MAX_LEN - rest.len();
-    dropped > 0 && length(&rest, bits) == Length::Beyond
+    let mut plain: Vec<u8> = window[..prefixes].iter().filter(|b| !mandatory(b)).copied().collect();
+    plain.extend_from_slice(&window[prefixes..]);
+    let dropped = MAX_LEN - plain.len();
+    // Some opcodes exist with 66 only.
+    let operand_size: &[u8] = &[0x66];
+    dropped > 0
+        && (length(&plain, bits) == Length::Beyond
+            || dropped > 1 && length(&[operand_size, &plain].concat(), bits) == Length::Beyond)
 }
 
 /// Number of legacy prefixes.

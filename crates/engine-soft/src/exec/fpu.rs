@@ -32,6 +32,9 @@ pub(crate) fn class_number(class: FpuClass) -> u8 {
     }
 }
 
+/// `op.aux` of an instruction whose operands each have an index of their own.
+pub(crate) const GATHER: u8 = 1;
+
 const EM_TS: u64 = Cr0::EM.bits() | Cr0::TS.bits();
 /// XCR0: SSE and AVX state.
 const XCR0_VECTORS: u64 = 6;
@@ -125,8 +128,8 @@ struct Operand<'a> {
 impl Operand<'_> {
     fn linear(&mut self, offset: i64, len: usize, write: bool) -> Guest<u64> {
         let ea = self.ea.wrapping_add(offset as u64);
-        // Offsets of 16 bits wrap between operands, not within one, and gathers do not exist there.
-        let ea = if self.op.mem.mask == 0xffff { ea } else { ea & self.op.mem.mask };
+        // Addresses wrap between operands, not within one; each element of a gather is one.
+        let ea = if self.op.aux == GATHER { ea & self.op.mem.mask } else { ea };
         self.cpu.linear_at(self.op, ea, len as u64, write)
     }
 

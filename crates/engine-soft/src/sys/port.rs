@@ -1,11 +1,13 @@
 //! Port instructions and the I/O permission bitmap (SDM 1 §19.5).
 
+use std::sync::atomic::Ordering;
+
 use visor_x86::exception::Exception;
 use visor_x86::regs::Rflags;
 
 use crate::cpu::Cpu;
 use crate::op::{Flow, Guest, Op};
-use crate::sys::operand::ones;
+use crate::sys::operand::{end, ones};
 
 /// Elements of a repeated INS or OUTS between two looks at interrupts.
 const BATCH: u32 = 256;
@@ -71,7 +73,8 @@ fn output(cpu: &mut Cpu, op: &Op, port: u16) -> Guest<Flow> {
     cpu.check_ports(port, size_of(op))?;
     let value = cpu.reg_get(RAX, size_of(op));
     cpu.port_write(port, size_of(op), value);
-    Ok(Flow::Next)
+    // Who resets the machine or puts it to sleep relies on nothing after the OUT being executed.
+    if cpu.port.attention.load(Ordering::Relaxed) != 0 { end(cpu, op) } else { Ok(Flow::Next) }
 }
 
 /// IN with an immediate port.

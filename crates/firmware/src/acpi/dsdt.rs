@@ -13,6 +13,9 @@ use super::{AcpiConfig, HPET, OEM, OEM_TABLE, PciConfig};
 pub(super) fn dsdt(config: &AcpiConfig) -> Vec<u8> {
     let mut t = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, 1);
     let mut body = Vec::new();
+    // Suspend to RAM.
+    let s3 = Package::new(vec![&config.s3, &config.s3, &ZERO, &ZERO]);
+    Name::new(Path::new("\\_S3_"), &s3).to_aml_bytes(&mut body);
     // Soft off: SLP_TYPa, SLP_TYPb, two reserved.
     let s5 = Package::new(vec![&config.s5, &config.s5, &ZERO, &ZERO]);
     Name::new(Path::new("\\_S5_"), &s5).to_aml_bytes(&mut body);

@@ -17,7 +17,6 @@ pub(super) fn fadt(config: &AcpiConfig, facs: u64, dsdt: u64) -> Vec<u8> {
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
         .flag(Flags::SlpButton) // no fixed sleep button; the power button is fixed hardware
-        .flag(Flags::FixRtc) // the RTC cannot wake the machine
         .flag(Flags::ResetRegSup)
         .preferred_pm_profile(PmProfile::Unspecified);
     // Old kernels read the 32-bit fields alone, and both may be set if they agree.

@@ -12,6 +12,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, facs::FACS};
 use visor_memory::GuestMemory;
+use visor_x86::{CpuState, Seg, Segment};
 
 use crate::error::{BootError, BootErrorKind};
 use crate::layout::{RSDP, TABLES};
@@ -48,6 +49,8 @@ pub struct AcpiConfig {
     pub cpus: u32,
     /// SLP_TYP value that powers off.
     pub s5: u8,
+    /// SLP_TYP of S3, in which memory is kept.
+    pub s3: u8,
     /// How to switch to ACPI mode; without it, ACPI mode is always on.
     pub smi: Option<SmiCommand>,
     /// A COM1 at 3F8h, interrupt 4.
@@ -134,6 +137,25 @@ pub fn tables(config: &AcpiConfig) -> Tables {
     let xsdt = place("XSDT", bytes(&xsdt));
     out.push(("RSD PTR ", RSDP, rsdp(rsdt as u32, xsdt)));
     Tables { tables: out }
+}
+
+/// The state in which the boot CPU resumes an operating system that sleeps in S3: in real mode at the waking vector that it left
+/// in the FACS (ACPI 6.5 §5.2.10). `None` if there is none below 1 MiB.
+///
+/// # Errors
+/// [`BootErrorKind::Memory`] if there is no RAM at the FACS.
+pub fn resume(memory: &GuestMemory) -> Result<Option<CpuState>, BootError> {
+    const WAKING_VECTOR: u64 = 12;
+    let mut bytes = [0; 4];
+    ram::read(memory, TABLES + WAKING_VECTOR, &mut bytes)?;
+    let vector = u32::from_le_bytes(bytes);
+    if vector == 0 || vector >= 1 << 20 {
+        return Ok(None);
+    }
+    let mut cpu = CpuState { rip: u64::from(vector & 0xf), ..CpuState::default() };
+    cpu.seg[Seg::Cs as usize] = Segment::real_mode((vector >> 4) as u16);
+    cpu.idtr.limit = 0x3ff;
+    Ok(Some(cpu))
 }
 
 /// Makes the tables and writes them to guest memory.

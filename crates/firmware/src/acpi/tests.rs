@@ -9,6 +9,7 @@ fn full(cpus: u32) -> AcpiConfig {
     AcpiConfig {
         cpus,
         s5: 5,
+        s3: 1,
         smi: Some(SmiCommand { port: 0xb2, enable: 0xf1, disable: 0xf0 }),
         uart: true,
         keyboard: true,
@@ -111,6 +112,7 @@ fn iasl_reads_the_tables() {
     }
     let dsdt = dump("DSDT");
     for want in [
+        "Name (\\_S3, Package (0x04)",
         "Name (\\_S5, Package (0x04)",
         "Device (C001)",
         "EisaId (\"PNP0A03\")",

@@ -233,3 +233,27 @@ fn linux_boots() {
     assert_eq!(reason, StopReason::PowerOff, "{text}");
     assert!(text.contains("READY"), "{text}");
 }
+
+#[test]
+fn suspend_to_ram_resumes_at_the_waking_vector() {
+    // In real mode: mov dx, 0f4h; mov al, [500h]; out dx, al; jmp $
+    let resumed = [0xba, 0xf4, 0x00, 0xa0, 0x00, 0x05, 0xee, 0xeb, 0xfe];
+    // mov byte [address], value
+    let store = |g: Guest, (at, byte): (u32, u8)| {
+        let [a0, a1, a2, a3] = at.to_le_bytes();
+        g.code(&[0xc6, 0x05, a0, a1, a2, a3, byte])
+    };
+    let bytes = (0x8000..).zip(resumed);
+    // FACS: the waking vector is 8000h.
+    let bytes = bytes.chain([(0xe_000c, 0x00), (0xe_000d, 0x80), (0xe_000e, 0), (0xe_000f, 0), (0x500, 21)]);
+    let asleep = bytes.fold(Guest::default(), store).print("z").out16(0x604, 0x2400);
+    let kernel = store(asleep, (0x500, 1)).exit(1).kernel();
+    let mut m = machine(spec(kernel), &engines()[0]);
+    let mut text = [0; 1];
+    let mut out = m.serial_output();
+    m.start().unwrap();
+    out.read_exact(&mut text).unwrap();
+    m.power_button();
+    assert_eq!(m.wait(), StopReason::DebugExit(43), "memory as at the OUT, which nothing followed");
+    assert_eq!(m.reboots(), 0);
+}

@@ -278,3 +278,27 @@ fn measure_syscall() {
     g.runs_to_halt();
     println!("int and iretq: {:?}", start.elapsed() / 1_000_000);
 }
+
+#[test]
+fn the_single_step_trap_of_a_load_of_ss_is_lost() {
+    let mut g = Guest::long();
+    #[rustfmt::skip]
+    g.put(CODE, &[
+        0x8c, 0xd0,                         // mov eax, ss
+        0x9c,                               // pushfq
+        0x81, 0x0c, 0x24, 0, 1, 0, 0,       // or dword [rsp], 100h
+        0x9d,                               // popfq
+        0x8e, 0xd0,                         // mov ss, eax
+        0xff, 0xc1,                         // inc ecx
+        0xf4,                               // hlt
+    ]);
+    #[rustfmt::skip]
+    g.handler(1, INTERRUPT, &[
+        0xff, 0xc3,                                     // inc ebx
+        0x48, 0x8b, 0x14, 0x24,                         // mov rdx, [rsp]
+        0x81, 0x64, 0x24, 0x10, 0xff, 0xfe, 0xff, 0xff, // and dword [rsp+16], ~100h
+        0x48, 0xcf,                                     // iretq
+    ]);
+    g.runs_to_halt();
+    assert_eq!((g.cpu.gpr[3], g.cpu.gpr[2]), (1, CODE + 15), "one trap, after INC");
+}
