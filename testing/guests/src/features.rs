@@ -10,6 +10,7 @@ pub fn has(cpuid: &Cpuid, name: &str) -> bool {
     let leaf = |l, s| cpuid.get(l, s).unwrap_or_default();
     let bit = |word: u32, n: u32| word >> n & 1 == 1;
     match name {
+        "vme" => bit(leaf(1, 0).edx, 1),
         "pse" => bit(leaf(1, 0).edx, 3),
         "pae" => bit(leaf(1, 0).edx, 6),
         "de" => bit(leaf(1, 0).edx, 2),

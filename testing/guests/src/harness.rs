@@ -17,6 +17,9 @@ use crate::image::{self, Program};
 /// Bytes of RAM, from address 0.
 pub const RAM: u64 = 16 << 20;
 
+/// Most differences that an account lists.
+const SHOWN: usize = 25;
+
 /// How to run a program.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -77,7 +80,7 @@ impl Outcome {
     /// Every difference between what happened and what should have, one a line; empty for a passing program.
     pub fn differences(&self) -> String {
         let mut text = String::new();
-        for (i, c) in self.checks.iter().enumerate().filter(|(_, c)| c.got != c.want) {
+        for (i, c) in self.checks.iter().enumerate().filter(|(_, c)| c.got != c.want).take(SHOWN) {
             let _ = writeln!(text, "  check {i:3}  {}: got {:#x}, want {:#x}", c.name, c.got, c.want);
         }
         match self.exit {
@@ -270,5 +273,22 @@ impl Drop for Watchdog {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_told() {
+        let check = |got| Check { name: "answer", got, want: 42 };
+        let good = Outcome { exit: Some(0), checks: vec![check(42)], ..Outcome::default() };
+        assert_eq!(good.differences(), "");
+        let bad = Outcome { checks: vec![check(42), check(41)], ..good.clone() };
+        assert_eq!(bad.differences(), "  check   1  answer: got 0x29, want 0x2a\n");
+        assert_ne!(Outcome { exit: None, ..good.clone() }.differences(), "");
+        assert_ne!(Outcome { exit: Some(1), ..good.clone() }.differences(), "");
+        assert_ne!(Outcome { checks: Vec::new(), ..good }.differences(), "");
     }
 }

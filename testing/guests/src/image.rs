@@ -23,14 +23,17 @@ pub struct Program {
 global_asm!(
     ".pushsection .rodata.visor_guest_image, \"a\", @progbits",
     include_str!("asm/prelude.s"),
+    include_str!("asm/boot.s"),
     include_str!("asm/real.s"),
     include_str!("asm/v86.s"),
     include_str!("asm/protected.s"),
+    include_str!("asm/gates.s"),
     include_str!("asm/tasks.s"),
     include_str!("asm/exceptions.s"),
     include_str!("asm/debug.s"),
     include_str!("asm/paging.s"),
     include_str!("asm/long.s"),
+    include_str!("asm/syscall.s"),
     include_str!("asm/modify.s"),
     include_str!("asm/io.s"),
     include_str!("asm/irq.s"),
@@ -97,4 +100,23 @@ fn text(bytes: &'static [u8]) -> &'static str {
 fn section(start: *const u8, end: *const u8) -> &'static [u8] {
     // SAFETY: both symbols delimit one contiguous read-only section of this binary.
     unsafe { std::slice::from_raw_parts(start, end.offset_from(start) as usize) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_is_sound() {
+        let all = programs();
+        assert!(all.len() > 100);
+        for p in &all {
+            let end = LOAD + bytes().len() as u64;
+            assert!((LOAD..end).contains(&u64::from(p.entry)), "{} lies in the image", p.name);
+            assert!(matches!(p.mode, 16 | 32 | 64), "{}", p.name);
+            assert!(p.mode != 16 || p.entry < 0xf000, "{} is reachable in real mode", p.name);
+            assert_eq!(all.iter().filter(|q| q.name == p.name).count(), 1, "{} is there once", p.name);
+        }
+        assert!(LOAD + (bytes().len() as u64) < 0x3_0000, "the image ends below what programs use");
+    }
 }

@@ -1,9 +1,12 @@
-//! Random bytes as guests: whatever a guest executes, the engine neither panics nor hangs beyond a kick.
+//! Random bytes as guests: whatever a guest executes, the engine neither panics, nor hangs beyond a kick, nor touches
+//! memory that is not the guest's.
 
 use std::time::{Duration, Instant};
 
-use visor_engine::{Engine, EngineError, Stop};
+use visor_engine::{Engine, EngineError, Gpa, GuestMemory, Stop};
+use visor_memory::RamRange;
 use visor_x86::state::CpuState;
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::harness::Guest;
 use crate::image::{self, Program};
@@ -22,7 +25,7 @@ impl Rng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -38,7 +41,10 @@ pub fn run(engine: &dyn Engine, seed: u64, time: Duration) -> Result<String, Eng
     let mut text = String::new();
     for (name, mode) in [("drive/random-16", 16), ("drive/random-32", 32), ("drive/random-64", 64)] {
         let mut rng = Rng::new(seed ^ mode << 56);
+        // The host places mappings next to each other, so these lie around the guest's RAM.
+        let below = Canary::new();
         let mut guest = noise(engine, &image::program(name), &mut rng)?;
+        let above = Canary::new();
         let end = Instant::now() + time;
         while Instant::now() < end {
             let begin = Instant::now();
@@ -47,14 +53,38 @@ pub fn run(engine: &dyn Engine, seed: u64, time: Duration) -> Result<String, Eng
                 text += &format!("  seed {seed}, {mode} bits: a kick took {:?}\n", begin.elapsed());
             }
             let state = guest.boot.save()?;
-            if stop == Stop::Kicked && !state.wait_for_sipi && rng.next() % 4 != 0 {
+            if stop == Stop::Kicked && !state.wait_for_sipi && !rng.number().is_multiple_of(4) {
                 continue;
             }
             // Dead, or long enough of it: somewhere else.
             guest.boot.restore(&jump(&state, &mut rng))?;
         }
+        if !below.intact() || !above.intact() {
+            text += &format!("  seed {seed}, {mode} bits: memory that is not the guest's has changed\n");
+        }
     }
     Ok(text)
+}
+
+/// Memory that nobody may change.
+struct Canary(GuestMemory);
+
+impl Canary {
+    const LEN: u64 = 1 << 20;
+    const BYTE: u8 = 0xa5;
+
+    fn new() -> Self {
+        let memory = GuestMemory::new(&[RamRange { start: Gpa(0), len: Self::LEN }]).expect("1 MiB can be had");
+        let pattern = vec![Self::BYTE; Self::LEN as usize];
+        memory.view().write_slice(&pattern, GuestAddress(0)).expect("the range is in RAM");
+        Canary(memory)
+    }
+
+    fn intact(&self) -> bool {
+        let mut bytes = vec![0; Self::LEN as usize];
+        self.0.view().read_slice(&mut bytes, GuestAddress(0)).expect("the range is in RAM");
+        bytes.iter().all(|&b| b == Self::BYTE)
+    }
 }
 
 /// A guest whose code, tables, stacks and data beyond the image are noise, biased towards system instructions.
@@ -62,10 +92,10 @@ fn noise(engine: &dyn Engine, program: &Program, rng: &mut Rng) -> Result<Guest,
     let guest = Guest::new(engine, program, 1)?;
     let mut bytes = vec![0u8; 0x10_0000];
     for chunk in bytes.chunks_mut(8) {
-        let mut word = rng.next().to_le_bytes();
-        match rng.next() % 8 {
+        let mut word = rng.number().to_le_bytes();
+        match rng.number() % 8 {
             0 => word[0] = 0x0f,
-            1 => (word[2], word[3]) = (0x0f, (rng.next() % 4) as u8),
+            1 => (word[2], word[3]) = (0x0f, (rng.number() % 4) as u8),
             2 => word[4..].fill(0x90),
             3 => (word[0], word[3]) = (0xf3, 0x66),
             _ => {}
@@ -74,7 +104,6 @@ fn noise(engine: &dyn Engine, program: &Program, rng: &mut Rng) -> Result<Guest,
     }
     guest.write(0x20_0000, &bytes);
     guest.write(0x3_0000, &bytes[..0x5_0000]);
-    // All exceptions of the 16-bit guest go into the noise.
     Ok(guest)
 }
 
@@ -83,7 +112,7 @@ fn jump(state: &CpuState, rng: &mut Rng) -> CpuState {
     let mut s = state.clone();
     (s.halted, s.wait_for_sipi, s.interrupt_shadow) = (false, false, false);
     for r in &mut s.gpr {
-        let n = rng.next();
+        let n = rng.number();
         *r = match n % 4 {
             0 => n >> 3,
             1 => 0x20_0000 + (n >> 40) % 0x10_0000,
@@ -92,7 +121,7 @@ fn jump(state: &CpuState, rng: &mut Rng) -> CpuState {
         };
     }
     let base = if s.cr0 & 1 == 0 { 0 } else { 0x20_0000 };
-    s.rip = base + rng.next() % if base == 0 { 0x1_0000 } else { 0x10_0000 };
-    s.gpr[4] = 0x30_0000 + (rng.next() % 0x1000) * 8;
+    s.rip = base + rng.number() % if base == 0 { 0x1_0000 } else { 0x10_0000 };
+    s.gpr[4] = 0x30_0000 + (rng.number() % 0x1000) * 8;
     s
 }

@@ -4,11 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use visor_engine::{Engine, EngineError, GuestMemory, Stop};
+use visor_engine::{Engine, EngineError, Gpa, GuestMemory, Stop};
 use visor_x86::state::CpuState;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::harness::{Guest, Watchdog};
+use crate::harness::{Access, Guest, Options, Watchdog, run};
 use crate::image;
 
 /// The time limit of one scenario.
@@ -173,4 +173,56 @@ pub fn reset_state(engine: &dyn Engine) -> Result<String, EngineError> {
     drop(watch);
     check("a waiting CPU can be kicked", stop == Stop::Kicked && begin.elapsed() < Duration::from_secs(2));
     Ok(text)
+}
+
+/// Devices see accesses with the size and at the address that the guest used, each once and in order.
+///
+/// # Errors
+/// Those of the engine.
+pub fn accesses(engine: &dyn Engine) -> Result<String, EngineError> {
+    let outcome = run(engine, &image::program("io/mmio-sizes"), Options::default())?;
+    let at = |offset: u64| Gpa(0xd000_0000 + offset);
+    // The program loads a checked quadword twice.
+    let q = Access::Load { at: at(0), value: 0x1122_3344_5566_7788, size: 8 };
+    let want = [
+        Access::Store { at: at(0), value: 0x1122_3344_5566_7788, size: 8 },
+        q,
+        q,
+        Access::Store { at: at(8), value: 0xaabb_ccdd, size: 4 },
+        Access::Load { at: at(8), value: 0xaabb_ccdd, size: 4 },
+        Access::Store { at: at(8), value: 0x1234, size: 2 },
+        Access::Load { at: at(8), value: 0xaabb_1234, size: 4 },
+        Access::Store { at: at(11), value: 0x99, size: 1 },
+        Access::Load { at: at(8), value: 0x99bb_1234, size: 4 },
+        Access::Load { at: at(9), value: 0x12, size: 1 },
+        Access::Load { at: at(11), value: 0x99, size: 1 },
+        Access::Load { at: at(10), value: 0x99bb, size: 2 },
+    ];
+    let mut text = difference("io/mmio-sizes", &outcome.accesses, &want);
+    let outcome = run(engine, &image::program("io/strings"), Options::default())?;
+    let out = |value| Access::Out { port: 0x208, value, size: 4 };
+    let start = outcome.accesses.get(..2).unwrap_or_default();
+    text += &difference("io/strings", start, &[out(0x4433_2211), out(0x8877_6655)]);
+    let words = |a: &&Access| matches!(a, Access::In { port: 0x208, size: 2, .. });
+    let bytes = |a: &&Access| matches!(a, Access::In { port: 0x208, size: 1, .. });
+    let counts = (outcome.accesses.iter().filter(words).count(), outcome.accesses.iter().filter(bytes).count());
+    if counts != (3, 2 + 0x200) {
+        text += &format!("  io/strings: {counts:?} IN of words and bytes\n");
+    }
+    let outcome = run(engine, &image::program("irq/level-eoi"), Options::default())?;
+    let eois = outcome.accesses.iter().filter(|a| **a == Access::Eoi { vector: 0x61 }).count();
+    if eois != 1 {
+        text += &format!("  irq/level-eoi: the machine saw {eois} ends of interrupt 61h\n");
+    }
+    Ok(text)
+}
+
+fn difference(name: &str, got: &[Access], want: &[Access]) -> String {
+    let mut text = String::new();
+    for n in 0..got.len().max(want.len()) {
+        if got.get(n) != want.get(n) {
+            text += &format!("  {name}, access {n}: got {:x?}, want {:x?}\n", got.get(n), want.get(n));
+        }
+    }
+    text
 }

@@ -18,7 +18,7 @@ jnz 67b
 # Interrupts are taken in here.
 .macro window
 sti
-settle 1000
+settle 5000
 cli
 .endm
 
@@ -389,4 +389,38 @@ expect_l "taken", V_A, 1
 movl 0x190+0x20(%rbp), %eax
 andl $2, %eax
 expect "TMR says level", 2
+pass
+
+program 64, "irq/destinations", irq_dest
+apic_on
+counting_handler 0x31, count_eoi
+movl $0x04000000, 0xd0(%rbp)  # logical id 04h, flat
+host H_MSI, APIC+0x4004, 0x31
+window
+expect_l "logical", V_A, 1
+host H_MSI, APIC+0x3004, 0x31
+window
+expect_l "logical, of others", V_A, 1
+host H_MSI, APIC+0x4004, 0x131
+window
+expect_l "lowest priority", V_A, 2
+host H_MSI, APIC+0xff000, 0x31
+window
+expect_l "broadcast", V_A, 3
+movl $0x0fffffff, 0xe0(%rbp)  # cluster
+movl $0x21000000, 0xd0(%rbp)
+host H_MSI, APIC+0x21004, 0x31
+window
+expect_l "cluster 2, member 1", V_A, 4
+host H_MSI, APIC+0x11004, 0x31
+window
+expect_l "cluster 1", V_A, 4
+# software-disabled: nothing fixed comes through
+movl $0xff, 0xf0(%rbp)
+host H_MSI, APIC, 0x31
+movl $0x1ff, 0xf0(%rbp)
+window
+expect_l "disabled", V_A, 4
+host H_MSI, APIC, 0x0f
+expect_l "an illegal vector is recorded by nobody", V_A, 4
 pass

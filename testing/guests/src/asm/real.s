@@ -262,8 +262,8 @@ movw $(1f - guest + LOAD), 4*8
 movl $0x700, %eax
 host H_INTR, 0x08
 sti
-nop
-nop
+movw $60000, %cx
+2: loop 2b
 cli
 expect_w "taken in real mode", V_A, 1
 host H_LATER+H_INTR, 0x08, 0, 20

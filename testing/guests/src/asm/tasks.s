@@ -179,3 +179,36 @@ expect "LDTR", LDT_SEL
 movw %gs, %ax
 expect_w "a selector of the LDT", %ax, 0xc
 pass
+
+program 32, "task/16-bit", task_16
+descriptor TSS_C_SEL, 0x8000002b, 0x00008118
+movw $(1f - guest + LOAD), TSS_C+0x0e
+movw $2, TSS_C+0x10
+movw $0x1111, TSS_C+0x12
+movw $0x2222, TSS_C+0x14
+movw $0x3333, TSS_C+0x18
+movw $0x7000, TSS_C+0x1a
+movw $DATA32, TSS_C+0x22
+movw $CODE32, TSS_C+0x24
+movw $DATA16, TSS_C+0x26
+movw $DATA32, TSS_C+0x28
+movl $0x12345678, %edi
+lcalll $TSS_C_SEL, $0
+2:
+expect_l "registers come back whole", %edi, 0x12345678
+expect_w "its AX was saved", TSS_C+0x12, 0x7777
+expect_l "the task is free", GDT+TSS_C_SEL+4, 0x00008118
+descriptor TSS_C_SEL, 0x8000002a, 0x00008118
+faults "too short", 10, TSS_C_SEL, "ljmpl $TSS_C_SEL, $0"
+pass
+1:
+movl %eax, %esi
+expect_w "AX", %si, 0x1111
+expect_w "CX", %cx, 0x2222
+expect_w "BX", %bx, 0x3333
+expect_w "SP", %sp, 0x7000
+expect_w "back link", TSS_C, TSS_SEL
+expect_l "busy", GDT+TSS_C_SEL+4, 0x00008318
+expect_l "the old task's EIP", TSS+0x20, 2b - guest + LOAD
+movw $0x7777, %ax
+iretl

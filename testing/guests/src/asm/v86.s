@@ -174,3 +174,67 @@ iretl
 3:
 expect_l "LTR, LAR and ARPL are undefined", V_A, 3
 pass
+
+program 32, "v86/vme", v86_vme, "vme"
+# virtual interrupt flag and redirection of INT n (SDM 3A §20.3, §20.4): map at the 32 bytes before the I/O map
+movl %cr4, %eax
+orl $1, %eax
+movl %eax, %cr4
+movw $0x88, TSS+0x66
+movb $4, TSS+0x68+4          # INT 22h is not redirected
+movw $(3f - guest + LOAD), 4*0x21
+movw $0, 4*0x21+2
+monitor 2f
+enter_v86 1f, 0x00020002
+.code16
+1:
+xorw %ax, %ax
+movw %ax, %ds
+pushfw
+popw %bx
+andw $0x3200, %bx
+expect_w "IOPL shows as 3, VIF as IF", %bx, 0x3000
+sti
+pushfw
+popw %bx
+andw $0x0200, %bx
+expect_w "STI sets VIF", %bx, 0x0200
+int $0x21
+91:
+pushfw
+popw %bx
+andw $0x0200, %bx
+expect_w "IRET restores VIF", %bx, 0x0200
+92: int $0x22
+unreachable "INT 22h"
+3:
+popw %bx
+expect_w "the IP on the V86 stack", %bx, 91b - guest + LOAD
+pushw %bx
+pushfw
+popw %bx
+andw $0x0200, %bx
+expect_w "VIF is clear in the handler", %bx, 0
+iretw
+.code32
+2:
+movl $DATA32, %eax
+movw %ax, %ds
+expect_l "INT 22h is #GP", (%esp), 13
+expect_l "its EIP", 8(%esp), 92b - guest + LOAD
+movl 16(%esp), %eax
+andl $0x80200, %eax
+expect "VIF is set, IF is not", 0x80000
+movl $STACK0, %esp
+monitor 4f
+enter_v86 5f, 0x00120002
+.code16
+5: sti
+unreachable "STI with VIP"
+.code32
+4:
+movl $DATA32, %eax
+movw %ax, %ds
+expect_l "STI with VIP is #GP", (%esp), 13
+expect_l "at itself", 8(%esp), 5b - guest + LOAD
+pass
