@@ -30,6 +30,7 @@ enum Task {
         bless: bool,
     },
     /// Run every check and test, as continuous integration does.
+    #[command(visible_alias = "ci")]
     Test {
         /// Only the quick checks: format, tidy, clippy, docs.
         #[arg(long)]
