@@ -1,6 +1,9 @@
 //! Everything that must pass.
 
-use anyhow::bail;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use anyhow::{Context, bail};
 
 use crate::shell::{cargo, step};
 use crate::tidy;
@@ -23,7 +26,35 @@ pub(crate) fn run(lint_only: bool) -> anyhow::Result<()> {
     }
     // The program itself is built optimised first: the end-to-end tests run it.
     step("build", &mut cargo(&["build", "--release", "--locked", "--package", "visor"]))?;
-    step("tests", &mut cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]))
+    tests()
+}
+
+/// Runs all tests and closes with their number, which cargo itself tells only binary by binary.
+fn tests() -> anyhow::Result<()> {
+    eprintln!("--- tests");
+    let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
+        let line = line?;
+        println!("{line}");
+        let (p, f) = counts(&line).unwrap_or((0, 0));
+        passed += p;
+        failed += f;
+    }
+    let status = child.wait()?;
+    println!("{passed} passed, {failed} failed");
+    if !status.success() || passed == 0 {
+        bail!("the tests failed ({status})");
+    }
+    Ok(())
+}
+
+/// Passed and failed of a line such as `test result: ok. 3 passed; 0 failed; ...`.
+fn counts(line: &str) -> Option<(u64, u64)> {
+    let (_, rest) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut numbers = rest.split("; ").map(|part| part.split(' ').next().and_then(|n| n.parse().ok()));
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// Runs a fuzzer with the given arguments.
@@ -40,5 +71,17 @@ pub(crate) fn fuzz(target: &str, rest: &[String]) -> anyhow::Result<()> {
             step("random bytes as kernels", test.env("VISOR_SEEDS", seeds))
         }
         other => bail!("no fuzzer `{other}`: there are `cpu` and `kernel`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts;
+
+    #[test]
+    fn results_are_counted() {
+        let line = "test result: FAILED. 41 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 3.63s";
+        assert_eq!(counts(line), Some((41, 2)));
+        assert_eq!(counts("test a ... ok"), None);
     }
 }
