@@ -39,6 +39,7 @@ const EMULATED: &[Excuse] = &[
     },
     Excuse { program: "long/control-registers", reason: "it ignores the upper halves of CR0 and CR4" },
     Excuse { program: "irq/sti-shadow", reason: "it looks at interrupts only now and then" },
+    Excuse { program: "irq/rep-interruptible", reason: "it failed on a loaded host; the cause is not known" },
     Excuse { program: "irq/x2apic", reason: "it accepts reserved bits in x2APIC registers" },
 ];
 
@@ -72,9 +73,7 @@ fn programs() {
     let excuses = if emulated() { EMULATED } else { &[] };
     let mut report = conformance::engine(&engine, excuses, &filter);
     if emulated() {
-        // It looks at interrupts only now and then, so how many are taken where depends on the load of the host.
-        let late = |name: &str| name.starts_with("irq/");
-        let (unable, failed) = report.failed.into_iter().partition(|(name, what)| gave_up(what) || late(name));
+        let (unable, failed) = report.failed.into_iter().partition(|(_, what)| gave_up(what));
         report.failed = failed;
         report.skipped.extend::<Vec<_>>(unable);
     }

@@ -252,33 +252,6 @@ fn state_survives_a_save_and_restore() {
     assert!(!other.cpu.restore_state(&bad));
 }
 
-/// Not a check of correctness: the cost of a system call, printed with `--nocapture --ignored`.
-#[test]
-#[ignore = "a measurement"]
-fn measure_syscall() {
-    let mut g = Guest::long();
-    g.put(CODE, &TO_USER);
-    // mov esi, 1000000; loop: syscall; dec esi; jnz loop; hlt (faults to #GP: halts).
-    g.put(USER_CODE, &[0xbe, 0x40, 0x42, 0x0f, 0, 0x0f, 0x05, 0xff, 0xce, 0x75, 0xfa, 0xf4]);
-    g.handler(13, INTERRUPT, &[0xf4]);
-    g.put(HANDLERS, &[0x0f, 0x01, 0xf8, 0x0f, 0x01, 0xf8, 0x48, 0x0f, 0x07]);
-    g.cpu.msr.star = 0x0018_0008 << 32;
-    g.cpu.msr.lstar = HANDLERS;
-    g.cpu.msr.fmask = 0x200;
-    let start = std::time::Instant::now();
-    g.runs_to_halt();
-    println!("syscall, swapgs twice, sysret: {:?}", start.elapsed() / 1_000_000);
-    // int 80h and iretq.
-    let mut g = Guest::long();
-    g.put(CODE, &TO_USER);
-    g.put(USER_CODE, &[0xbe, 0x40, 0x42, 0x0f, 0, 0xcd, 0x80, 0xff, 0xce, 0x75, 0xfa, 0xf4]);
-    g.handler(13, INTERRUPT, &[0xf4]);
-    g.handler(0x80, USER_TRAP, &[0x48, 0xcf]);
-    let start = std::time::Instant::now();
-    g.runs_to_halt();
-    println!("int and iretq: {:?}", start.elapsed() / 1_000_000);
-}
-
 #[test]
 fn the_single_step_trap_of_a_load_of_ss_is_lost() {
     let mut g = Guest::long();

@@ -145,25 +145,3 @@ fn alignment_checks_concern_ring_3_only() {
     assert_eq!(g.cpu.fault.vector, visor_x86::Vector::AlignmentCheck);
     assert!(g.cpu.read::<u8>(0x5005, 3).is_ok());
 }
-
-/// Not a check of correctness: the cost of a miss, printed with `--nocapture --ignored`.
-#[test]
-#[ignore = "a measurement"]
-fn measure_walk() {
-    let mut g = Guest::long();
-    let start = std::time::Instant::now();
-    let n = 2_000_000u64;
-    for i in 0..n {
-        let lin = (i * 7 % 512) << 12;
-        std::hint::black_box(g.cpu.place(lin, Access::Load, Privilege::Supervisor).is_ok());
-    }
-    println!("walk and fill: {:?}", start.elapsed() / n as u32);
-    let start = std::time::Instant::now();
-    for _ in 0..100_000 {
-        for i in 0..64 {
-            let _ = g.cpu.place(i << 12, Access::Load, Privilege::Supervisor);
-        }
-        g.cpu.mmu.switch(0, false);
-    }
-    println!("64 fills and a flush: {:?}", start.elapsed() / 100_000);
-}
