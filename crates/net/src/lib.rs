@@ -1,0 +1,153 @@
+//! The contract between whatever sends and takes Ethernet frames: guest network devices, switches, address translators.
+//!
+//! A frame travels by a call of [`FrameSink::frame`] and is never kept by the caller; who wants to keep it copies it. Large TCP
+//! segments travel whole, with what virtio 1.2 §5.1.6 calls segmentation offload described by [`Offload`]: who cannot take them
+//! says so ([`Accepts`]), and the sender splits them and fills in checksums.
+#![forbid(unsafe_code)]
+
+/// Most bytes of a frame: an IPv4 or IPv6 packet of 65535 bytes, Ethernet header and one VLAN tag.
+pub const MAX_FRAME: usize = 65535 + 14 + 4;
+
+/// An Ethernet address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// `ff:ff:ff:ff:ff:ff`.
+    pub const BROADCAST: MacAddr = MacAddr([0xff; 6]);
+
+    /// True for group addresses, broadcast among them (IEEE 802-2014 §8.2).
+    pub fn is_multicast(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+}
+
+impl std::fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// What is still to be done to a frame before it may go onto a real wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// The transport checksum is not filled in: sum from byte `.0` of the frame to its end, store at byte `.0 + .1`; the field
+    /// holds the pseudo-header's sum.
+    pub checksum: Option<(u16, u16)>,
+    /// The checksum has been verified or cannot be wrong, since the frame never left this host.
+    pub trusted: bool,
+    /// The frame holds several segments.
+    pub segments: Option<Segments>,
+}
+
+/// A frame of several segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segments {
+    /// Which protocol.
+    pub kind: SegmentKind,
+    /// Most payload bytes of each segment, at least 1.
+    pub size: u16,
+}
+
+/// Protocol of a [`Segments`] frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentKind {
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv6.
+    Tcp6,
+}
+
+/// One Ethernet frame without preamble and frame check sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// From the destination address on; 14 to [`MAX_FRAME`] bytes. Whoever takes frames checks the length again.
+    pub data: &'a [u8],
+    /// What is still to be done.
+    pub offload: Offload,
+}
+
+impl<'a> Frame<'a> {
+    /// A finished frame.
+    pub fn plain(data: &'a [u8]) -> Self {
+        Frame { data, offload: Offload::default() }
+    }
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Taken.
+    Yes,
+    /// No room now; [`NetPort::on_ready`] tells when to try again. Whoever cannot wait drops the frame.
+    Full,
+    /// Refused for good: malformed, or not allowed. Counted where it was refused.
+    Dropped,
+}
+
+/// Takes frames.
+pub trait FrameSink {
+    /// Offers one frame.
+    fn frame(&mut self, frame: Frame<'_>) -> Sent;
+}
+
+impl<F: FnMut(Frame<'_>) -> Sent> FrameSink for F {
+    fn frame(&mut self, frame: Frame<'_>) -> Sent {
+        self(frame)
+    }
+}
+
+/// What a receiver takes undone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepts {
+    /// Frames with [`Offload::checksum`].
+    pub checksum: bool,
+    /// Frames with [`Segments`] of TCP over IPv4.
+    pub tcp4: bool,
+    /// Frames with [`Segments`] of TCP over IPv6.
+    pub tcp6: bool,
+}
+
+/// Called when a port has frames or room again. It may be called from any thread with locks held, so it must only wake somebody.
+pub type Notify = std::sync::Arc<dyn Fn() + Send + Sync>;
+
+/// One end of a cable: what a network device plugs into, and what a switch has many of. Neither call blocks.
+pub trait NetPort: Send {
+    /// Sends a frame to the other end.
+    fn send(&mut self, frame: Frame<'_>) -> Sent;
+
+    /// Hands what has come from the other end to `sink`, oldest first, until there is no more or `sink` is full (that frame stays
+    /// and is offered again). Gives the number of frames taken.
+    fn receive(&mut self, sink: &mut dyn FrameSink) -> usize;
+
+    /// What this end takes undone when it receives; the other end may then send it.
+    fn set_accepts(&mut self, accepts: Accepts);
+
+    /// What the other end takes undone when we send.
+    fn peer_accepts(&self) -> Accepts;
+
+    /// Says who is told when frames have come, or when there is room after [`Sent::Full`].
+    fn on_ready(&mut self, notify: Notify);
+
+    /// True while the cable is plugged in at the other end.
+    fn link_up(&self) -> bool {
+        true
+    }
+
+    /// Most bytes of an IP packet in one unsegmented frame.
+    fn mtu(&self) -> u16 {
+        1500
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        assert_eq!(MacAddr([0x52, 0x54, 0, 0xab, 1, 2]).to_string(), "52:54:00:ab:01:02");
+        assert!(MacAddr::BROADCAST.is_multicast() && !MacAddr([0x52, 0, 0, 0, 0, 0]).is_multicast());
+    }
+}
