@@ -128,6 +128,7 @@ impl Vm for SoftVm {
 struct SoftVcpu {
     cpu: CpuBox,
     blocks: Blocks,
+    translator: Option<Box<Translator>>,
 }
 
 impl Vcpu for SoftVcpu {
@@ -135,7 +136,7 @@ impl Vcpu for SoftVcpu {
         // SAFETY: only the lifetime is changed; `cpu.io` is cleared before the reference ends.
         let io: &'static dyn CpuIo = unsafe { std::mem::transmute::<&dyn CpuIo, &'static dyn CpuIo>(io) };
         self.cpu.io = Some(std::ptr::NonNull::from(io));
-        let stop = run::run(&mut self.cpu, &mut self.blocks);
+        let stop = run::run(&mut self.cpu, &mut self.blocks, self.translator.as_deref_mut());
         self.cpu.io = None;
         Ok(stop)
     }
