@@ -11,10 +11,12 @@ use visor_fpu::FpuUnit;
 use visor_x86::cpuid::{Cpuid, Model, ModelConfig};
 use visor_x86::state::CpuState;
 
+use crate::account;
 use crate::blocks::Blocks;
 use crate::clock::{TscClock, host_tsc};
 use crate::cpu::{Cpu, attention};
 use crate::fabric::{CpuPort, Fabric};
+use crate::options::SoftOptions;
 use crate::run;
 use crate::sys::{ResetKind, announced};
 
@@ -27,21 +29,37 @@ pub struct SoftEngine {
     caps: EngineCaps,
     fpu: Arc<FpuUnit>,
     clock: TscClock,
+    options: SoftOptions,
 }
 
 impl SoftEngine {
+    /// The engine as it is if nothing is asked for.
+    ///
+    /// # Errors
+    /// As [`SoftEngine::with_options`].
+    pub fn new() -> Result<Self, EngineError> {
+        Self::with_options(SoftOptions::default())
+    }
+
     /// Prepares the engine: measures the TSC (20 ms) and finds out which instructions the host can execute.
     ///
     /// # Errors
     /// [`EngineErrorKind::Host`] where the host gives no executable memory.
-    pub fn new() -> Result<Self, EngineError> {
+    pub fn with_options(options: SoftOptions) -> Result<Self, EngineError> {
         let fpu = FpuUnit::new()
             .map_err(|e| EngineError::host("the host gives no memory for generated code (memfd, PROT_EXEC)", e))?;
         let clock = TscClock::measure();
         let config = ModelConfig { cpus: 1, tsc_khz: (clock.hz / 1000) as u32, apic_hz: visor_apic::TIMER_HZ as u32 };
         let cpuid = announced(Model::default(), &config);
         let caps = EngineCaps { name: "soft", cpuid, tsc_hz: clock.hz, max_vcpus: MAX_VCPUS };
-        Ok(SoftEngine { caps, fpu: Arc::new(fpu), clock })
+        Ok(SoftEngine { caps, fpu: Arc::new(fpu), clock, options })
+    }
+}
+
+impl SoftEngine {
+    /// What it was made with.
+    pub fn options(&self) -> &SoftOptions {
+        &self.options
     }
 }
 
@@ -134,8 +152,10 @@ impl Vcpu for SoftVcpu {
         // SAFETY: only the lifetime is changed; `cpu.io` is cleared before the reference ends.
         let io: &'static dyn CpuIo = unsafe { std::mem::transmute::<&dyn CpuIo, &'static dyn CpuIo>(io) };
         self.cpu.io = Some(std::ptr::NonNull::from(io));
+        self.cpu.account.start();
         let stop = run::run(&mut self.cpu, &mut self.blocks);
         self.cpu.io = None;
+        self.cpu.account.stop();
         Ok(stop)
     }
 
@@ -161,6 +181,9 @@ impl Vcpu for SoftVcpu {
     }
 
     fn stats(&self) -> VcpuStats {
-        self.cpu.stats
+        let mut stats = account::report(&self.cpu.stats, &self.cpu.account, self.cpu.clock);
+        stats.decoder = self.blocks.stats;
+        stats.tlb.flushes = self.cpu.mmu.flushes;
+        stats
     }
 }

@@ -66,6 +66,8 @@ pub(crate) struct Mmu {
     /// A global page in the lower half was cached: INVLPG there concerns every space.
     lower_global: bool,
     clock: u64,
+    /// Flushes of more than one page.
+    pub(crate) flushes: u64,
 }
 
 // SAFETY: `code_marks` points into the machine's RAM tables, which the CPU keeps alive through its `ram` field; the host
@@ -92,6 +94,7 @@ impl Mmu {
             upper_not_global: false,
             lower_global: false,
             clock: 2,
+            flushes: 0,
         };
         mmu.space.generation = 1;
         mmu
@@ -106,6 +109,7 @@ impl Mmu {
 
     /// Drops everything, in every address space.
     pub(crate) fn flush_all(&mut self) {
+        self.flushes += 1;
         self.space.clear(false);
         for space in &mut self.others {
             space.valid = false;
@@ -124,6 +128,7 @@ impl Mmu {
             self.activate(pcid);
         }
         if !keep {
+            self.flushes += 1;
             self.space.clear(true);
             self.move_lower();
         }
@@ -131,6 +136,7 @@ impl Mmu {
 
     /// Drops what is not global in the space of `pcid`.
     pub(crate) fn flush_pcid(&mut self, pcid: u16) {
+        self.flushes += 1;
         if self.space.pcid == pcid {
             self.space.clear(true);
             self.move_lower();
