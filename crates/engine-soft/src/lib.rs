@@ -28,6 +28,7 @@ mod options;
 mod perf_map;
 mod run;
 mod sys;
+mod translate;
 mod vm;
 
 pub use options::{CODE_CACHE_DEFAULT, CODE_CACHE_MAX, CODE_CACHE_MIN, SoftOptions, Tier};
