@@ -131,9 +131,7 @@ fn resolve(apt: &Apt, names: &[&str]) -> Result<Vec<Package>, ImageError> {
         }
     }
     match names.iter().find(|n| !chosen.contains_key(**n)) {
-        Some(name) => {
-            Err(ImageError::new(ImageErrorKind::Missing, format!("no package {name} in the host's sources")))
-        }
+        Some(name) => Err(ImageError::new(ImageErrorKind::Missing, format!("no package {name} in the host's sources"))),
         None => Ok(chosen.into_values().collect()),
     }
 }

@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn holes_are_filled_and_blanks_kept() {
-        let run = side(&["sh", "-c", "echo READY; printf '%s|' \"$@\"", "x", "{append}", "{kernel}-{cpus}", "{initrd}"]);
+        let run =
+            side(&["sh", "-c", "echo READY; printf '%s|' \"$@\"", "x", "{append}", "{kernel}-{cpus}", "{initrd}"]);
         let run = run.run(&guest(), false, Duration::from_secs(60)).unwrap();
         assert_eq!(run.text, "READY\na b|k-2|i|");
         assert!(run.ready > 0.0 && run.cpu >= 0.0);

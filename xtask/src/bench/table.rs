@@ -176,7 +176,9 @@ mod tests {
     fn two_at_once_are_compared_with_one() {
         let mut t = Table::new(std::iter::once("visor".to_owned()));
         t.add("visor", &rows("BENCH x:alone 2.0 s check 1\nnoise\n[1.2] BENCH x:twice 2.3 s check 1\nBENCH y\n"));
-        assert!(t.render("native").contains("x twice at once on two CPUs, in times of one alone: native - visor 1.15\n"));
+        assert!(
+            t.render("native").contains("x twice at once on two CPUs, in times of one alone: native - visor 1.15\n")
+        );
     }
 
     #[test]
