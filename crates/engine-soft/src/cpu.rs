@@ -11,6 +11,7 @@ use visor_x86::exception::Exception;
 use visor_x86::regs::Rflags;
 use visor_x86::segment::{Segment, TableReg};
 
+use crate::account::Account;
 use crate::clock::TscClock;
 use crate::fabric::{CpuPort, Fabric};
 use crate::mmu::{CpuBox, Home, Mmu};
@@ -191,8 +192,10 @@ pub struct Cpu {
     pub io: Option<NonNull<dyn CpuIo>>,
     /// The VM's other CPUs and interrupt routing.
     pub(crate) fabric: Arc<Fabric>,
-    /// Counters.
+    /// Counters; their times are in TSC ticks, see [`crate::account::report`].
     pub stats: VcpuStats,
+    /// Where the time goes.
+    pub(crate) account: Account,
 }
 
 // SAFETY: `io` and `block_end` are only set while `run` is on the stack of the one thread that owns the CPU; the rest is Send.
@@ -303,6 +306,7 @@ impl Cpu {
             io: None,
             fabric: parts.fabric,
             stats: VcpuStats::default(),
+            account: Account::default(),
         };
         let mut cpu = CpuBox::new(home, cpu);
         cpu.reset(ResetKind::Power);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use visor_engine::Stop;
 
+use crate::account::Phase;
 use crate::blocks::{Blocks, Run};
 use crate::cpu::{Cpu, Mode, attention};
 use crate::op::{Flow, Op, REG_BLOCK_RIP};
@@ -66,9 +67,11 @@ fn attend(cpu: &mut Cpu, mut translator: Option<&mut Translator>) -> Option<Stop
                 return Some(Stop::Halted);
             }
             Activity::Halted { .. } | Activity::WaitForSipi => {
-                cpu.stats.halts += 1;
                 let timeout = cpu.time_to_timer();
+                let asleep = cpu.account.enter(Phase::Idle);
                 cpu.port.sleep(timeout);
+                let ticks = cpu.account.leave(asleep);
+                cpu.stats.exits.hlt.add(ticks);
             }
         }
     }

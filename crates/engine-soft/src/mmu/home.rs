@@ -92,7 +92,8 @@ impl Home {
     /// The host's, if it gives no memory.
     pub(crate) fn new() -> std::io::Result<Arc<Self>> {
         let file = memory_file(LEN)?;
-        let mut home = Home { base: map(&file, std::ptr::null_mut(), 0, LEN)?, windows: [std::ptr::null_mut(); SPACES] };
+        let mut home =
+            Home { base: map(&file, std::ptr::null_mut(), 0, LEN)?, windows: [std::ptr::null_mut(); SPACES] };
         for i in 0..SPACES {
             let at = reserve(WINDOW)?;
             home.windows[i] = at;

@@ -77,6 +77,8 @@ pub(crate) struct Mmu {
     /// A global page in the lower half was cached: INVLPG there concerns every space.
     lower_global: bool,
     clock: u64,
+    /// Flushes of more than one page.
+    pub(crate) flushes: u64,
 }
 
 // SAFETY: `code_marks` points into the machine's RAM tables, which the CPU keeps alive through its `ram` field; the host
@@ -109,6 +111,7 @@ impl Mmu {
             upper_not_global: false,
             lower_global: false,
             clock: 2,
+            flushes: 0,
         };
         mmu.space.generation = 1;
         mmu.look_at_space();
@@ -170,6 +173,7 @@ impl Mmu {
 
     /// Drops everything, in every address space.
     pub(crate) fn flush_all(&mut self) {
+        self.flushes += 1;
         self.kernel.clear(false);
         self.space.clear(false);
         for space in &mut self.others {
@@ -190,6 +194,7 @@ impl Mmu {
             self.activate(pcid);
         }
         if !keep {
+            self.flushes += 1;
             self.kernel.clear(true);
             self.space.clear(true);
             self.move_lower();
@@ -198,6 +203,7 @@ impl Mmu {
 
     /// Drops what is not global in the space of `pcid`.
     pub(crate) fn flush_pcid(&mut self, pcid: u16) {
+        self.flushes += 1;
         if self.space.pcid == pcid {
             self.kernel.clear(true);
             self.space.clear(true);

@@ -160,7 +160,7 @@ impl Translator {
 
     /// If the instruction of site `id` was an indirect branch: puts where it went into the table.
     fn learn_target(&mut self, cpu: &Cpu, context: Context, id: u32) {
-        if self.map.sites[id as usize].is_indirect() && Context::of(cpu) == Some(context) {
+        if self.map.sites[id as usize].site.is_indirect() && Context::of(cpu) == Some(context) {
             self.put_target(cpu, context);
         }
     }

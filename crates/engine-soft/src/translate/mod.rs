@@ -37,10 +37,8 @@ pub(crate) use dispatch::Translator;
 pub(crate) use frame::Frame;
 pub(crate) use targets::Targets;
 
-use build::{Build, Built, HostFlavour};
+use build::{Build, Built};
 use classify::Kind;
-use context::Context;
-use stubs::Stubs;
 use unit::Insn;
 
 /// Translates `unit`, which starts at offset `start` of its page.
