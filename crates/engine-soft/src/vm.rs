@@ -101,7 +101,7 @@ impl SoftVm {
         if self.options.tier == Tier::Interpreter {
             return Ok(None);
         }
-        let translator = Translator::new(self.options.code_cache as usize)
+        let translator = Translator::new(self.options.code_cache as usize, self.options.eager)
             .map_err(|e| EngineError::host("the host gives no memory for translated code (memfd, PROT_EXEC)", e))?;
         let port = port.clone();
         self.memory.frames().watch(move |frame| port.code_changed(frame));
@@ -177,6 +177,7 @@ impl Vcpu for SoftVcpu {
         self.cpu.io = Some(std::ptr::NonNull::from(io));
         self.cpu.account.start();
         let stop = run::run(&mut self.cpu, &mut self.blocks, self.translator.as_deref_mut());
+        if std::env::var_os("VDBG").is_some() { eprintln!("STOP {stop:?} rip {:x} gpr {:x?} status {:x} sys {:x} cpl {} timer {:x} tsc {:x} ctx", self.cpu.rip, &self.cpu.gpr[..16], self.cpu.status, self.cpu.sysflags, self.cpu.cpl, self.cpu.timer_tsc, self.cpu.tsc()); }
         self.cpu.io = None;
         self.cpu.account.stop();
         Ok(stop)
