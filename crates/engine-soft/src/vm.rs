@@ -188,7 +188,6 @@ impl Vcpu for SoftVcpu {
         self.cpu.io = Some(std::ptr::NonNull::from(io));
         self.cpu.account.start();
         let stop = run::run(&mut self.cpu, &mut self.blocks, self.translator.as_deref_mut());
-        if std::env::var_os("VDBG").is_some() { eprintln!("STOP {stop:?} rip {:x} gpr {:x?} status {:x} sys {:x} cpl {} timer {:x} tsc {:x} ctx", self.cpu.rip, &self.cpu.gpr[..16], self.cpu.status, self.cpu.sysflags, self.cpu.cpl, self.cpu.timer_tsc, self.cpu.tsc()); }
         self.cpu.io = None;
         self.cpu.account.stop();
         Ok(stop)
