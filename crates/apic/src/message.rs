@@ -121,7 +121,8 @@ impl Message {
     /// The MSI address and data that mean this message.
     pub fn encode(&self) -> (u64, u32) {
         let id = if self.destination == BROADCAST { 0xff } else { self.destination };
-        let address = u64::from(id >> 8) << 40 | 0xfee0_0000 | u64::from(id & 0xff) << 12 | u64::from(self.logical) << 2;
+        let address =
+            u64::from(id >> 8) << 40 | 0xfee0_0000 | u64::from(id & 0xff) << 12 | u64::from(self.logical) << 2;
         let trigger = if self.trigger == Trigger::Level { 0xc000 } else { 0 };
         (address, trigger | self.mode.bits() << 8 | u32::from(self.vector))
     }
@@ -158,7 +159,9 @@ mod tests {
     fn encoding_round_trips() {
         for mode in (0..8).filter_map(DeliveryMode::from_bits) {
             for trigger in [Trigger::Edge, Trigger::Level] {
-                for (destination, logical) in [(0, false), (7, true), (0x1234, false), (0xffff_ff00, false), (BROADCAST, false)] {
+                for (destination, logical) in
+                    [(0, false), (7, true), (0x1234, false), (0xffff_ff00, false), (BROADCAST, false)]
+                {
                     let m = Message { destination, logical, mode, vector: 0x9c, trigger };
                     let (address, data) = m.encode();
                     assert_eq!(Message::decode(address, data), Some(m));

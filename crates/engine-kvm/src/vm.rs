@@ -131,7 +131,8 @@ impl MsiSink for KvmMsi {
         if data & 1 << 15 != 0 {
             self.route_level(address, data);
         }
-        let msi = kvm_msi { address_lo: address as u32, address_hi: (address >> 32) as u32, data, ..Default::default() };
+        let msi =
+            kvm_msi { address_lo: address as u32, address_hi: (address >> 32) as u32, data, ..Default::default() };
         if let Err(e) = self.fd.signal_msi(msi) {
             tracing::debug!("KVM_SIGNAL_MSI: {e}");
         }

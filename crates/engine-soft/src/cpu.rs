@@ -186,6 +186,12 @@ pub struct Cpu {
     pub io: Option<NonNull<dyn CpuIo>>,
     /// The VM's other CPUs and interrupt routing.
     pub(crate) fabric: Arc<Fabric>,
+    /// Rights of the protection keys of user pages.
+    pub(crate) pkru: u32,
+    /// IA32_PKRS: the same for supervisor pages.
+    pub(crate) pkrs: u32,
+    /// The TLBs may hold pages with a protection key other than 0.
+    pub(crate) keyed: bool,
     /// Counters.
     pub stats: VcpuStats,
 }
@@ -296,6 +302,9 @@ impl Cpu {
             ram: parts.ram,
             io: None,
             fabric: parts.fabric,
+            pkru: 0,
+            pkrs: 0,
+            keyed: false,
             stats: VcpuStats::default(),
         };
         let mut cpu = CpuBox::new(home, cpu);

@@ -43,6 +43,8 @@ impl Log {
     }
 }
 
+type Step<'a> = &'a dyn Fn(&mut Rig);
+
 struct Rig {
     ram: Arc<GuestMemory>,
     log: Arc<Log>,
@@ -252,7 +254,7 @@ fn pass_through_and_four_levels() {
 
 #[test]
 fn translations_are_remembered_until_invalidated() {
-    let forgets: [(&str, &dyn Fn(&mut Rig)); 6] = [
+    let forgets: [(&str, Step); 6] = [
         ("IOTLB register, global", &|r| r.w64(0x208, 1 << 63 | 1 << 60)),
         ("IOTLB register, domain", &|r| r.w64(0x208, 1 << 63 | 2 << 60 | 7 << 32)),
         ("IOTLB register, page", &|r| {
@@ -282,7 +284,7 @@ fn translations_are_remembered_until_invalidated() {
 
 #[test]
 fn contexts_are_remembered_until_invalidated() {
-    let forgets: [(&str, &dyn Fn(&mut Rig)); 4] = [
+    let forgets: [(&str, Step); 4] = [
         ("register, global", &|r| r.w64(0x28, 1 << 63 | 1 << 61)),
         ("register, domain", &|r| r.w64(0x28, 1 << 63 | 2 << 61 | 7)),
         ("register, device", &|r| r.w64(0x28, 1 << 63 | 3 << 61 | u64::from(SOURCE.0) << 16 | 7)),

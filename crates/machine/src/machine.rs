@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use visor_chipset::LegacyReplacement;
 use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
-use visor_iommu::Iommu;
 use visor_firmware::{Boot, MemoryMap, ram_layout};
+use visor_iommu::Iommu;
 use visor_x86::cpuid::Cpuid;
 
 use crate::agent::AgentPort;

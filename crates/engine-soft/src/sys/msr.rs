@@ -69,7 +69,7 @@ impl Default for MsrFile {
 }
 
 /// Registers that a snapshot keeps, in the order in which they are restored.
-pub(super) const SAVED: [u32; 14] = [
+pub(super) const SAVED: [u32; 15] = [
     IA32_STAR,
     IA32_LSTAR,
     IA32_CSTAR,
@@ -84,6 +84,7 @@ pub(super) const SAVED: [u32; 14] = [
     IA32_MTRR_DEF_TYPE,
     IA32_MCG_STATUS,
     IA32_FEATURE_CONTROL,
+    IA32_PKRS,
 ];
 
 /// All MSRs that a snapshot keeps: [`SAVED`], then the MTRRs and machine-check banks, then the TSC.
@@ -129,6 +130,7 @@ impl Cpu {
             IA32_P5_MC_ADDR | IA32_P5_MC_TYPE | IA32_PLATFORM_ID => 0,
             IA32_TSC => self.tsc(),
             IA32_APIC_BASE | X2APIC_FIRST..=X2APIC_LAST => return self.apic_read_msr(msr),
+            IA32_PKRS if self.cpuid.has(feature::PKS) => u64::from(self.pkrs),
             IA32_TSC_DEADLINE if self.cpuid.has(feature::TSC_DEADLINE) => return self.apic_read_msr(msr),
             IA32_FEATURE_CONTROL => m.feature_control,
             IA32_TSC_ADJUST if self.cpuid.has(feature::TSC_ADJUST) => m.tsc_adjust,
@@ -186,6 +188,7 @@ impl Cpu {
                 self.tsc_offset = self.tsc_offset.wrapping_add(delta);
                 self.rearm_timer();
             }
+            IA32_PKRS => self.set_pkrs(value as u32),
             IA32_BIOS_SIGN_ID => m.bios_sign_id = value,
             IA32_SYSENTER_CS => m.sysenter_cs = value & 0xffff_ffff,
             IA32_SYSENTER_ESP => m.sysenter_esp = value,
@@ -227,6 +230,7 @@ impl Cpu {
             IA32_BIOS_UPDT_TRIG => true,
             X2APIC_FIRST..=X2APIC_LAST => true,
             IA32_TSC_DEADLINE => self.cpuid.has(feature::TSC_DEADLINE),
+            IA32_PKRS => self.cpuid.has(feature::PKS) && value >> 32 == 0,
             IA32_TSC_ADJUST => self.cpuid.has(feature::TSC_ADJUST),
             // Locked by reset.
             IA32_FEATURE_CONTROL => self.msr.feature_control & 1 == 0,
@@ -305,7 +309,7 @@ pub(super) fn wrmsr(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let value = (cpu.gpr[2] << 32) | (cpu.gpr[0] & 0xffff_ffff);
     let next = op.next_rip(cpu);
     cpu.write_msr(msr, value)?;
-    if matches!(msr, IA32_EFER | IA32_APIC_BASE) {
+    if matches!(msr, IA32_EFER | IA32_APIC_BASE | IA32_PKRS) {
         cpu.rip = next;
         return Ok(Flow::End);
     }
