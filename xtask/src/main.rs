@@ -6,6 +6,7 @@
 //! - `fuzz`: long runs of what the tests run briefly;
 //! - `kvm-svm`: the KVM engine on `kvm_amd`, inside a machine with SVM that QEMU emulates.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bench;
 mod kvm_svm;

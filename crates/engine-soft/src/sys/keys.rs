@@ -1,7 +1,7 @@
 //! Protection keys (SDM 3A §4.6.2): the rights registers PKRU and IA32_PKRS, and what they forbid.
 //!
 //! The soft TLBs hold finished rights, so that a change of the registers must drop what they may have allowed or refused: entries
-//! of pages with a key other than 0 (`Cpu::keyed` says whether there may be any), or all if key 0 itself changes.
+//! of pages with a key other than 0 ([`Keys::used`] says whether there may be any), or all if key 0 itself changes.
 
 use visor_x86::cpuid::feature;
 use visor_x86::exception::Exception;
@@ -22,6 +22,17 @@ const READ_ONLY: u32 = 2;
 /// Where a page-table entry has its key.
 const KEY_SHIFT: u32 = 59;
 
+/// The state of protection keys.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Keys {
+    /// PKRU: rights for user pages.
+    pub(crate) pkru: u32,
+    /// IA32_PKRS: rights for supervisor pages.
+    pub(crate) pkrs: u32,
+    /// The TLBs may hold pages with a key other than 0.
+    pub(crate) used: bool,
+}
+
 impl Cpu {
     /// Whether protection keys are in force at all.
     #[inline]
@@ -35,7 +46,8 @@ impl Cpu {
         if !self.keys_enabled() || access == Access::Fetch {
             return false;
         }
-        let (enabled, register) = if rights & USER != 0 { (Cr4::PKE, self.pkru) } else { (Cr4::PKS, self.pkrs) };
+        let (enabled, register) =
+            if rights & USER != 0 { (Cr4::PKE, self.msr.keys.pkru) } else { (Cr4::PKS, self.msr.keys.pkrs) };
         if self.cr4 & enabled.bits() == 0 {
             return false;
         }
@@ -47,27 +59,27 @@ impl Cpu {
     /// Notes that the TLBs will hold rights that depend on the key of `leaf`.
     #[inline]
     pub(crate) fn note_key(&mut self, leaf: u64) {
-        self.keyed |= self.keys_enabled() && leaf >> KEY_SHIFT & 15 != 0;
+        self.msr.keys.used |= self.keys_enabled() && leaf >> KEY_SHIFT & 15 != 0;
     }
 
     /// Changes PKRU; true if translations were dropped.
     pub(super) fn set_pkru(&mut self, value: u32) -> bool {
-        let old = std::mem::replace(&mut self.pkru, value);
+        let old = std::mem::replace(&mut self.msr.keys.pkru, value);
         self.rights_changed(old ^ value)
     }
 
     /// Changes IA32_PKRS.
     pub(super) fn set_pkrs(&mut self, value: u32) {
-        let old = std::mem::replace(&mut self.pkrs, value);
+        let old = std::mem::replace(&mut self.msr.keys.pkrs, value);
         self.rights_changed(old ^ value);
     }
 
     fn rights_changed(&mut self, changed: u32) -> bool {
-        let drop = changed & 3 != 0 || changed != 0 && self.keyed;
+        let drop = changed & 3 != 0 || changed != 0 && self.msr.keys.used;
         let drop = drop && self.cr4 & (Cr4::PKE | Cr4::PKS).bits() != 0;
         if drop {
             self.mmu.flush_all();
-            self.keyed = false;
+            self.msr.keys.used = false;
         }
         drop
     }
@@ -83,7 +95,7 @@ impl Cpu {
 /// RDPKRU.
 pub(super) fn rdpkru(cpu: &mut Cpu, _op: &Op) -> Guest<Flow> {
     cpu.pkru_allowed()?;
-    cpu.set_edx_eax(u64::from(cpu.pkru));
+    cpu.set_edx_eax(u64::from(cpu.msr.keys.pkru));
     Ok(Flow::Next)
 }
 

@@ -9,6 +9,7 @@ use visor_x86::regs::{Cr0, Cr4, Efer};
 use crate::cpu::Cpu;
 use crate::op::{Flow, Guest, Op};
 use crate::sys::descriptor::{FS, GS};
+use crate::sys::keys::Keys;
 use crate::sys::operand::end;
 
 /// Machine-check banks.
@@ -30,6 +31,8 @@ pub(crate) struct MsrFile {
     pub(crate) sysenter_eip: u64,
     pub(crate) pat: u64,
     pub(crate) tsc_adjust: u64,
+    /// Rights of protection keys: IA32_PKRS, and PKRU, which is none of the MSRs.
+    pub(crate) keys: Keys,
     misc_enable: u64,
     mtrr_def_type: u64,
     mtrr_fixed: [u64; 11],
@@ -56,6 +59,7 @@ impl Default for MsrFile {
             sysenter_eip: 0,
             pat: PAT_RESET,
             tsc_adjust: 0,
+            keys: Keys::default(),
             misc_enable: MISC_ENABLE_RESET,
             mtrr_def_type: 0,
             mtrr_fixed: [0; 11],
@@ -130,7 +134,7 @@ impl Cpu {
             IA32_P5_MC_ADDR | IA32_P5_MC_TYPE | IA32_PLATFORM_ID => 0,
             IA32_TSC => self.tsc(),
             IA32_APIC_BASE | X2APIC_FIRST..=X2APIC_LAST => return self.apic_read_msr(msr),
-            IA32_PKRS if self.cpuid.has(feature::PKS) => u64::from(self.pkrs),
+            IA32_PKRS if self.cpuid.has(feature::PKS) => u64::from(self.msr.keys.pkrs),
             IA32_TSC_DEADLINE if self.cpuid.has(feature::TSC_DEADLINE) => return self.apic_read_msr(msr),
             IA32_FEATURE_CONTROL => m.feature_control,
             IA32_TSC_ADJUST if self.cpuid.has(feature::TSC_ADJUST) => m.tsc_adjust,

@@ -80,7 +80,6 @@ impl Cpu {
         self.mmu.pdpte = [0; 4];
         if power {
             self.xcr0 = 1;
-            (self.pkru, self.pkrs) = (0, 0);
             *self.fpu = FpuState::power_on();
             self.msr = MsrFile::default();
             self.tsc_offset = self.epoch_tsc.wrapping_neg();
@@ -149,7 +148,7 @@ impl Cpu {
             cr8: self.cr8(),
             efer: self.efer,
             xcr0: self.xcr0,
-            pkru: self.pkru,
+            pkru: self.msr.keys.pkru,
             dr: [self.dr[0], self.dr[1], self.dr[2], self.dr[3], self.dr6, self.dr7],
             xsave,
             msrs,
@@ -175,7 +174,7 @@ impl Cpu {
         self.gdtr = s.gdtr;
         self.idtr = s.idtr;
         (self.cr0, self.cr2, self.cr3, self.cr4) = (s.cr0 | Cr0::ET.bits(), s.cr2, s.cr3 & !(1 << 63), s.cr4);
-        (self.efer, self.xcr0, self.pkru) = (s.efer, s.xcr0, s.pkru);
+        (self.efer, self.xcr0, self.msr.keys.pkru) = (s.efer, s.xcr0, s.pkru);
         self.dr.copy_from_slice(&s.dr[..4]);
         self.cpl = match (self.is_real(), self.is_v86()) {
             (true, _) => 0,

@@ -51,7 +51,7 @@ impl Cpu {
         if (0..16).any(|i| f.ymm_hi(i) != 0) {
             in_use |= XCR0_AVX;
         }
-        if self.pkru != 0 {
+        if self.msr.keys.pkru != 0 {
             in_use |= XCR0_PKRU;
         }
         in_use
@@ -146,7 +146,7 @@ fn save_standard(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     cpu.load_bytes(lin, op.mem.seg, &mut image[..len.min(XSAVE_AREA_SIZE)])?;
     visor_fpu::xsave(&cpu.fpu, layout(cpu, op), cpu.xcr0, requested, &mut image);
     if components & XCR0_PKRU != 0 {
-        set_header(&mut image, LEGACY, XCR0_PKRU, cpu.pkru != 0);
+        set_header(&mut image, LEGACY, XCR0_PKRU, cpu.msr.keys.pkru != 0);
         save_pkru(cpu, op, lin, XSAVE_AREA_SIZE)?;
     }
     write_saved(cpu, op, lin, components, &image)
@@ -161,7 +161,7 @@ fn set_header(image: &mut [u8; XSAVE_AREA_SIZE], at: usize, bit: u64, on: bool) 
 
 fn save_pkru(cpu: &mut Cpu, op: &Op, lin: u64, offset: usize) -> Guest<()> {
     let at = cpu.wrap(lin.wrapping_add(offset as u64));
-    let value = u64::from(cpu.pkru).to_le_bytes();
+    let value = u64::from(cpu.msr.keys.pkru).to_le_bytes();
     cpu.store_bytes(at, op.mem.seg, &value, Some(op))
 }
 
@@ -204,7 +204,7 @@ pub(super) fn xsavec(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     if components & XCR0_PKRU != 0 {
         set_header(&mut image, LEGACY + 8, XCR0_PKRU, true);
         // As other components, it is not written in its initial state.
-        if cpu.pkru != 0 {
+        if cpu.msr.keys.pkru != 0 {
             set_header(&mut image, LEGACY, XCR0_PKRU, true);
             save_pkru(cpu, op, lin, rest)?;
         }
