@@ -22,7 +22,7 @@ const OUTER_INIT: &str = r#"#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
 for m in irqbypass kvm kvm-amd; do insmod /$m.ko || echo "no module $m"; done
 grep -m1 -o svm /proc/cpuinfo
-export HOME=/tmp RUST_BACKTRACE=1
+export HOME=/tmp VISOR_GUEST_SECONDS=300
 if [ -n "$(cat /guest)" ]; then export VISOR_GUEST="$(cat /guest)"; fi
 /conformance --nocapture --test-threads 1; echo "SVM-RESULT conformance $?"
 /visor -q run --engine kvm --kernel /inner-kernel --initrd /inner --memory 256M --timeout 600s --no-reboot \
