@@ -97,8 +97,9 @@ impl Build<'_> {
     /// Relative call.
     pub(super) fn call(&mut self, insn: &Insn) {
         self.poll_here_if(insn, insn.target() <= i64::from(insn.off));
+        let start = self.asm.here();
         let misses = self.push_return(insn);
-        self.or_leave(misses, insn);
+        self.or_leave(misses, start, insn);
         self.go(insn.target(), insn);
     }
 
@@ -109,6 +110,7 @@ impl Build<'_> {
             self.interpret_and_leave(insn);
             return;
         }
+        let start = self.asm.here();
         let mut misses = self.target(insn);
         misses.extend(self.find_target());
         match insn.kind {
@@ -126,7 +128,7 @@ impl Build<'_> {
             }
             _ => self.asm.raw(&[0xff, 0xe1]),
         }
-        self.or_leave(misses, insn);
+        self.or_leave(misses, start, insn);
     }
 
     /// R14 becomes the target of an indirect branch.

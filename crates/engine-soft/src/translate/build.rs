@@ -63,14 +63,15 @@ pub(super) struct Built {
 
 /// Code to be put behind the rest.
 enum Cold {
-    /// The instruction is interpreted, and then goes on at `back`.
-    Interpret { from: Vec<Hole>, site: u32, back: usize },
+    /// The instruction, which begins at `start`, is tried again once the TLB has its pages, or is interpreted and goes on at
+    /// `back`.
+    Interpret { from: Vec<Hole>, site: u32, start: usize, back: usize },
     /// A store hit a frame with code.
     WroteCode { from: Hole, size: u32, site: u32, back: usize },
     /// A way out.
     Way { from: Vec<Hole>, way: u32, poll: bool },
-    /// The branch is interpreted, which ends the code.
-    Leave { from: Vec<Hole>, site: u32 },
+    /// The branch, which begins at `start`, is tried again or interpreted, which ends the code.
+    Leave { from: Vec<Hole>, site: u32, start: usize },
 }
 
 /// See the module's documentation.
@@ -155,17 +156,18 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// The interpreter executes `insn` if one of `from` jumps; the code goes on here.
-    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, insn: &Insn) {
+    /// The interpreter executes `insn`, whose code begins at `start`, if one of `from` jumps; the code goes on here. Nothing of it
+    /// must have been done where they jump.
+    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
         let site = self.site(insn);
         let back = self.asm.here();
-        self.cold.push(Cold::Interpret { from, site, back });
+        self.cold.push(Cold::Interpret { from, site, start, back });
     }
 
-    /// The interpreter executes the branch `insn` if one of `from` jumps.
-    pub(super) fn or_leave(&mut self, from: Vec<Hole>, insn: &Insn) {
+    /// The interpreter executes the branch `insn`, whose code begins at `start`, if one of `from` jumps.
+    pub(super) fn or_leave(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
         let site = self.site(insn);
-        self.cold.push(Cold::Leave { from, site });
+        self.cold.push(Cold::Leave { from, site, start });
     }
 
     /// Tells the engine of a store of `size` bytes at R14 by `insn`, if `from` jumps. Without `insn` the code goes on whatever the
@@ -303,12 +305,15 @@ impl<'a> Build<'a> {
         let way = self.way(start);
         for cold in std::mem::take(&mut self.cold) {
             match cold {
-                Cold::Interpret { from, site, back } => {
+                Cold::Interpret { from, site, start, back } => {
                     from.into_iter().for_each(|h| self.asm.fill_here(h));
                     self.asm.constant(Host::R14, site.into());
-                    self.call_stub(self.stubs.call_interpreter);
+                    self.call_stub(self.stubs.call_refill);
                     let hole = self.asm.jmp();
                     self.asm.fill(hole, back as i64);
+                    // Where `call_refill` returns to have the instruction tried again.
+                    let again = self.asm.jmp();
+                    self.asm.fill(again, start as i64);
                 }
                 Cold::WroteCode { from, size, site, back } => {
                     self.asm.fill_here(from);
@@ -326,10 +331,14 @@ impl<'a> Build<'a> {
                     self.asm.constant(Host::R14, way.into());
                     self.jump_to_stub(if poll { self.stubs.poll } else { self.stubs.link });
                 }
-                Cold::Leave { from, site } => {
+                Cold::Leave { from, site, start } => {
                     from.into_iter().for_each(|h| self.asm.fill_here(h));
                     self.asm.constant(Host::R14, site.into());
-                    self.jump_to_stub(self.stubs.interpret);
+                    self.call_stub(self.stubs.call_refill);
+                    // Never: branches end the code.
+                    self.asm.raw(&[0x0f, 0x0b, 0x66, 0x90, 0x90]);
+                    let again = self.asm.jmp();
+                    self.asm.fill(again, start as i64);
                 }
             }
         }

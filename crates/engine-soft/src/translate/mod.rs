@@ -12,7 +12,7 @@
 //! - `stubs`, `frame`: the way in and out;
 //! - `targets`: where indirect branches go;
 //! - `map`: translations by place; linking and invalidation;
-//! - `dispatch`: the loop around it; `helpers`: what code calls;
+//! - `dispatch`: the loop around it; `helpers`, `refill`: what code calls;
 //! - `alarm`: how a timer gets translated code to come back.
 
 mod address;
@@ -28,6 +28,7 @@ pub(crate) mod frame;
 mod helpers;
 mod map;
 mod native;
+mod refill;
 mod regs;
 mod stubs;
 mod targets;

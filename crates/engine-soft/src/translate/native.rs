@@ -39,21 +39,30 @@ impl Build<'_> {
         let ins = &insn.ins;
         let memory = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory);
         let Some(mut plan) = plan(ins, memory.is_some()) else { return false };
+        if memory.is_some() {
+            redirect(&mut plan.host, if plan.no_rex { Register::RCX } else { Register::R14 });
+        }
+        // What cannot be named in the same encoding is left to the interpreter.
+        let Ok(_) = self.encoder.encode(&plan.host, 0) else {
+            let _ = self.encoder.take_buffer();
+            return false;
+        };
+        let code = self.encoder.take_buffer();
         let access = memory.map(|i| access(ins, i));
         match insn.kind {
             Kind::Vector => self.need_vectors(),
             Kind::X87 => self.need_x87(),
             _ => {}
         }
+        let start = self.asm.here();
         let Some(access) = access else {
-            self.run(&mut plan, false);
+            self.run(&plan, &code);
             return true;
         };
         let size = ins.memory_size().size() as u32;
         let check = Check { access, size, align: alignment(insn), keep_flags: insn.live_in != 0 };
         self.operand_address(ins);
         let misses = self.check(check);
-        let base = if plan.no_rex { Register::RCX } else { Register::R14 };
         let rcx_used = plan.no_rex || plan.rcx_in || plan.borrowed.iter().any(|b| b.scratch == Host::RCX);
         if access == Access::Store && rcx_used {
             self.keep_entry(check);
@@ -61,25 +70,23 @@ impl Build<'_> {
         if plan.no_rex {
             self.asm.mov(Host::RCX, Host::R14);
         }
-        redirect(&mut plan.host, base);
-        self.run(&mut plan, true);
+        self.run(&plan, &code);
         if access == Access::Store {
             self.after_store(check, !rcx_used, insn.live_out != 0, insn);
         }
-        self.or_interpret(misses, insn);
+        self.or_interpret(misses, start, insn);
         true
     }
 
     /// The instruction itself, with what it needs before and after.
-    fn run(&mut self, plan: &mut Plan, memory: bool) {
+    fn run(&mut self, plan: &Plan, code: &[u8]) {
         for b in plan.borrowed.iter().filter(|b| b.read) {
             self.fetch(b.scratch, b.guest);
         }
         if plan.rcx_in {
             self.fetch(Host::RCX, regs::RCX);
         }
-        debug_assert!(!(memory && plan.borrowed.iter().any(|b| b.scratch == Host::R14)));
-        self.encode(&plan.host);
+        self.asm.raw(code);
         match plan.rcx_out {
             Some(true) => self.put(regs::RCX, Host::RCX),
             Some(false) => self.put_32(regs::RCX, Host::RCX),
@@ -93,23 +100,6 @@ impl Build<'_> {
     fn put_32(&mut self, guest: usize, from: Host) {
         if let Place::Host(h) = regs::place(guest) {
             self.asm.load32(h, Rm::Reg(from));
-        }
-    }
-
-    /// Appends a rewritten instruction of the guest.
-    pub(super) fn encode(&mut self, ins: &Instruction) {
-        match self.encoder.encode(ins, 0) {
-            Ok(_) => {
-                let bytes = self.encoder.take_buffer();
-                self.asm.raw(&bytes);
-                self.encoder.set_buffer({
-                    let mut b = bytes;
-                    b.clear();
-                    b
-                });
-            }
-            // Every operand has been replaced by one that the same encoding can name.
-            Err(e) => unreachable!("{:?}: {e}", ins.code()),
         }
     }
 
@@ -146,6 +136,7 @@ impl Build<'_> {
     pub(super) fn push(&mut self, insn: &Insn) {
         let ins = &insn.ins;
         let mut misses = Vec::new();
+        let start = self.asm.here();
         let keep_flags = insn.live_in != 0;
         if ins.op0_kind() == OpKind::Memory {
             self.operand_address(ins);
@@ -171,7 +162,7 @@ impl Build<'_> {
         };
         self.move_stack(-8);
         self.after_store(check, entry, insn.live_out != 0, insn);
-        self.or_interpret(misses, insn);
+        self.or_interpret(misses, start, insn);
     }
 
     fn store_through_rcx(&mut self, check: Check, from: i32) -> bool {
@@ -192,6 +183,7 @@ impl Build<'_> {
     /// POP of a 64-bit register.
     pub(super) fn pop(&mut self, insn: &Insn) {
         let guest = insn.ins.op0_register().number();
+        let start = self.asm.here();
         let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: insn.live_in != 0 };
         let misses = self.check_stack(0, check);
         match regs::place(guest) {
@@ -204,18 +196,19 @@ impl Build<'_> {
         if guest != regs::RSP {
             self.move_stack(8);
         }
-        self.or_interpret(misses, insn);
+        self.or_interpret(misses, start, insn);
     }
 
     /// LEAVE.
     pub(super) fn leave_frame(&mut self, insn: &Insn) {
         let (Place::Host(sp), Place::Host(bp)) = (regs::place(regs::RSP), regs::place(regs::RBP)) else { return };
+        let start = self.asm.here();
         self.asm.mov(Host::R14, bp);
         let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: insn.live_in != 0 };
         let misses = self.check(check);
         self.asm.lea(true, sp, Sum { base: Some(bp), index: None, disp: 8 });
         self.asm.load(bp, Rm::Checked);
-        self.or_interpret(misses, insn);
+        self.or_interpret(misses, start, insn);
     }
 }
 
@@ -323,7 +316,7 @@ pub(super) fn named(Host(n): Host, size: usize) -> Register {
     }
 }
 
-fn access(ins: &Instruction, operand: u32) -> Access {
+pub(super) fn access(ins: &Instruction, operand: u32) -> Access {
     use Mnemonic::*;
     // What nearly every instruction is, without the long way.
     match ins.mnemonic() {
@@ -343,7 +336,7 @@ fn access(ins: &Instruction, operand: u32) -> Access {
 
 fn alignment(insn: &Insn) -> u32 {
     match (insn.kind, insn.ins.mnemonic()) {
-        (Kind::Vector, _) => visor_fpu::operand_alignment(&insn.ins).into(),
+        (Kind::Vector | Kind::X87, _) => visor_fpu::operand_alignment(&insn.ins).into(),
         (_, Mnemonic::Cmpxchg16b) => 16,
         _ => 1,
     }
