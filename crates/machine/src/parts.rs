@@ -9,9 +9,9 @@ use visor_chipset::{
     TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts, UART_LEN, Uart, UartWires, claim_ports,
 };
 use visor_device::{IrqLine, IrqSink, MmioDevice};
+use visor_firmware::HIGH_RAM;
 use visor_firmware::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg};
-use visor_firmware::{HIGH_RAM, LOW_RAM_LIMIT};
-use visor_pci::{Apertures, PciBus};
+use visor_pci::{Apertures, NoShadowRam, PciBus};
 use visor_virtio::blk::{Blk, BlkConfig};
 use visor_virtio::console::{Console, ConsoleConfig, PortConfig};
 use visor_virtio::rng::{HostEntropy, Rng};
@@ -167,10 +167,13 @@ fn fw_cfg(b: &mut Board<'_>) -> Result<(), MachineError> {
 fn pci(b: &mut Board<'_>) -> Result<(), MachineError> {
     // RAM above 4 GiB ends at a multiple of 4 KiB; windows begin at one of 1 GiB.
     let above = b.map.high_end().next_multiple_of(1 << 30);
-    let apertures = Apertures { mem32: LOW_RAM_LIMIT..IOAPIC_BASE, mem64: above..above + MEM64, io: 0xc000..0x1_0000 };
+    // Firmware places BARs from 2 GiB, or from the end of RAM.
+    let below = b.map.low_end().max(2 << 30);
+    let apertures = Apertures { mem32: below..IOAPIC_BASE, mem64: above..above + MEM64, io: 0xc000..0x1_0000 };
     let power = b.power.clone();
     let reset = move || power.request(PowerEvent::Reset);
-    let bus = PciBus::new(apertures, PM_PORT, &b.pio, &b.mmio, b.irqs.clone(), reset);
+    let shadow = Box::new(NoShadowRam);
+    let bus = PciBus::new(apertures, PM_PORT, &b.pio, &b.mmio, b.irqs.clone(), shadow, reset);
     let bus = b.plain(bus);
     b.built.pci = Some(bus.clone());
     Ok(b.pio.claim(PCI_PORTS.0, PCI_PORTS.1, bus)?)
