@@ -25,6 +25,8 @@ pub mod attention {
     pub const INTERRUPT: u32 = 1 << 1;
     /// Work from another CPU waits.
     pub const WORK: u32 = 1 << 2;
+    /// Other memory is shown at some addresses than before: forget cached translations.
+    pub const REMAP: u32 = 1 << 3;
 }
 
 /// Execution mode of the code that runs, part of the key of a decoded block.

@@ -43,6 +43,9 @@ fn attend(cpu: &mut Cpu) -> Option<Stop> {
         if cpu.port.attention.fetch_and(!attention::KICK, Ordering::SeqCst) & attention::KICK != 0 {
             return Some(Stop::Kicked);
         }
+        if cpu.port.attention.fetch_and(!attention::REMAP, Ordering::SeqCst) & attention::REMAP != 0 {
+            cpu.mmu.flush_all();
+        }
         cpu.tick_timer();
         match cpu.take_events() {
             Activity::Run => {
