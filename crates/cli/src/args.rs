@@ -23,7 +23,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Boot a throw-away virtual machine; with a command, run that in it and exit with its status.
     #[command(after_help = RUN_EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Measure what this host can do and say what visor will use, and why.
     #[command(after_help = "Examples:\n  visor doctor\n  visor doctor --json\n  visor -q doctor && echo ready")]
     Doctor(DoctorArgs),

@@ -153,7 +153,7 @@ impl Flash {
             0x13 => 0x01, // Intel's command set
             0x1b => 0x45, // supply voltage from 4.5 to 5.5 V
             0x1c => 0x55,
-            0x1f | 0x20 | 0x21 => 0x07, // typical times, 2^n units
+            0x1f..=0x21 => 0x07, // typical times, 2^n units
             0x23..=0x25 => 0x04,
             0x27 => size,
             0x2a => BUFFER.trailing_zeros() as u8,
