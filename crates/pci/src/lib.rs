@@ -19,6 +19,7 @@ mod chipset;
 mod config;
 mod dma;
 pub mod edu;
+mod host_bridge;
 mod interrupts;
 mod intx;
 mod msi;
@@ -29,8 +30,10 @@ mod tests;
 
 pub use bar::{BarKind, BarRange};
 pub use bus::{Apertures, PciBus};
+pub use chipset::ChipsetSink;
 pub use config::{CONFIG_SIZE, Capability, Command, ConfigSpace, Identity};
 pub use dma::{DmaDirection, DmaMemory, DmaRemapper, DmaTarget, SourceId};
+pub use host_bridge::ShadowArea;
 pub use interrupts::Interrupts;
 pub use intx::{IntxLine, IntxPin, IntxRoute, IntxRouter};
 pub use msi::Msi;
