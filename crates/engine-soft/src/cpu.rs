@@ -23,8 +23,8 @@ pub mod attention {
     pub const KICK: u32 = 1 << 0;
     /// The interrupt state changed (local APIC, INTR line, NMI, INIT, SIPI): look at it.
     pub const INTERRUPT: u32 = 1 << 1;
-    /// Work from another CPU waits.
-    pub const WORK: u32 = 1 << 2;
+    /// Device memory has moved: forget all translations.
+    pub const MOVED: u32 = 1 << 2;
 }
 
 /// Execution mode of the code that runs, part of the key of a decoded block.

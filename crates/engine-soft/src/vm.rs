@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use visor_apic::{LocalApic, LocalApicConfig};
 use visor_engine::{
-    CpuIo, Engine, EngineCaps, EngineError, EngineErrorKind, GuestMemory, Kicker, MsiSink, Stop, Vcpu, VcpuId,
+    CpuIo, DeviceMemory, Engine, EngineCaps, EngineError, EngineErrorKind, Gpa, GuestMemory, Kicker, MsiSink, Stop, Vcpu, VcpuId,
     VcpuStats, Vm, VmConfig,
 };
 use visor_fpu::FpuUnit;
@@ -75,6 +75,14 @@ struct SoftVm {
 }
 
 impl Vm for SoftVm {
+    fn place(&self, memory: &DeviceMemory, at: Option<Gpa>) -> Result<(), EngineError> {
+        memory.place(at);
+        for port in self.fabric.ports() {
+            port.notify(attention::MOVED);
+        }
+        Ok(())
+    }
+
     fn add_vcpu(&self, id: VcpuId, cpuid: &Cpuid) -> Result<Box<dyn Vcpu>, EngineError> {
         let features = cpuid.get(1, 0).unwrap_or_default();
         let phys_bits = cpuid.get(0x8000_0008, 0).map_or(36, |r| r.eax as u8).clamp(32, 52);

@@ -31,11 +31,34 @@ impl Frames {
     pub fn mark_code(&self, frame: Frame, offset: u64, len: u64) -> u32 {
         let mask = granules(offset, len);
         let code = &self.code[frame.0 as usize];
-        if code.load(Ordering::Relaxed) & mask != mask {
-            code.fetch_or(mask, Ordering::SeqCst);
-            barrier();
+        loop {
+            if code.load(Ordering::Relaxed) & mask != mask {
+                code.fetch_or(mask, Ordering::SeqCst);
+                barrier();
+            }
+            let stamp = self.stamp[frame.0 as usize].load(Ordering::Acquire);
+            // A hit that was under way may have taken the mark along: its second bump may then be in `stamp` already.
+            if code.load(Ordering::SeqCst) & mask == mask {
+                return stamp;
+            }
         }
-        self.stamp[frame.0 as usize].load(Ordering::Acquire)
+    }
+
+    /// Marks the whole of `frame`, so that the next write to it moves its stamp; true if it was marked. To be followed by
+    /// [`Frames::barrier`], the stamp, and then the bytes.
+    pub(crate) fn watch(&self, frame: Frame) -> bool {
+        let code = &self.code[frame.0 as usize];
+        code.load(Ordering::Relaxed) == !0 || code.fetch_or(!0, Ordering::SeqCst) == !0
+    }
+
+    /// Orders the marks made before on this thread against the writes of all others.
+    pub(crate) fn barrier(&self) {
+        barrier();
+    }
+
+    /// Moves the stamp of `frame`, for an engine that learns of writes without [`Frames::wrote`].
+    pub fn touch(&self, frame: Frame) {
+        self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
     }
 
     /// The current stamp of `frame`: code made under another one is stale.

@@ -14,6 +14,7 @@
 //! fence on the write path (membarrier(2)).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod device;
 mod frames;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
+pub use device::DeviceMemory;
 pub use frames::{FrameTracker, Frames, GRANULE};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
@@ -82,6 +84,9 @@ pub struct GuestMemory {
     layout: Vec<(RamRange, u64)>,
     base: *mut u8,
     len: u64,
+    /// RAM and the area for devices behind it.
+    mapped: u64,
+    windows: device::Windows,
     fd: OwnedFd,
 }
 
@@ -96,6 +101,15 @@ impl GuestMemory {
     /// # Errors
     /// [`MemoryError::Layout`] for a layout that breaks the rules, [`MemoryError::Map`] where the host refuses.
     pub fn new(layout: &[RamRange]) -> Result<Self, MemoryError> {
+        Self::with_device_memory(layout, 0)
+    }
+
+    /// As [`GuestMemory::new`], with an area of `device` bytes (a multiple of [`PAGE`]) from which devices take memory of their own
+    /// ([`GuestMemory::take_device_memory`]). It costs nothing until it is used.
+    ///
+    /// # Errors
+    /// Those of [`GuestMemory::new`].
+    pub fn with_device_memory(layout: &[RamRange], device: u64) -> Result<Self, MemoryError> {
         let mut end = 0;
         let mut len = 0u64;
         let mut placed = Vec::new();
@@ -110,14 +124,15 @@ impl GuestMemory {
             placed.push((*r, len));
             len += r.len;
         }
-        if len == 0 || len > 1 << 44 {
-            return Err(MemoryError::Layout("no RAM, or more than 16 TiB"));
+        if len == 0 || len > 1 << 44 || device > 1 << 40 || device % PAGE != 0 {
+            return Err(MemoryError::Layout("no RAM, or more than 16 TiB, or an odd area for devices"));
         }
-        let (fd, base) = map_shared(len).map_err(|source| MemoryError::Map { len, source })?;
-        let frames = Arc::new(Frames::new((len / PAGE) as usize));
+        let mapped = len + device;
+        let (fd, base) = map_shared(mapped).map_err(|source| MemoryError::Map { len: mapped, source })?;
+        let frames = Arc::new(Frames::new((mapped / PAGE) as usize));
         let regions = placed.iter().map(|(r, at)| region(base, *at, r, &frames)).collect::<Result<Vec<_>, _>>()?;
         let view = GuestView::from_regions(regions).map_err(|_| MemoryError::Layout("ranges overlap"))?;
-        Ok(GuestMemory { view, frames, layout: placed, base, len, fd })
+        Ok(GuestMemory { view, frames, layout: placed, base, len, mapped, windows: device::Windows::default(), fd })
     }
 
     /// RAM for devices and loaders.
@@ -130,10 +145,12 @@ impl GuestMemory {
         &self.frames
     }
 
-    /// The RAM page that holds `at`, or `None` where there is no RAM.
+    /// The page of RAM or of device memory that holds `at`, or `None` where there is neither.
     pub fn page(&self, at: Gpa) -> Option<RamPage> {
         let at = at.0 & !(PAGE - 1);
-        let (r, offset) = self.layout.iter().find(|(r, _)| at.wrapping_sub(r.start.0) < r.len)?;
+        let Some((r, offset)) = self.layout.iter().find(|(r, _)| at.wrapping_sub(r.start.0) < r.len) else {
+            return device::page(self, at);
+        };
         let offset = offset + (at - r.start.0);
         // SAFETY: `offset` is below `len`, inside the mapping.
         Some(RamPage { host: unsafe { self.base.add(offset as usize) }, frame: Frame((offset / PAGE) as u32) })
@@ -168,7 +185,7 @@ impl GuestMemory {
 impl Drop for GuestMemory {
     fn drop(&mut self) {
         // SAFETY: base and len are those of the mapping made in `new`; the view's regions do not own it.
-        unsafe { libc::munmap(self.base.cast(), self.len as usize) };
+        unsafe { libc::munmap(self.base.cast(), self.mapped as usize) };
     }
 }
 
