@@ -3,11 +3,12 @@
 use std::sync::{Arc, PoisonError};
 
 use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
+use visor_display::Vga;
 use visor_engine::GuestMemory;
 use visor_firmware::acpi::{self, AcpiConfig, PciConfig, PciRoute, SmiCommand};
 use visor_firmware::smbios::{self, SmbiosConfig};
-use visor_firmware::{Boot, BootSource, MemoryMap, boot};
-use visor_x86::CpuState;
+use visor_firmware::{Boot, BootSource, KernelKind, MemoryMap, boot};
+use visor_x86::{CpuState, Gpr};
 
 use crate::board::Built;
 use crate::error::{MachineError, MachineErrorKind};
@@ -20,6 +21,7 @@ pub(crate) struct Loader {
     map: MemoryMap,
     acpi: AcpiConfig,
     smbios: SmbiosConfig,
+    vga: Option<Vga>,
 }
 
 impl Loader {
@@ -37,7 +39,14 @@ impl Loader {
             uuid: config.uuid,
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        Loader { config: config.clone(), memory, map: map.clone(), acpi: describe(config, built), smbios }
+        Loader {
+            config: config.clone(),
+            memory,
+            map: map.clone(),
+            acpi: describe(config, built),
+            smbios,
+            vga: built.vga.clone(),
+        }
     }
 
     /// Loads kernel and tables.
@@ -51,6 +60,9 @@ impl Loader {
             decompress: self.config.decompress,
         };
         let boot = boot(&self.memory, &self.map, &source)?;
+        if let (Some(vga), KernelKind::BzImage { .. } | KernelKind::Vmlinux) = (&self.vga, &boot.kind) {
+            crate::screen::tell_linux(vga, &self.memory, boot.cpu.gpr[Gpr::Rsi as usize]);
+        }
         acpi::install(&self.memory, &self.acpi)?;
         smbios::install(&self.memory, &self.smbios)?;
         Ok(boot)

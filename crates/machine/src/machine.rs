@@ -23,6 +23,7 @@ use crate::life::{Control, MachineState, StopReason};
 use crate::listener::Listener;
 use crate::loader::Loader;
 use crate::parts::PARTS;
+use crate::screen::VIDEO_MEMORY;
 use crate::spec::MachineConfig;
 use crate::timers::Timers;
 use crate::vcpu::{self, VcpuThread};
@@ -33,7 +34,7 @@ pub struct Machine {
     name: String,
     control: Arc<Control>,
     clock: Arc<GuestClock>,
-    built: Arc<Built>,
+    pub(crate) built: Arc<Built>,
     serial: SerialLine,
     agent: Option<AgentPort>,
     listener: Listener,
@@ -64,8 +65,9 @@ impl Machine {
     /// [`MachineError`] for a kernel that cannot be booted, an engine that refuses, or a host without memory.
     pub fn new(config: &MachineConfig, engine: &dyn Engine) -> Result<Self, MachineError> {
         let cpuid = cpuid(config, engine)?;
-        let memory = GuestMemory::new(&ram_layout(config.memory))
-            .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
+        let memory =
+            GuestMemory::with_device_memory(&ram_layout(config.memory), if config.display { VIDEO_MEMORY } else { 0 })
+                .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
         let (memory, map) = (Arc::new(memory), MemoryMap::new(config.memory));
         let vm: Arc<dyn Vm> = engine.create_vm(&VmConfig { vcpus: config.cpus }, memory.clone())?.into();
         let waker =

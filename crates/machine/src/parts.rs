@@ -51,6 +51,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "debug-console", wanted: |c| c.debug_exit, build: debug_console },
     Part { name: "fw_cfg", wanted: always, build: fw_cfg },
     Part { name: "pci", wanted: always, build: pci },
+    Part { name: "vga", wanted: |c| c.display, build: crate::screen::vga },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },

@@ -35,6 +35,8 @@ pub struct MachineSpec {
     pub decompress: bool,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
+    /// A screen: a VGA with 16 MiB of memory.
+    pub display: bool,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
     /// Stop instead of rebooting when the guest resets itself.
@@ -58,6 +60,7 @@ impl MachineSpec {
             cmdline: String::new(),
             decompress: true,
             disks: Vec::new(),
+            display: false,
             debug_exit: false,
             no_reboot: false,
             time_limit: None,

@@ -14,6 +14,7 @@ mod command;
 mod console;
 mod end;
 mod live;
+mod screen;
 mod spec;
 mod stats;
 mod streams;
@@ -24,6 +25,7 @@ use self::command::Command;
 use self::console::Console;
 use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
+pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
 use self::tail::Tail;
 use crate::args::RunArgs;
@@ -40,6 +42,7 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
     })?;
     let done = work(&live, job, args, verbose, quiet);
     let stats = live.finish();
+    live.write_screen(&args.screen)?;
     if args.stats {
         eprint!("{stats}");
     }

@@ -53,6 +53,7 @@ fn machine(args: &RunArgs, kernel: PathBuf) -> Result<MachineSpec, Failure> {
         initrd: args.initrd.clone().map(FileSource::Path),
         cmdline: args.append.clone().unwrap_or_default(),
         disks: args.disk.iter().map(|d| open_disk(d)).collect::<Result<_, _>>()?,
+        display: args.screen.wanted(),
         debug_exit: args.debug_exit,
         no_reboot: args.no_reboot,
         ..MachineSpec::new(FileSource::Path(kernel))
