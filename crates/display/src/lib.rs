@@ -17,6 +17,10 @@
 mod image;
 mod scan;
 mod screen;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod text;
 mod vga;
 

@@ -80,7 +80,7 @@ impl Screen {
 
     fn phases(&self) -> Phases {
         let n = self.wires.clock.now() / BLINK;
-        Phases { cursor: n % 2 == 0, text: n / 2 % 2 == 0 }
+        Phases { cursor: n.is_multiple_of(2), text: (n / 2).is_multiple_of(2) }
     }
 }
 

@@ -3,8 +3,6 @@
 mod cp437;
 mod font;
 mod read;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use font::{Font, find as find_font};
 pub use read::console_text;

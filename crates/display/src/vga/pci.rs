@@ -88,7 +88,7 @@ impl PciDevice for Function {
                 (offset..).zip(data).for_each(|(at, byte)| core.write_port((0x3c0 + at - PORTS) as u16, *byte));
             }
             // Registers of 16 bits are written whole; a wider access writes two.
-            (VBE..VBE_END, _) if offset % 2 == 0 => {
+            (VBE..VBE_END, _) if offset.is_multiple_of(2) => {
                 for (i, word) in data.chunks_exact(2).enumerate() {
                     core.write_vbe_at((offset - VBE) as usize / 2 + i, u16::from_le_bytes([word[0], word[1]]));
                 }
