@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use visor_chipset::{AcpiPm, LegacyReplacement, PowerSink, Uart};
+use visor_chipset::{AcpiPm, I8042, LegacyReplacement, PowerSink, Uart};
 use visor_device::{Bus, Clock, Device, Mmio, Pio, TimerSlot};
 use visor_display::{Screen, Vga};
 use visor_engine::{GuestMemory, Vm};
@@ -54,6 +54,7 @@ pub(crate) struct Built {
     /// Devices that keep it: the RTC and the wake logic.
     pub(crate) kept: Vec<Arc<Mutex<dyn Device>>>,
     pub(crate) pci: Option<Arc<Mutex<PciBus>>>,
+    pub(crate) i8042: Option<Arc<Mutex<I8042>>>,
     pub(crate) vga: Option<Vga>,
     pub(crate) screen: Option<Arc<Screen>>,
     pub(crate) pm: Option<Arc<Mutex<AcpiPm>>>,

@@ -123,8 +123,9 @@ fn acpi_pm(b: &mut Board<'_>) -> Result<(), MachineError> {
 }
 
 fn i8042(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let wires = I8042Wires { keyboard_irq: b.irqs.line(1), mouse_irq: b.irqs.line(12), power: b.power.clone() };
-    let i8042 = b.plain(I8042::new(wires));
+    let (clock, keyboard_irq, mouse_irq, power) = (b.clock.clone(), b.irqs.line(1), b.irqs.line(12), b.power.clone());
+    let i8042 = b.timed(|timer| I8042::new(I8042Wires { clock, timer, keyboard_irq, mouse_irq, power }));
+    b.built.i8042 = Some(i8042.clone());
     Ok(claim_ports(&b.pio, &i8042)?)
 }
 
