@@ -131,7 +131,7 @@ impl Scan {
             }
             changed
         };
-        screen.wires.vm.collect_writes(&screen.wires.memory);
+        screen.wires.vm.collect_writes();
         match self.mode.take() {
             Some(Mode::Linear { frame, colours }) => {
                 self.look_linear(&screen.wires, &frame, changed);

@@ -6,7 +6,7 @@ use visor_console::{Display, FrameBufferSink, Generation, Size};
 use visor_device::testing::ManualClock;
 use visor_device::{Bus, Mmio, Pio};
 use visor_engine::{EngineError, MsiSink, Vcpu, VcpuId, Vm};
-use visor_memory::{DeviceMemory, Gpa, GuestMemory, RamRange};
+use visor_memory::{DeviceMemory, Extra, Gpa, GuestMemory, RamRange};
 use visor_pci::PciDevice;
 
 use crate::{Screen, Vga, VgaWires};
@@ -41,13 +41,13 @@ impl Vm for NoVm {
 
 pub(crate) fn bench() -> Bench {
     let ram = RamRange { start: Gpa(0), len: 0x1000 };
-    let memory = Arc::new(GuestMemory::with_device_memory(&[ram], 16 << 20).unwrap());
+    let memory = Arc::new(GuestMemory::with_extra(&[ram], &Extra { devices: 16 << 20, ..Extra::default() }).unwrap());
     let memory = memory.take_device_memory(16 << 20).unwrap();
     let clock = Arc::new(ManualClock::default());
     let vga = Vga::new(VgaWires { memory: memory.clone(), vm: Arc::new(NoVm), clock: clock.clone() });
     let (pio, mmio) = (Bus::default(), Bus::default());
     vga.claim(&pio, &mmio).unwrap();
-    let function: Box<dyn PciDevice> = Box::new(vga.function().unwrap());
+    let function: Box<dyn PciDevice> = Box::new(vga.function(None).unwrap());
     Bench { screen: vga.screen(), vga, memory, clock, function: Mutex::new(function), pio, mmio }
 }
 

@@ -5,16 +5,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
     CpuId, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry, kvm_msi,
-    kvm_userspace_memory_region,
 };
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_LOG_DIRTY_PAGES, KVM_CPUID_FLAG_SIGNIFCANT_INDEX};
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_CPUID_FLAG_SIGNIFCANT_INDEX};
 use kvm_ioctls::{Kvm, VmFd};
-use visor_engine::{DeviceMemory, EngineError, EngineErrorKind, Gpa, GuestMemory, MsiSink, Vcpu, VcpuId, Vm};
-use visor_memory::Frame;
+use visor_engine::{EngineError, EngineErrorKind, GuestMemory, MsiSink, Vcpu, VcpuId, Vm};
 use visor_x86::cpuid::Cpuid;
 
 use crate::failed;
 use crate::kick::Kick;
+use crate::slots::Slots;
 use crate::vcpu::KvmVcpu;
 
 /// Inputs of the I/O APIC for which the kernel reserves interrupt routes.
@@ -24,10 +23,9 @@ const IOAPIC_ROUTES: usize = 24;
 pub(crate) struct KvmVm {
     fd: Arc<VmFd>,
     memory: Arc<GuestMemory>,
+    slots: Arc<Slots>,
     msi: Arc<KvmMsi>,
     boot: OnceLock<Arc<Kick>>,
-    /// Device memory by first frame, and where it is; its slots follow those of RAM.
-    placed: Mutex<Vec<(Frame, Option<Gpa>)>>,
 }
 
 impl KvmVm {
@@ -37,71 +35,22 @@ impl KvmVm {
         let mut cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
         cap.args[0] = IOAPIC_ROUTES as u64;
         fd.enable_cap(&cap).map_err(failed("KVM_CAP_SPLIT_IRQCHIP"))?;
-        for (slot, (range, offset)) in memory.layout().iter().enumerate() {
-            let region = kvm_userspace_memory_region {
-                slot: slot as u32,
-                flags: 0,
-                guest_phys_addr: range.start.0,
-                memory_size: range.len,
-                userspace_addr: memory.base() as u64 + offset,
-            };
-            // SAFETY: the memory is mapped as long as `memory` lives, which this VM keeps.
-            unsafe { fd.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
-        }
+        let slots = Slots::new(fd.clone(), &memory);
+        slots.show(&memory.mappings())?;
+        let slots = Arc::new(slots);
+        let (seen, follower) = (Arc::downgrade(&memory), slots.clone());
+        memory.on_remap(move || {
+            let Some(memory) = seen.upgrade() else { return };
+            if let Err(e) = follower.show(&memory.mappings()) {
+                tracing::error!("the guest's memory cannot be mapped anew: {e}");
+            }
+        });
         let msi = Arc::new(KvmMsi { fd: fd.clone(), level: Mutex::new(VecDeque::new()) });
-        Ok(KvmVm { fd, memory, msi, boot: OnceLock::new(), placed: Mutex::default() })
-    }
-
-    /// Makes slot `slot` hold `memory` at `at`, or nothing.
-    fn set_slot(&self, slot: u32, memory: &DeviceMemory, at: Option<Gpa>) -> Result<(), EngineError> {
-        let region = kvm_userspace_memory_region {
-            slot,
-            flags: KVM_MEM_LOG_DIRTY_PAGES,
-            guest_phys_addr: at.map_or(0, |a| a.0),
-            memory_size: if at.is_some() { memory.len() } else { 0 },
-            userspace_addr: memory.host() as u64,
-        };
-        // SAFETY: the memory is part of the mapping of `self.memory`, which this VM keeps.
-        unsafe { self.fd.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))
+        Ok(KvmVm { fd, memory, slots, msi, boot: OnceLock::new() })
     }
 }
 
 impl Vm for KvmVm {
-    fn place(&self, memory: &DeviceMemory, at: Option<Gpa>) -> Result<(), EngineError> {
-        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = memory.first_frame();
-        let index = placed.iter().position(|(f, _)| *f == first).unwrap_or_else(|| {
-            placed.push((first, None));
-            placed.len() - 1
-        });
-        let slot = (self.memory.layout().len() + index) as u32;
-        // A slot's place cannot be changed, only taken and given.
-        if placed[index].1.take().is_some() {
-            self.set_slot(slot, memory, None)?;
-        }
-        if at.is_some() {
-            self.set_slot(slot, memory, at)?;
-            placed[index].1 = at;
-        }
-        memory.place(at);
-        Ok(())
-    }
-
-    fn collect_writes(&self, memory: &DeviceMemory) {
-        let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = memory.first_frame();
-        let Some(index) = placed.iter().position(|(f, at)| *f == first && at.is_some()) else { return };
-        let slot = (self.memory.layout().len() + index) as u32;
-        let log = self.fd.get_dirty_log(slot, memory.len() as usize).unwrap_or_default();
-        for (i, word) in log.iter().enumerate() {
-            let mut bits = *word;
-            while bits != 0 {
-                self.memory.frames().touch(Frame(first.0 + (i as u32) * 64 + bits.trailing_zeros()));
-                bits &= bits - 1;
-            }
-        }
-    }
-
     fn add_vcpu(&self, id: VcpuId, cpuid: &Cpuid) -> Result<Box<dyn Vcpu>, EngineError> {
         let fd = self.fd.create_vcpu(u64::from(id.0)).map_err(failed("KVM_CREATE_VCPU"))?;
         fd.set_cpuid2(&table(cpuid, id)?).map_err(failed("KVM_SET_CPUID2"))?;
@@ -126,6 +75,10 @@ impl Vm for KvmVm {
         if let Some(kick) = self.boot.get() {
             kick.nmi();
         }
+    }
+
+    fn collect_writes(&self) {
+        self.slots.collect(&self.memory);
     }
 }
 

@@ -13,7 +13,7 @@ use visor_x86::segment::{Segment, TableReg};
 
 use crate::clock::TscClock;
 use crate::fabric::{CpuPort, Fabric};
-use crate::mmu::Mmu;
+use crate::mmu::{CpuBox, Home, Mmu};
 use crate::op::{Faulted, Guest, Op};
 use crate::sys::{Debug, MsrFile, ResetKind};
 
@@ -23,8 +23,10 @@ pub mod attention {
     pub const KICK: u32 = 1 << 0;
     /// The interrupt state changed (local APIC, INTR line, NMI, INIT, SIPI): look at it.
     pub const INTERRUPT: u32 = 1 << 1;
-    /// Device memory has moved: forget all translations.
-    pub const MOVED: u32 = 1 << 2;
+    /// Work from another CPU waits.
+    pub const WORK: u32 = 1 << 2;
+    /// Other memory is shown at some addresses than before: forget cached translations.
+    pub const REMAP: u32 = 1 << 3;
 }
 
 /// Execution mode of the code that runs, part of the key of a decoded block.
@@ -241,9 +243,13 @@ impl Cpu {
 
 impl Cpu {
     /// A CPU after power-up.
-    pub(crate) fn new(parts: Parts) -> Box<Self> {
-        let mmu = Mmu::new(&parts.ram);
-        let mut cpu = Box::new(Cpu {
+    ///
+    /// # Errors
+    /// The host's, if it gives no memory.
+    pub(crate) fn new(parts: Parts) -> std::io::Result<CpuBox> {
+        let home = Home::new()?;
+        let mmu = Mmu::new(&parts.ram, home.clone());
+        let cpu = Cpu {
             gpr: [0; 18],
             status: 0,
             sysflags: 2,
@@ -293,8 +299,9 @@ impl Cpu {
             io: None,
             fabric: parts.fabric,
             stats: VcpuStats::default(),
-        });
+        };
+        let mut cpu = CpuBox::new(home, cpu);
         cpu.reset(ResetKind::Power);
-        cpu
+        Ok(cpu)
     }
 }

@@ -40,12 +40,11 @@ pub(crate) fn run(cpu: &mut Cpu, blocks: &mut Blocks) -> Stop {
 #[cold]
 fn attend(cpu: &mut Cpu) -> Option<Stop> {
     loop {
-        let asked = cpu.port.attention.fetch_and(!(attention::KICK | attention::MOVED), Ordering::SeqCst);
-        if asked & attention::MOVED != 0 {
-            cpu.mmu.flush_all();
-        }
-        if asked & attention::KICK != 0 {
+        if cpu.port.attention.fetch_and(!attention::KICK, Ordering::SeqCst) & attention::KICK != 0 {
             return Some(Stop::Kicked);
+        }
+        if cpu.port.attention.fetch_and(!attention::REMAP, Ordering::SeqCst) & attention::REMAP != 0 {
+            cpu.mmu.flush_all();
         }
         cpu.tick_timer();
         match cpu.take_events() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use visor_apic::{LocalApic, LocalApicConfig};
 use visor_engine::{
-    CpuIo, DeviceMemory, Engine, EngineCaps, EngineError, EngineErrorKind, Gpa, GuestMemory, Kicker, MsiSink, Stop, Vcpu, VcpuId,
+    CpuIo, Engine, EngineCaps, EngineError, EngineErrorKind, GuestMemory, Kicker, MsiSink, Stop, Vcpu, VcpuId,
     VcpuStats, Vm, VmConfig,
 };
 use visor_fpu::FpuUnit;
@@ -15,6 +15,7 @@ use crate::blocks::Blocks;
 use crate::clock::{TscClock, host_tsc};
 use crate::cpu::{Cpu, attention};
 use crate::fabric::{CpuPort, Fabric};
+use crate::mmu::CpuBox;
 use crate::run;
 use crate::sys::{ResetKind, announced};
 
@@ -55,8 +56,14 @@ impl Engine for SoftEngine {
             let what = format!("a VM has 1 to {MAX_VCPUS} CPUs, not {}", config.vcpus);
             return Err(EngineError::new(EngineErrorKind::Invalid, what));
         }
+        let fabric = Arc::new(Fabric::default());
+        let told = Arc::downgrade(&fabric);
+        memory.on_remap(move || {
+            let ports = told.upgrade().map(|f| f.ports()).unwrap_or_default();
+            ports.iter().for_each(|p| p.notify(attention::REMAP));
+        });
         Ok(Box::new(SoftVm {
-            fabric: Arc::new(Fabric::default()),
+            fabric,
             memory,
             fpu: self.fpu.clone(),
             clock: self.clock,
@@ -75,14 +82,6 @@ struct SoftVm {
 }
 
 impl Vm for SoftVm {
-    fn place(&self, memory: &DeviceMemory, at: Option<Gpa>) -> Result<(), EngineError> {
-        memory.place(at);
-        for port in self.fabric.ports() {
-            port.notify(attention::MOVED);
-        }
-        Ok(())
-    }
-
     fn add_vcpu(&self, id: VcpuId, cpuid: &Cpuid) -> Result<Box<dyn Vcpu>, EngineError> {
         let features = cpuid.get(1, 0).unwrap_or_default();
         let phys_bits = cpuid.get(0x8000_0008, 0).map_or(36, |r| r.eax as u8).clamp(32, 52);
@@ -108,7 +107,7 @@ impl Vm for SoftVm {
             clock: self.clock,
             epoch_tsc: self.epoch_tsc,
         };
-        Ok(Box::new(SoftVcpu { cpu: Cpu::new(parts), blocks: Blocks::default() }))
+        Ok(Box::new(SoftVcpu { cpu: Cpu::new(parts).map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?, blocks: Blocks::default() }))
     }
 
     fn msi(&self) -> Arc<dyn MsiSink> {
@@ -133,7 +132,7 @@ impl Vm for SoftVm {
 }
 
 struct SoftVcpu {
-    cpu: Box<Cpu>,
+    cpu: CpuBox,
     blocks: Blocks,
 }
 

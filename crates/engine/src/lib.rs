@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-pub use visor_memory::{DeviceMemory, Gpa, GuestMemory};
+pub use visor_memory::{Gpa, GuestMemory};
 use visor_x86::cpuid::Cpuid;
 use visor_x86::state::CpuState;
 
@@ -72,21 +72,8 @@ pub trait Vm: Send + Sync {
     /// Raises a non-maskable interrupt on the boot CPU.
     fn nmi(&self);
 
-    /// Makes a device's memory appear at `at`, page aligned, as fast as RAM, or takes it away. CPUs that run see it within
-    /// microseconds, the one that caused the call (a BAR written) with its next instructions. May be called with device
-    /// locks held; never calls back.
-    ///
-    /// # Errors
-    /// [`EngineErrorKind::Host`] where the host refuses; accesses then go to the bus.
-    fn place(&self, memory: &DeviceMemory, at: Option<Gpa>) -> Result<(), EngineError> {
-        memory.place(at);
-        Ok(())
-    }
-
-    /// To be called before [`DeviceMemory::collect`]: fetches what is known of writes elsewhere (the host's kernel).
-    fn collect_writes(&self, memory: &DeviceMemory) {
-        let _ = memory;
-    }
+    /// To be called before `DeviceMemory::collect`: fetches what is known of writes elsewhere (the host's kernel).
+    fn collect_writes(&self) {}
 }
 
 /// Accepts message-signalled interrupts (SDM 3A §11.11: address FEEx_xxxxh, data with vector and delivery mode).

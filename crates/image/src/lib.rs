@@ -1,7 +1,8 @@
 //! Guest images built from Debian packages.
 //!
 //! [`ImageBuilder`] makes the image `tiny`: an unmodified Debian kernel, an initial ramfs with visor's own PID 1, and a
-//! root disk with the tools a tour of virtual machines needs. [`ImageStore`] finds images that are there.
+//! root disk with the tools a tour of virtual machines needs. [`ImageStore`] finds images that are there. [`FirmwareStore`] finds
+//! the firmware of machines that boot as a PC does.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -12,6 +13,7 @@ mod content;
 mod disk;
 mod elf;
 mod error;
+mod firmware;
 mod modules;
 mod progress;
 mod recipe;
@@ -20,6 +22,7 @@ mod tree;
 
 pub use builder::ImageBuilder;
 pub use error::{ImageError, ImageErrorKind};
+pub use firmware::{FirmwareFile, FirmwareStore};
 pub use progress::{Phase, Progress, Silent};
 pub use recipe::{Recipe, RecipePackage};
 pub use store::{Image, ImageStore, Manifest, ManifestFile, ManifestPackage};

@@ -9,6 +9,7 @@ use visor_pci::PciAddress;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::board::Board;
+use crate::loader::read;
 use crate::error::{MachineError, MachineErrorKind};
 use crate::machine::Machine;
 
@@ -25,7 +26,9 @@ pub(crate) fn vga(b: &mut Board<'_>) -> Result<(), MachineError> {
     let memory = memory.map_err(|e| MachineError::because(MachineErrorKind::Board, "no display memory", e))?;
     let vga = Vga::new(VgaWires { memory, vm: b.vm.clone(), clock: b.clock.clone() });
     vga.claim(&b.pio, &b.mmio)?;
-    b.function(SLOT, vga.function()?)?;
+    let rom = b.config.video_bios.as_ref().map(|rom| read(rom, "video BIOS")).transpose()?;
+    rom.iter().for_each(|rom| _ = vga.learn_font(rom));
+    b.function(SLOT, vga.function(rom)?)?;
     b.built.screen = Some(Arc::new(vga.screen()));
     b.built.vga = Some(vga);
     Ok(())

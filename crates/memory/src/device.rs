@@ -6,46 +6,21 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{Frame, Gpa, GuestMemory, MemoryError, PAGE, RamPage};
+use crate::{Frame, Gpa, GuestMemory, MemoryError, PAGE, RamRange, Remap};
 
-/// Where device memory is in the guest-physical address space.
-#[derive(Debug, Default)]
-pub(crate) struct Windows {
-    placed: RwLock<Vec<Window>>,
-    /// The least range that holds them all, so that most addresses are told apart from them without a lock.
-    first: AtomicU64,
-    end: AtomicU64,
-    /// Bytes of the area that have been given to devices.
+/// The part of the mapping that devices take memory from.
+#[derive(Debug)]
+pub(crate) struct Area {
+    start: u64,
+    /// Bytes that have been given to devices.
     taken: AtomicU64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Window {
-    start: u64,
-    len: u64,
-    /// In the mapping.
-    offset: u64,
-}
-
-impl Windows {
-    /// Offset in the mapping of the page at `at`, which is page aligned.
-    pub(crate) fn find(&self, at: u64) -> Option<u64> {
-        if at < self.first.load(Ordering::Relaxed) || at >= self.end.load(Ordering::Relaxed) {
-            return None;
-        }
-        let placed = self.placed.read().unwrap_or_else(PoisonError::into_inner);
-        let w = placed.iter().find(|w| at.wrapping_sub(w.start) < w.len)?;
-        Some(w.offset + (at - w.start))
-    }
-
-    fn set(&self, offset: u64, len: u64, at: Option<u64>) {
-        let mut placed = self.placed.write().unwrap_or_else(PoisonError::into_inner);
-        placed.retain(|w| w.offset != offset);
-        placed.extend(at.map(|start| Window { start, len, offset }));
-        self.first.store(placed.iter().map(|w| w.start).min().unwrap_or(0), Ordering::Relaxed);
-        self.end.store(placed.iter().map(|w| w.start + w.len).max().unwrap_or(0), Ordering::Relaxed);
+impl Area {
+    pub(crate) fn new(start: u64) -> Self {
+        Area { start, taken: AtomicU64::new(0) }
     }
 }
 
@@ -55,14 +30,19 @@ impl GuestMemory {
     /// # Errors
     /// [`MemoryError::Layout`] if that is not a multiple, or more than what is left.
     pub fn take_device_memory(self: &Arc<Self>, len: u64) -> Result<DeviceMemory, MemoryError> {
-        if len == 0 || len % PAGE != 0 {
+        if len == 0 || !len.is_multiple_of(PAGE) {
             return Err(MemoryError::Layout("device memory is empty or not page aligned"));
         }
-        let limit = self.mapped - self.len;
+        let limit = self.mapped - self.devices.start;
         let take = |taken: u64| taken.checked_add(len).filter(|end| *end <= limit);
-        let at = self.windows.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
+        let at = self.devices.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
         let at = at.map_err(|_| MemoryError::Layout("the area for device memory is full"))?;
-        Ok(DeviceMemory { memory: self.clone(), offset: self.len + at, len })
+        Ok(DeviceMemory { memory: self.clone(), offset: self.devices.start + at, len, place: Arc::default() })
+    }
+
+    /// Where in the mapping device memory begins, whose writes somebody follows.
+    pub fn devices(&self) -> u64 {
+        self.devices.start
     }
 }
 
@@ -72,6 +52,7 @@ pub struct DeviceMemory {
     memory: Arc<GuestMemory>,
     offset: u64,
     len: u64,
+    place: Arc<Mutex<Option<Gpa>>>,
 }
 
 impl DeviceMemory {
@@ -85,22 +66,25 @@ impl DeviceMemory {
         false
     }
 
-    /// Host address of its first byte, for an engine that maps it.
-    pub fn host(&self) -> *mut u8 {
-        // SAFETY: `offset` lies in the mapping.
-        unsafe { self.memory.base.add(self.offset as usize) }
-    }
-
     /// Its first frame, for an engine that tracks writes.
     pub fn first_frame(&self) -> Frame {
         Frame((self.offset / PAGE) as u32)
     }
 
-    /// Makes it appear in the guest at `at` (page aligned), or nowhere. For engines: they also forget what they know of the old place.
-    /// Where it overlaps RAM, RAM is seen.
+    /// Makes it appear in the guest at `at` (page aligned), or nowhere. Where there is RAM, RAM is seen.
     pub fn place(&self, at: Option<Gpa>) {
-        let at = at.map(|a| a.0).filter(|a| a % PAGE == 0 && a.checked_add(self.len).is_some());
-        self.memory.windows.set(self.offset, self.len, at);
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let range = |start: Gpa| RamRange { start, len: self.len };
+        let old = place.take().map(|start| Remap { range: range(start), to: None });
+        let new = at.map(|start| Remap { range: range(start), to: Some((self.offset, true)) });
+        let changes: Vec<Remap> = old.into_iter().chain(new).collect();
+        self.memory.remap(&changes);
+        *place = at;
+    }
+
+    fn host(&self) -> *mut u8 {
+        // SAFETY: `offset` lies in the mapping.
+        unsafe { self.memory.base.add(self.offset as usize) }
     }
 
     /// Copies bytes from `at`; what lies beyond the end reads as zero. The guest may write meanwhile.
@@ -125,7 +109,7 @@ impl DeviceMemory {
 
     /// The little-endian word at `at`, a multiple of four; zero beyond the end.
     pub fn load(&self, at: u64) -> u32 {
-        if self.clip(at, 4) < 4 || at % 4 != 0 {
+        if self.clip(at, 4) < 4 || !at.is_multiple_of(4) {
             return 0;
         }
         // SAFETY: inside the mapping, and aligned since the mapping is.
@@ -134,7 +118,7 @@ impl DeviceMemory {
 
     /// Stores a little-endian word at `at`, a multiple of four; dropped beyond the end.
     pub fn store(&self, at: u64, value: u32) {
-        if self.clip(at, 4) < 4 || at % 4 != 0 {
+        if self.clip(at, 4) < 4 || !at.is_multiple_of(4) {
             return;
         }
         // SAFETY: as above.
@@ -166,7 +150,8 @@ impl DeviceMemory {
         let first = self.first_frame();
         let frame = |page: usize| Frame(first.0 + page as u32);
         let mut barrier = false;
-        for page in pages.start..end {
+        let range = pages.start.min(end)..end;
+        for page in range.clone() {
             if !self.memory.frames.watch(frame(page)) {
                 // Even where the stamp is known: a hit under way can have taken the last mark after its stamp was read.
                 seen[page] = u32::MAX;
@@ -176,7 +161,7 @@ impl DeviceMemory {
         if barrier {
             self.memory.frames.barrier();
         }
-        for page in pages.start..end {
+        for page in range {
             let stamp = self.memory.frames.stamp(frame(page));
             // All ones stands for "never seen"; a stamp may pass it too, and is then reported once more.
             if seen[page] != stamp || stamp == u32::MAX {
@@ -229,10 +214,3 @@ unsafe fn copy_out(from: *const u8, data: &mut [u8]) {
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
 struct Unaligned(u64);
-
-/// The page of device memory at page-aligned `at`.
-pub(crate) fn page(memory: &GuestMemory, at: u64) -> Option<RamPage> {
-    let offset = memory.windows.find(at)?;
-    // SAFETY: windows lie in the mapping.
-    Some(RamPage { host: unsafe { memory.base.add(offset as usize) }, frame: Frame((offset / PAGE) as u32) })
-}

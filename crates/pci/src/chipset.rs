@@ -1,4 +1,4 @@
-//! The chipset's own functions, as far as firmware and operating systems look at them.
+//! The functions of the PIIX, as far as firmware and operating systems look at them.
 
 use std::sync::Arc;
 
@@ -6,42 +6,9 @@ use crate::config::Identity;
 use crate::intx::{DEFAULT_ROUTES, IntxPin, IntxRouter};
 use crate::{ConfigSpace, PciDevice};
 
-const INTEL: u16 = 0x8086;
+pub(crate) const INTEL: u16 = 0x8086;
 /// First of the four PIRQ route registers (PIIX4 §4.1.10).
 const PIRQ_ROUTE: u8 = 0x60;
-
-/// The 440FX host bridge. Its memory attribute registers keep what is written; RAM is always readable and writable.
-pub(crate) struct HostBridge(ConfigSpace);
-
-impl HostBridge {
-    pub(crate) fn new() -> Self {
-        let mut c = ConfigSpace::new(Identity {
-            vendor: INTEL,
-            device: 0x1237,
-            revision: 2,
-            class: 0x06_0000,
-            ..Identity::default()
-        });
-        // Programmable attribute maps 0 to 6 (440FX §3.2.12) and SMRAM control (§3.2.18): plain storage.
-        c.define(0x59, &[0; 7], &[0xff; 7]);
-        c.define(0x72, &[0x02], &[0x7f]);
-        HostBridge(c)
-    }
-}
-
-impl PciDevice for HostBridge {
-    fn name(&self) -> &str {
-        "host-bridge"
-    }
-
-    fn config(&self) -> &ConfigSpace {
-        &self.0
-    }
-
-    fn config_mut(&mut self) -> &mut ConfigSpace {
-        &mut self.0
-    }
-}
 
 /// The PIIX ISA bridge: routes PIRQA to PIRQD.
 pub(crate) struct IsaBridge {

@@ -87,7 +87,9 @@ impl Rig {
             Apertures { mem32: 0xc000_0000..0xfec0_0000, mem64: 0x1_4000_0000..0x80_0000_0000, io: 0xc000..0x1_0000 };
         let resets = Arc::new(Mutex::new(0));
         let r = resets.clone();
-        let mut pci = PciBus::new(apertures, 0x600, &pio, &mmio, irq.clone(), move || *r.lock().unwrap() += 1);
+        let mut pci = PciBus::new(apertures, 0x600, &pio, &mmio, irq.clone(), Box::new(NoShadowRam), move || {
+            *r.lock().unwrap() += 1
+        });
         assert_eq!(pci.free_device().unwrap(), AT);
         let probe = Arc::new(Mutex::new(Probe::new(msi.clone(), pci.intx(AT, IntxPin::A))));
         pci.add(AT, probe.clone()).unwrap();
@@ -177,6 +179,27 @@ fn bars_are_sized_moved_and_decoded() {
 }
 
 #[test]
+fn an_expansion_rom_is_sized_enabled_and_read() {
+    let rig = Rig::new();
+    let image: Arc<[u8]> = (0..3000u32).map(|i| i as u8).collect();
+    rig.probe.lock().unwrap().config.set_rom(image).unwrap();
+    rig.write(AT, 0x30, &0xffff_f800u32.to_le_bytes());
+    assert_eq!(rig.read32(AT, 0x30), 0xffff_f000, "3000 bytes need 4 KiB");
+    rig.write(AT, 0x30, &0xd000_0001u32.to_le_bytes());
+    assert_eq!(rig.load(0xd000_0007), 0xff, "memory is not enabled yet");
+    rig.write(AT, 4, &[2, 0]);
+    assert_eq!((rig.load(0xd000_0007), rig.load(0xd000_0bb7), rig.load(0xd000_0bb8)), (7, 0xb7, 0xff));
+    rig.mmio.write(0xd000_0007, &[1]);
+    assert_eq!(rig.load(0xd000_0007), 7, "read-only");
+    assert!(rig.probe.lock().unwrap().writes.is_empty());
+    rig.write(AT, 0x30, &0xd000_0000u32.to_le_bytes());
+    assert_eq!(rig.load(0xd000_0007), 0xff, "the ROM's own switch");
+    let mut c = ConfigSpace::new(Identity::default());
+    assert_eq!(c.set_rom(Arc::from([])), Err(PciError::Bar { index: 6, size: 2048 }));
+    assert!(c.set_rom(vec![0; (16 << 20) + 1].into()).is_err());
+}
+
+#[test]
 fn a_bar_over_another_waits_until_that_one_leaves() {
     let rig = Rig::new();
     rig.write(AT, 0x10, &0xd000_0000u32.to_le_bytes());
@@ -206,7 +229,7 @@ fn an_aperture_that_is_too_small_is_an_error() {
     let (pio, mmio) = (Arc::new(Bus::default()), Arc::new(Bus::default()));
     let apertures = Apertures { mem32: 0xc000_0000..0xc000_1000, mem64: 0..0, io: 0xc000..0xc010 };
     let msi = Arc::new(MsiLog::default());
-    let mut pci = PciBus::new(apertures, 0x600, &pio, &mmio, Arc::new(IrqLog::default()), || ());
+    let mut pci = PciBus::new(apertures, 0x600, &pio, &mmio, Arc::new(IrqLog::default()), Box::new(NoShadowRam), || ());
     pci.add(AT, Arc::new(Mutex::new(Probe::new(msi, pci.intx(AT, IntxPin::A))))).unwrap();
     assert_eq!(pci.assign_resources(), Err(PciError::Aperture { at: AT, index: 2, size: 0x4000 }));
 }

@@ -71,7 +71,7 @@ impl Live {
             failure.hint("`visor doctor` shows what works on this host")
         })?;
         tell(&format!("engine {} ({})", engine.engine.caps().name, engine.reason));
-        let mut machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, &config.kernel))?;
+        let mut machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, config.kernel.as_ref()))?;
         machine.notes().iter().for_each(|n| tell(n));
         let wake = Wake::new()?;
         terminal::catch_signals(wake.descriptor()?)?;
@@ -184,10 +184,10 @@ impl Live {
 }
 
 /// A kernel that cannot be booted is named.
-fn unbootable(error: MachineError, kernel: &FileSource) -> Failure {
-    let is_kernel = error.kind == MachineErrorKind::Boot;
+fn unbootable(error: MachineError, kernel: Option<&FileSource>) -> Failure {
+    let kernel = kernel.filter(|_| error.kind == MachineErrorKind::Boot);
     let mut failure = failure(error);
-    if is_kernel {
+    if let Some(kernel) = kernel {
         failure.error = failure.error.context(format!("cannot boot {kernel:?}"));
     }
     failure

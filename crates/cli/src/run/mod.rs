@@ -1,6 +1,6 @@
 //! `visor run`: boots a throw-away machine and stays with it to its end.
 //!
-//! - `spec`: from arguments to a machine and a job;
+//! - `spec`: from arguments to a machine and a job; `firmware`: booting as a PC does;
 //! - `live`: the running machine, and the poll in which the main thread waits for everything;
 //! - `console`, `command`: the jobs;
 //! - `agent`: the session with the agent in the guest;
@@ -13,6 +13,7 @@ mod agent;
 mod command;
 mod console;
 mod end;
+mod firmware;
 mod live;
 mod screen;
 mod spec;

@@ -26,6 +26,11 @@ impl ScreenArgs {
         self.display || self.screenshot.is_some() || self.screen_text.is_some()
     }
 
+    /// Whether text on the screen is to be read.
+    pub(super) fn reads_text(&self) -> bool {
+        self.screen_text.is_some()
+    }
+
     /// Writes the files.
     pub(super) fn write(&self, machine: &Machine) -> Result<(), Failure> {
         let Some(screen) = machine.screen() else { return Ok(()) };

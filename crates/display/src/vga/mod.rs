@@ -48,7 +48,7 @@ const PORTS: &[(u16, u16)] = &[(0x3b4, 2), (0x3ba, 1), (0x3c0, 16), (0x3d4, 2), 
 pub struct VgaWires {
     /// Display memory: a power of two of at least 256 KiB; all zeroes.
     pub memory: DeviceMemory,
-    /// The VM in whose address space the frame buffer appears.
+    /// The VM, which knows of the guest's writes.
     pub vm: Arc<dyn Vm>,
     /// Guest time, for retraces and blinking.
     pub clock: Arc<dyn Clock>,
@@ -81,12 +81,12 @@ impl Vga {
         mmio.claim(LEGACY_WINDOW, LEGACY_WINDOW_LEN, Arc::new(Mutex::new(window)))
     }
 
-    /// Its PCI function. Resetting that resets the adapter.
+    /// Its PCI function, with `rom` as its option ROM. Resetting it resets the adapter.
     ///
     /// # Errors
-    /// [`PciError::Bar`] if the memory's size is not possible for a BAR.
-    pub fn function(&self) -> Result<impl PciDevice + use<>, PciError> {
-        pci::Function::new(self.core.clone(), self.wires.clone())
+    /// [`PciError::Bar`] if the memory's or the ROM's size is not possible for a BAR.
+    pub fn function(&self, rom: Option<Arc<[u8]>>) -> Result<impl PciDevice + use<>, PciError> {
+        pci::Function::new(self.core.clone(), self.wires.clone(), rom)
     }
 
     /// The monitor.

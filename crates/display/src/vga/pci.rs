@@ -30,7 +30,11 @@ pub(super) struct Function {
 }
 
 impl Function {
-    pub(super) fn new(core: Arc<Mutex<Core>>, wires: VgaWires) -> Result<Self, PciError> {
+    pub(super) fn new(
+        core: Arc<Mutex<Core>>,
+        wires: VgaWires,
+        rom: Option<Arc<[u8]>>,
+    ) -> Result<Self, PciError> {
         let mut config = ConfigSpace::new(Identity {
             vendor: 0x1234,
             device: 0x1111,
@@ -41,6 +45,9 @@ impl Function {
         });
         config.add_bar(FRAME_BUFFER, BarKind::Mem32, wires.memory.len())?;
         config.add_bar(REGISTERS, BarKind::Mem32, REGISTERS_LEN)?;
+        if let Some(rom) = rom {
+            config.set_rom(rom)?;
+        }
         Ok(Function { config, core, wires })
     }
 
@@ -102,9 +109,7 @@ impl PciDevice for Function {
             return;
         }
         lock(&self.core).placed = at;
-        if let Err(error) = self.wires.vm.place(&self.wires.memory, at.map(Gpa)) {
-            tracing::warn!(%error, "the frame buffer stays slow");
-        }
+        self.wires.memory.place(at.map(Gpa));
     }
 
     fn reset(&mut self) {

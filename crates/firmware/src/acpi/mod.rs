@@ -5,6 +5,7 @@
 
 mod dsdt;
 mod fixed;
+mod loader;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,8 @@ use visor_x86::{CpuState, Seg, Segment};
 use crate::error::{BootError, BootErrorKind};
 use crate::layout::{RSDP, TABLES};
 use crate::ram;
+
+pub use loader::{LoaderFiles, loader};
 
 /// Port of the PM1a event block, 4 bytes.
 pub const PM1_EVENT: u16 = 0x600;
@@ -109,7 +112,12 @@ pub struct Tables {
 
 /// Makes the tables.
 pub fn tables(config: &AcpiConfig) -> Tables {
-    let mut next = TABLES;
+    tables_at(config, TABLES)
+}
+
+/// The tables from `base` on, a multiple of 64, and the root pointer.
+fn tables_at(config: &AcpiConfig, base: u64) -> Tables {
+    let mut next = base;
     let mut out = Vec::new();
     let mut place = |name: &'static str, bytes: Vec<u8>| {
         let at = next;
