@@ -13,7 +13,8 @@ impl Chord {
     /// The part that names no key.
     pub fn parse(text: &str) -> Result<Chord, String> {
         let parts = text.split(['+', '-']).map(|name| {
-            let single = || name.chars().next().filter(|_| name.chars().count() == 1).and_then(key_of).map(|(key, _)| key);
+            let single =
+                || name.chars().next().filter(|_| name.chars().count() == 1).and_then(key_of).map(|(key, _)| key);
             Key::named(name).or_else(single).ok_or_else(|| name.to_owned())
         });
         parts.collect::<Result<_, _>>().map(Chord)

@@ -253,7 +253,8 @@ fn graphical_consoles_are_read_with_the_font_of_the_text_mode() {
             *row = (x >> 24) as u8;
         }
     }
-    font[0x41 * 16 + 2..][..14].copy_from_slice(&[0x10, 0x38, 0x6c, 0xc6, 0xc6, 0xfe, 0xc6, 0xc6, 0xc6, 0xc6, 0, 0, 0, 0]);
+    font[0x41 * 16 + 2..][..14]
+        .copy_from_slice(&[0x10, 0x38, 0x6c, 0xc6, 0xc6, 0xfe, 0xc6, 0xc6, 0xc6, 0xc6, 0, 0, 0, 0]);
     rom.extend(font);
     assert!(b.vga.learn_font(&rom));
     assert!(!b.vga.learn_font(&rom[..4000]));

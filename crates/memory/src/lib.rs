@@ -160,7 +160,18 @@ impl GuestMemory {
         let regions = placed.iter().map(|(r, at)| region(base, *at, r, &frames)).collect::<Result<Vec<_>, _>>()?;
         let view = GuestView::from_regions(regions).map_err(|_| MemoryError::Layout("ranges overlap"))?;
         let shadow = extra.shadow.unwrap_or(RamRange { start: Gpa(0), len: 0 });
-        Ok(GuestMemory { view, frames, layout: placed, shadow, remaps: Remaps::default(), devices, base, len, mapped, fd })
+        Ok(GuestMemory {
+            view,
+            frames,
+            layout: placed,
+            shadow,
+            remaps: Remaps::default(),
+            devices,
+            base,
+            len,
+            mapped,
+            fd,
+        })
     }
 
     /// RAM for devices and loaders.

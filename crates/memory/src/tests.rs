@@ -54,7 +54,8 @@ fn a_write_to_marked_code_moves_the_stamp_and_others_do_not() {
 #[test]
 fn device_memory_is_seen_where_it_is_placed_and_tells_of_writes() {
     let low = RamRange { start: Gpa(0), len: 0x4000 };
-    let m = std::sync::Arc::new(GuestMemory::with_extra(&[low], &Extra { devices: 0x5000, ..Extra::default() }).unwrap());
+    let m =
+        std::sync::Arc::new(GuestMemory::with_extra(&[low], &Extra { devices: 0x5000, ..Extra::default() }).unwrap());
     let a = m.take_device_memory(0x2000).unwrap();
     let b = m.take_device_memory(0x3000).unwrap();
     assert!(m.take_device_memory(0x1000).is_err(), "all is taken");
@@ -93,7 +94,8 @@ fn device_memory_is_seen_where_it_is_placed_and_tells_of_writes() {
 #[test]
 fn no_write_to_device_memory_is_missed_by_a_collector_on_another_thread() {
     let low = RamRange { start: Gpa(0), len: 0x1000 };
-    let m = std::sync::Arc::new(GuestMemory::with_extra(&[low], &Extra { devices: 0x1000, ..Extra::default() }).unwrap());
+    let m =
+        std::sync::Arc::new(GuestMemory::with_extra(&[low], &Extra { devices: 0x1000, ..Extra::default() }).unwrap());
     let d = m.take_device_memory(0x1000).unwrap();
     let (writer, done) = (d.clone(), std::sync::atomic::AtomicBool::new(false));
     let shown = std::thread::scope(|s| {

@@ -189,7 +189,9 @@ mod tests {
         let mut seen = Vec::new();
         for key in Key::all() {
             for down in [true, false] {
-                for with in [Modifiers::default(), Modifiers { alt: true, ctrl: false }, Modifiers { ctrl: true, alt: false }] {
+                for with in
+                    [Modifiers::default(), Modifiers { alt: true, ctrl: false }, Modifiers { ctrl: true, alt: false }]
+                {
                     let (one, two) = (bytes(key, down, 1, with), bytes(key, down, 2, with));
                     assert_eq!(translated(&two), one, "{key:?} {down}");
                 }

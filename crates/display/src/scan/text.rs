@@ -48,14 +48,7 @@ pub(crate) fn cells(regs: &Regs, planes: &[u32], g: &Geometry) -> Vec<Vec<u8>> {
     rows
 }
 
-pub(super) fn render(
-    regs: &Regs,
-    colours: &[u32; 256],
-    planes: &[u32],
-    g: &Geometry,
-    phases: Phases,
-    out: &mut [u32],
-) {
+pub(super) fn render(regs: &Regs, colours: &[u32; 256], planes: &[u32], g: &Geometry, phases: Phases, out: &mut [u32]) {
     let palette: [u32; 16] = std::array::from_fn(|i| colours[usize::from(colour_index(regs, i as u8))]);
     let fonts = [font_base(regs, false), font_base(regs, true)];
     for (y, pixels) in out.chunks_exact_mut(g.width as usize).enumerate() {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use visor_console::Picture;
 
 use super::cp437;
-use super::font::{Font, glyph};
+use super::font::{EIGHT_WIDE, Font, glyph};
 
 /// Dots of 128 by which a drawn character may differ from the font: systems bring fonts that are cousins of the BIOS's.
 const TOLERANCE: u32 = 10;
@@ -26,9 +26,10 @@ pub fn console_text(picture: &Picture, fonts: &[Box<[u8; 4096]>]) -> Option<Vec<
         for column in 0..columns {
             let c = match cell(picture, column * 8, row * 16) {
                 Some(0) => ' ',
+                Some(dots) if without_cursor(dots) == 0 => ' ',
                 Some(dots) => {
                     drawn += 1;
-                    reader.read(dots).unwrap_or('\u{fffd}')
+                    reader.read(dots).or_else(|| reader.read(without_cursor(dots))).unwrap_or('\u{fffd}')
                 }
                 None => {
                     drawn += 1;
@@ -55,12 +56,18 @@ impl Reader<'_> {
         *self.known.entry(dots).or_insert_with(|| {
             // Printable characters first: of two that look the same the ordinary one is meant.
             let order = (0x20..=0x7e).chain(0x80..=0xff).chain(1..0x20).chain([0x7f]);
-            let candidates = order.flat_map(|c| fonts.iter().map(move |f| (c, glyph(f, c))));
+            let known = order.flat_map(|c| fonts.iter().map(move |f| (c, glyph(f, c))));
+            let candidates = EIGHT_WIDE.iter().copied().chain(known);
             let scored = candidates.map(|(c, g)| ((g ^ dots).count_ones().min((g ^ !dots).count_ones()), c));
             let best = scored.min_by_key(|(distance, _)| *distance)?;
             (best.0 <= TOLERANCE).then(|| cp437::unicode(best.1))
         })
     }
+}
+
+/// The dots without a cursor in the lowest two rows.
+fn without_cursor(dots: u128) -> u128 {
+    if dots as u16 == !0 { dots & !0xffff } else { dots }
 }
 
 /// The dots of the cell at (`x`, `y`) that differ from its first pixel's colour; `None` if there are more than two colours.

@@ -17,9 +17,9 @@ mod edid;
 mod pci;
 mod planes;
 mod regs;
-mod vbe;
 #[cfg(test)]
 mod tests;
+mod vbe;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

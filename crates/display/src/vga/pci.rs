@@ -30,11 +30,7 @@ pub(super) struct Function {
 }
 
 impl Function {
-    pub(super) fn new(
-        core: Arc<Mutex<Core>>,
-        wires: VgaWires,
-        rom: Option<Arc<[u8]>>,
-    ) -> Result<Self, PciError> {
+    pub(super) fn new(core: Arc<Mutex<Core>>, wires: VgaWires, rom: Option<Arc<[u8]>>) -> Result<Self, PciError> {
         let mut config = ConfigSpace::new(Identity {
             vendor: 0x1234,
             device: 0x1111,
