@@ -152,7 +152,7 @@ impl DeviceMemory {
         let mut barrier = false;
         let range = pages.start.min(end)..end;
         for page in range.clone() {
-            if !self.memory.frames.watch(frame(page)) {
+            if !self.memory.frames.follow(frame(page)) {
                 // Even where the stamp is known: a hit under way can have taken the last mark after its stamp was read.
                 seen[page] = u32::MAX;
                 barrier = true;

@@ -1,7 +1,8 @@
 //! Which frames hold code that an engine has decoded or translated, and whether it is still current.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
 
@@ -10,20 +11,34 @@ use crate::{Frame, PAGE};
 /// Bytes covered by one bit of a frame's code mark.
 pub const GRANULE: u64 = 128;
 
+/// Told of frames whose code was hit.
+type Watcher = Box<dyn Fn(Frame) + Send + Sync>;
+
 /// Per-frame tables, indexed by frame number.
-#[derive(Debug)]
 pub struct Frames {
     /// Bit *n* set: the 128 bytes from *n* × 128 hold code that an engine keeps.
     code: Box<[AtomicU32]>,
     /// Counts the writes that hit marked code.
     stamp: Box<[AtomicU32]>,
+    watchers: RwLock<Vec<Watcher>>,
+    /// First frame of device memory, which is marked to follow writes ([`Frames::follow`]) far more often than for code.
+    devices: u32,
+    /// Code of device memory has been marked.
+    device_code: AtomicBool,
+}
+
+impl fmt::Debug for Frames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frames({})", self.code.len())
+    }
 }
 
 impl Frames {
-    pub(crate) fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize, devices: u32) -> Self {
         let zeroes = || (0..count).map(|_| AtomicU32::new(0)).collect();
         register_barrier();
-        Frames { code: zeroes(), stamp: zeroes() }
+        let (watchers, device_code) = (RwLock::default(), AtomicBool::new(false));
+        Frames { code: zeroes(), stamp: zeroes(), watchers, devices, device_code }
     }
 
     /// Marks `len` bytes from `offset` of `frame` as code, before the caller reads them, and returns the stamp under
@@ -31,9 +46,12 @@ impl Frames {
     pub fn mark_code(&self, frame: Frame, offset: u64, len: u64) -> u32 {
         let mask = granules(offset, len);
         let code = &self.code[frame.0 as usize];
+        if frame.0 >= self.devices {
+            self.device_code.store(true, Ordering::SeqCst);
+        }
         loop {
-            if code.load(Ordering::Relaxed) & mask != mask {
-                code.fetch_or(mask, Ordering::SeqCst);
+            // Writers who see any mark look again with care (`hit`); only the first one must not escape those who are just testing.
+            if code.load(Ordering::Relaxed) & mask != mask && code.fetch_or(mask, Ordering::SeqCst) == 0 {
                 barrier();
             }
             let stamp = self.stamp[frame.0 as usize].load(Ordering::Acquire);
@@ -46,7 +64,7 @@ impl Frames {
 
     /// Marks the whole of `frame`, so that the next write to it moves its stamp; true if it was marked. To be followed by
     /// [`Frames::barrier`], the stamp, and then the bytes.
-    pub(crate) fn watch(&self, frame: Frame) -> bool {
+    pub(crate) fn follow(&self, frame: Frame) -> bool {
         let code = &self.code[frame.0 as usize];
         code.load(Ordering::Relaxed) == !0 || code.fetch_or(!0, Ordering::SeqCst) == !0
     }
@@ -82,6 +100,8 @@ impl Frames {
     #[cold]
     fn hit(&self, frame: Frame, offset: u64, len: u64) -> bool {
         let code = &self.code[frame.0 as usize];
+        // Either this sees a mark set meanwhile, or whoever set it reads what has just been written.
+        fence(Ordering::SeqCst);
         if code.load(Ordering::Relaxed) & granules(offset, len) == 0 {
             return false;
         }
@@ -90,7 +110,18 @@ impl Frames {
         code.store(0, Ordering::SeqCst);
         // A marker that ran between the two lines has lost its mark but holds the new stamp: bump once more.
         self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
+        if frame.0 >= self.devices && !self.device_code.load(Ordering::SeqCst) {
+            return false;
+        }
+        for watcher in self.watchers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            watcher(frame);
+        }
         true
+    }
+
+    /// `f` is called, by whoever wrote and from any thread, for each frame whose stamp has moved. It must not wait.
+    pub fn watch(&self, f: impl Fn(Frame) + Send + Sync + 'static) {
+        self.watchers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(f));
     }
 
     /// Address of the code marks (one `u32` per frame), for generated code that tests them inline.

@@ -156,7 +156,7 @@ impl GuestMemory {
         let devices = device::Area::new(len + extra.len);
         let mapped = len + extra.len + extra.devices;
         let (fd, base) = map_shared(mapped).map_err(|source| MemoryError::Map { len: mapped, source })?;
-        let frames = Arc::new(Frames::new((mapped / PAGE) as usize));
+        let frames = Arc::new(Frames::new((mapped / PAGE) as usize, ((len + extra.len) / PAGE) as u32));
         let regions = placed.iter().map(|(r, at)| region(base, *at, r, &frames)).collect::<Result<Vec<_>, _>>()?;
         let view = GuestView::from_regions(regions).map_err(|_| MemoryError::Layout("ranges overlap"))?;
         let shadow = extra.shadow.unwrap_or(RamRange { start: Gpa(0), len: 0 });

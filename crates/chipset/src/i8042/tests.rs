@@ -262,7 +262,7 @@ fn a_held_key_repeats_at_the_rate_that_was_set() {
     assert_eq!((b.clock.now(), b.keyboard()), (500_000_000, vec![0x3b]));
     assert!(b.alarm());
     assert_eq!(b.clock.now() / 1_000_000, 591, "10.9 a second");
-    (0..5).for_each(|_| drop(b.alarm()));
+    (0..5).for_each(|_| _ = b.alarm());
     assert_eq!(b.keyboard(), [0x3b, 0x3b], "no backlog for a guest that does not read");
     b.data(0xf3);
     b.data(0x00);

@@ -29,7 +29,7 @@ use self::live::{Live, is_terminal};
 pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
 use self::tail::Tail;
-use crate::args::RunArgs;
+use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;
 
 /// Runs a machine and gives the exit status.
@@ -42,9 +42,9 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
         }
     })?;
     let done = work(&live, job, args, verbose, quiet);
-    let stats = live.finish();
+    let stats = live.finish(args.stats.unwrap_or(StatsFormat::Table));
     live.write_screen(&args.screen)?;
-    if args.stats {
+    if args.stats.is_some() {
         eprint!("{stats}");
     }
     let (end, hidden) = done?;
