@@ -25,6 +25,9 @@ pub trait Display: Send + Sync {
     /// something else.
     fn text(&self) -> Option<Vec<String>>;
 
+    /// The size of the picture: width and height, zero before there is one.
+    fn size(&self) -> (u32, u32);
+
     /// The whole picture as it is now, everything that blinks being shown.
     fn picture(&self) -> Picture;
 }

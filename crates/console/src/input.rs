@@ -64,4 +64,7 @@ pub enum InputEvent {
 pub trait InputSink: Send + Sync {
     /// Takes events that happened at once. What the device is not for, or has no room for, is dropped.
     fn input(&self, events: &[InputEvent]);
+
+    /// The guest has read all keys that were typed.
+    fn is_idle(&self) -> bool;
 }

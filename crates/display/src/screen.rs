@@ -113,6 +113,14 @@ impl Display for Screen {
         }
     }
 
+    fn size(&self) -> (u32, u32) {
+        let size = match lock(&self.core).mode() {
+            Mode::Vga { regs, frame, .. } => Geometry::new(&regs, frame).size(),
+            Mode::Linear { frame, .. } => frame.size(),
+        };
+        (size.width, size.height)
+    }
+
     fn picture(&self) -> Picture {
         Screen::picture(self)
     }

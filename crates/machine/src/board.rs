@@ -10,6 +10,7 @@ use visor_firmware::MemoryMap;
 use visor_firmware::fw_cfg::FwCfg;
 use visor_pci::{IntxPin, PciAddress, PciBus, PciDevice, PciError};
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
+use visor_virtio::input::TabletHandle;
 use visor_virtio::{VirtioDevice, VirtioPci};
 
 use crate::chars::SerialLine;
@@ -59,6 +60,7 @@ pub(crate) struct Built {
     pub(crate) kept: Vec<Arc<Mutex<dyn Device>>>,
     pub(crate) pci: Option<Arc<Mutex<PciBus>>>,
     pub(crate) i8042: Option<Arc<Mutex<I8042>>>,
+    pub(crate) tablet: Option<TabletHandle>,
     pub(crate) vga: Option<Vga>,
     pub(crate) screen: Option<Arc<Screen>>,
     pub(crate) pm: Option<Arc<Mutex<AcpiPm>>>,

@@ -25,6 +25,7 @@ mod engine;
 mod error;
 mod firmware;
 mod io_thread;
+mod input;
 mod irq;
 mod life;
 mod listener;

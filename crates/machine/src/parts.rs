@@ -60,6 +60,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "vga", wanted: |c| c.display, build: crate::screen::vga },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
+    Part { name: "tablet", wanted: |c| c.display, build: crate::screen::tablet },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
 ];
 

@@ -6,11 +6,12 @@ use visor_console::{Display, Picture};
 use visor_display::{Vga, VgaWires};
 use visor_engine::GuestMemory;
 use visor_pci::PciAddress;
+use visor_virtio::input::Tablet;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::board::Board;
-use crate::loader::read;
 use crate::error::{MachineError, MachineErrorKind};
+use crate::loader::read;
 use crate::machine::Machine;
 
 /// Display memory in bytes.
@@ -31,6 +32,14 @@ pub(crate) fn vga(b: &mut Board<'_>) -> Result<(), MachineError> {
     b.function(SLOT, vga.function(rom)?)?;
     b.built.screen = Some(Arc::new(vga.screen()));
     b.built.vga = Some(vga);
+    Ok(())
+}
+
+/// The pointer that goes with the screen.
+pub(crate) fn tablet(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let (device, handle) = Tablet::new();
+    b.built.tablet = Some(handle);
+    b.virtio(device)?;
     Ok(())
 }
 
