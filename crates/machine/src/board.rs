@@ -152,8 +152,14 @@ const BIOS_PORTS: &[(u16, u8)] = &[
 const SHUTDOWN_STATUS: u8 = 0x0f;
 const RESUME: u8 = 0xfe;
 
-/// Configuration registers of the host bridge and what a BIOS leaves there: RAM at F0000h, read-only, and at E0000h.
-const BIOS_CONFIG: &[(u32, [u8; 4])] = &[(0x8000_0058, [0, 0x10, 0, 0]), (0x8000_005c, [0, 0, 0x33, 0x33])];
+/// Configuration registers and what a BIOS leaves there: in the host bridge RAM at F0000h, read-only, and at E0000h; the ports of
+/// power management at 600h.
+const BIOS_CONFIG: &[(u32, [u8; 4])] = &[
+    (0x8000_0058, [0, 0x10, 0, 0]),
+    (0x8000_005c, [0, 0, 0x33, 0x33]),
+    (0x8000_0b40, [0x01, 0x06, 0, 0]),
+    (0x8000_0b80, [0x01, 0, 0, 0]),
+];
 
 impl Built {
     /// Back to the state after power-on, with addresses assigned as firmware would.

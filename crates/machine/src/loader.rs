@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
+use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, PM_PORT, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
 use visor_display::Vga;
 use visor_engine::GuestMemory;
 use visor_firmware::acpi::{self, AcpiConfig, PciConfig, PciRoute, SmiCommand};
@@ -108,6 +108,7 @@ fn describe(config: &MachineConfig, built: &Built) -> AcpiConfig {
     });
     AcpiConfig {
         cpus: config.cpus,
+        pm_base: config.firmware.as_ref().map_or(PM_PORT, |f| f.kind.pm_base()),
         s5: S5_SLEEP_TYPE,
         s3: S3_SLEEP_TYPE,
         smi: Some(SmiCommand { port: SMI_COMMAND_PORT, enable: ACPI_ENABLE, disable: ACPI_DISABLE }),

@@ -17,7 +17,7 @@ use crate::chars::{SerialInput, SerialLine, SerialOutput};
 use crate::clock::GuestClock;
 use crate::cpu;
 use crate::error::{MachineError, MachineErrorKind};
-use crate::firmware::{FirmwareLog, Image, LogPort, extra};
+use crate::firmware::{FirmwareKind, FirmwareLog, Image, LogPort, extra, ordered};
 use crate::io_thread::{self, IoThread};
 use crate::irq::Irqs;
 use crate::life::{Control, MachineState, StopReason};
@@ -41,6 +41,7 @@ pub struct Machine {
     agent: Option<AgentPort>,
     listener: Listener,
     notes: Vec<String>,
+    boot_devices: Vec<String>,
     stats: Vec<Arc<Mutex<VcpuStats>>>,
     /// What the threads will work with, until the machine starts.
     ready: Option<Ready>,
@@ -103,6 +104,10 @@ impl Machine {
         let boot = loader.load()?;
         let agent = built.agent.clone().map(|port| AgentPort::new(port, listener.clone()));
         let notes = boot.notes.clone();
+        let order = config.firmware.as_ref().map(|f| &f.boot_order[..]).unwrap_or_default();
+        let bios = config.firmware.as_ref().is_some_and(|f| f.kind == FirmwareKind::Bios);
+        let tried = ordered(order, &built.bootable, bios).into_iter();
+        let boot_devices = tried.map(|b| format!("{} {}", b.class, b.name)).collect();
         let io = Arc::new(BusIo { pio, mmio, irqs });
         let ready = Ready { vcpus, io, boot, timers, waker, loader, time_limit: config.time_limit };
         Ok(Machine {
@@ -115,6 +120,7 @@ impl Machine {
             agent,
             listener,
             notes,
+            boot_devices,
             stats: (0..config.cpus).map(|_| Arc::default()).collect(),
             ready: Some(ready),
             threads: Vec::new(),
@@ -240,6 +246,11 @@ impl Machine {
     /// Decisions worth telling, such as what the kernel is.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What a firmware can boot from, in the order in which it tries.
+    pub fn boot_devices(&self) -> &[String] {
+        &self.boot_devices
     }
 
     /// How often the guest has rebooted.

@@ -1,25 +1,25 @@
 //! The table of devices: what a PC of ours consists of, and how each part is made and wired.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use visor_apic::{IOAPIC_BASE, IOAPIC_LEN};
 use visor_chipset::{
     AcpiPm, DEBUG_CONSOLE_PORTS, DEBUG_EXIT_PORT, DebugConsole, DebugExit, HPET_BASE, HPET_LEN, Hpet, HpetWires, I8042,
-    I8042Wires, PM_PORT, Pit, PitWires, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT, TEST_MEMORY,
+    I8042Wires, Pit, PitWires, PmBlock, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT, TEST_MEMORY,
     TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts, UART_LEN, Uart, UartWires, claim_ports,
 };
-use visor_device::{IrqLine, IrqSink, MmioDevice};
+use visor_device::{Bus, IrqLine, IrqSink, MmioDevice, Pio};
 use visor_firmware::flash::{Flash, FlashStore};
 use visor_firmware::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg, FwCfgConfig};
 use visor_firmware::{HIGH_RAM, SHADOW};
-use visor_pci::{Apertures, PciBus};
+use visor_pci::{Apertures, ChipsetSink, PciBus, ShadowArea};
 use visor_virtio::blk::{Blk, BlkConfig};
 use visor_virtio::console::{Console, ConsoleConfig, PortConfig};
 use visor_virtio::rng::{HostEntropy, Rng};
 
 use crate::board::{Board, Part};
 use crate::error::{MachineError, MachineErrorKind};
-use crate::firmware::{Bootable, Shadow, ShadowMap, ShadowWrites, VarsFile};
+use crate::firmware::{Bootable, Shadow, ShadowWrites, VarsFile};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
 
@@ -182,6 +182,30 @@ fn fw_cfg(b: &mut Board<'_>) -> Result<(), MachineError> {
     Ok(b.pio.claim(FW_CFG_PORT.into(), FW_CFG_PORTS.into(), fw_cfg)?)
 }
 
+/// What the chipset's functions change on the board.
+struct ChipsetWires {
+    shadow: Arc<Shadow>,
+    pio: Weak<Bus<Pio>>,
+    block: Option<Arc<Mutex<PmBlock>>>,
+    /// Where the block of power management is claimed.
+    at: Mutex<Option<u16>>,
+}
+
+impl ChipsetSink for ChipsetWires {
+    fn shadow_ram(&self, areas: &[ShadowArea]) {
+        self.shadow.apply(areas);
+    }
+
+    fn pm_ports(&self, base: Option<u16>) {
+        let (Some(pio), Some(block)) = (self.pio.upgrade(), &self.block) else { return };
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = at.take() {
+            pio.release(old.into());
+        }
+        *at = base.filter(|b| pio.claim((*b).into(), PmBlock::LEN.into(), block.clone()).is_ok());
+    }
+}
+
 fn firmware_log(b: &mut Board<'_>) -> Result<(), MachineError> {
     let console = b.plain(DebugConsole::new(Box::new(b.log.clone())));
     Ok(b.pio.claim(FIRMWARE_LOG_PORT.into(), 1, console)?)
@@ -210,8 +234,9 @@ fn pci(b: &mut Board<'_>) -> Result<(), MachineError> {
     let shadow = Shadow::new(b.memory.clone(), b.image);
     let writes = Arc::new(Mutex::new(ShadowWrites(shadow.clone())));
     b.mmio.claim(SHADOW.start.0, SHADOW.len, writes)?;
-    let map = Box::new(ShadowMap(shadow));
-    let bus = PciBus::new(apertures, PM_PORT, &b.pio, &b.mmio, b.irqs.clone(), map, reset);
+    let block = b.built.pm.clone().map(|pm| Arc::new(Mutex::new(PmBlock(pm))));
+    let wires = ChipsetWires { shadow, pio: Arc::downgrade(&b.pio), block, at: Mutex::default() };
+    let bus = PciBus::new(apertures, Arc::new(wires), &b.pio, &b.mmio, b.irqs.clone(), reset);
     let bus = b.plain(bus);
     b.built.pci = Some(bus.clone());
     Ok(b.pio.claim(PCI_PORTS.0, PCI_PORTS.1, bus)?)

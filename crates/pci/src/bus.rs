@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use visor_device::{Bus, Device, IrqSink, Mmio, MmioDevice, Pio, PioDevice};
 
 use crate::bar::{BarKind, BarRange, ROM_BAR};
-use crate::chipset::{IsaBridge, PowerManagement};
-use crate::host_bridge::{HostBridge, ShadowRam};
+use crate::chipset::{ChipsetSink, IsaBridge, PowerManagement};
+use crate::host_bridge::HostBridge;
 use crate::intx::{self, IntxLine, IntxPin, IntxRoute, IntxRouter};
 use crate::{PciAddress, PciDevice, PciError};
 
@@ -60,17 +60,16 @@ struct Window {
 
 impl PciBus {
     /// A bus with the chipset's own functions: the host bridge at 00:00.0, the ISA bridge at 00:01.0 and the power management
-    /// function at 00:01.3, whose registers the machine has at port `pm_base` (a multiple of 64; fixed).
+    /// function at 00:01.3; `sink` follows what software changes there.
     ///
     /// BARs are claimed on `pio` and `mmio`; INTx pins drive `irq`. `on_reset` is called, with the bus locked, when the guest
-    /// resets the machine through port CF9h; it must only leave a note. `shadow` follows the host bridge's attribute maps.
+    /// resets the machine through port CF9h; it must only leave a note.
     pub fn new(
         apertures: Apertures,
-        pm_base: u16,
+        sink: Arc<dyn ChipsetSink>,
         pio: &Arc<Bus<Pio>>,
         mmio: &Arc<Bus<Mmio>>,
         irq: Arc<dyn IrqSink>,
-        shadow: Box<dyn ShadowRam>,
         on_reset: impl Fn() + Send + 'static,
     ) -> Self {
         let router = IntxRouter::new(irq);
@@ -85,9 +84,9 @@ impl PciBus {
             mmio: Arc::downgrade(mmio),
             router,
         };
-        bus.insert(PciAddress::device(0), Arc::new(Mutex::new(HostBridge::new(shadow))));
+        bus.insert(PciAddress::device(0), Arc::new(Mutex::new(HostBridge::new(sink.clone()))));
         bus.insert(PciAddress::device(1), Arc::new(Mutex::new(isa)));
-        bus.insert(PciAddress { device: 1, function: 3 }, Arc::new(Mutex::new(PowerManagement::new(pm_base))));
+        bus.insert(PciAddress { device: 1, function: 3 }, Arc::new(Mutex::new(PowerManagement::new(sink))));
         bus
     }
 

@@ -10,7 +10,9 @@
 //!
 //! Reads that do not go to RAM go to PCI, where the BIOS ROM answers for E0000h to FFFFFh; writes likewise.
 
-use crate::chipset::INTEL;
+use std::sync::Arc;
+
+use crate::chipset::{ChipsetSink, INTEL};
 use crate::config::Identity;
 use crate::{ConfigSpace, PciDevice};
 
@@ -30,30 +32,15 @@ pub struct ShadowArea {
     pub write: bool,
 }
 
-/// Follows the attribute maps.
-pub trait ShadowRam: Send {
-    /// The maps have changed: all 13 areas, ascending. Called with the bus locked, from within the configuration access; the
-    /// access is over when this returns.
-    fn apply(&self, areas: &[ShadowArea]);
-}
-
-/// For machines without firmware: the maps are plain storage.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoShadowRam;
-
-impl ShadowRam for NoShadowRam {
-    fn apply(&self, _areas: &[ShadowArea]) {}
-}
-
 /// The function at 00:00.0.
 pub(crate) struct HostBridge {
     config: ConfigSpace,
-    shadow: Box<dyn ShadowRam>,
+    sink: Arc<dyn ChipsetSink>,
     applied: [u8; PAM_REGISTERS],
 }
 
 impl HostBridge {
-    pub(crate) fn new(shadow: Box<dyn ShadowRam>) -> Self {
+    pub(crate) fn new(sink: Arc<dyn ChipsetSink>) -> Self {
         let mut config = ConfigSpace::new(Identity {
             vendor: INTEL,
             device: 0x1237,
@@ -68,8 +55,8 @@ impl HostBridge {
         config.define(PAM0.into(), &[0; PAM_REGISTERS], &writable);
         // SMRAM control (§3.2.18): plain storage, there is no SMM.
         config.define(0x72, &[0x02], &[0x7f]);
-        let bridge = HostBridge { config, shadow, applied: [0; PAM_REGISTERS] };
-        bridge.shadow.apply(&areas(&bridge.applied));
+        let bridge = HostBridge { config, sink, applied: [0; PAM_REGISTERS] };
+        bridge.sink.shadow_ram(&areas(&bridge.applied));
         bridge
     }
 
@@ -78,7 +65,7 @@ impl HostBridge {
         self.config.read(PAM0, &mut pam);
         if pam != self.applied {
             self.applied = pam;
-            self.shadow.apply(&areas(&pam));
+            self.sink.shadow_ram(&areas(&pam));
         }
     }
 }
@@ -117,23 +104,23 @@ impl PciDevice for HostBridge {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<Vec<ShadowArea>>>>);
+    #[derive(Default)]
+    struct Log(Mutex<Vec<Vec<ShadowArea>>>);
 
-    impl ShadowRam for Log {
-        fn apply(&self, areas: &[ShadowArea]) {
+    impl ChipsetSink for Log {
+        fn shadow_ram(&self, areas: &[ShadowArea]) {
             self.0.lock().unwrap().push(areas.to_vec());
         }
     }
 
     #[test]
     fn attribute_maps_reach_their_areas() {
-        let log = Log::default();
-        let mut bridge = HostBridge::new(Box::new(log.clone()));
+        let log = Arc::new(Log::default());
+        let mut bridge = HostBridge::new(log.clone());
         bridge.config_write(0x58, &[0, 0xff, 0x30, 0]);
         bridge.config_write(0x5c, &[0, 0, 0x01, 0x02]);
         bridge.config_write(0x5c, &[0, 0, 0x01, 0x02]);

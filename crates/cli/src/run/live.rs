@@ -131,6 +131,16 @@ impl Live {
         bytes
     }
 
+    /// Lines that the firmware has logged since the last call.
+    pub(super) fn firmware_lines(&self) -> Vec<String> {
+        self.machine.firmware_log().take()
+    }
+
+    /// What the firmware can boot from, in its order.
+    pub(super) fn boot_devices(&self) -> Vec<String> {
+        self.machine.boot_devices().to_vec()
+    }
+
     /// Bytes of serial output that nobody took in time.
     pub(super) fn lost(&self) -> u64 {
         self.serial.dropped()
@@ -142,27 +152,30 @@ impl Live {
     }
 
     /// Ends the machine for the user: in order if it has a disk that is worth it, else at once. A second signal or the time
-    /// limit cut it short.
-    pub(super) fn farewell(&self, agent: Option<&mut Agent>) -> Result<(), Failure> {
+    /// limit cut it short. `show` gets what the guest still writes to its serial port.
+    pub(super) fn farewell(&self, agent: Option<&mut Agent>, mut show: impl FnMut(&[u8])) -> Result<(), Failure> {
         if !self.precious || self.stopped().is_some() {
             return Ok(());
         }
         let mut agent = agent.filter(|a| a.is_ready());
         match &mut agent {
             Some(agent) => agent.shut_down(),
-            None => _ = self.machine.power_button(),
+            // Nobody listens to the button: a firmware, a boot loader, a system without ACPI.
+            None if !self.machine.power_button() => return Ok(()),
+            None => {}
         }
         let end = Instant::now() + FAREWELL;
         while self.stopped().is_none() && Instant::now() < end && self.timed_out().is_none() {
             if let Some(agent) = &mut agent {
                 agent.keep_going();
             }
-            self.take_serial(1 << 20);
+            show(&self.take_serial(1 << 20));
             let happened = self.wait(&Want { input: None, outputs: &[], until: Some(end) })?;
             if !happened.signals.is_empty() {
                 break;
             }
         }
+        show(&self.take_serial(1 << 20));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! ACPI tables (ACPI 6.5): the machine's hardware as its operating system discovers it.
 //!
-//! RSDP at F0000h; RSDT, XSDT, FADT, FACS, MADT, HPET, MCFG and DSDT from E0000h. Fixed hardware: PM1 event block at port
-//! 600h, PM1 control at 604h, PM timer at 608h, SCI on interrupt 9, reset register CF9h.
+//! RSDP at F0000h; RSDT, XSDT, FADT, FACS, MADT, HPET, MCFG and DSDT from E0000h. Fixed hardware: PM1 event block, PM1 control
+//! (4 ports on) and PM timer (8 ports on), SCI on interrupt 9, reset register CF9h.
 
 mod dsdt;
 mod fixed;
@@ -21,12 +21,6 @@ use crate::ram;
 
 pub use loader::{LoaderFiles, loader};
 
-/// Port of the PM1a event block, 4 bytes.
-pub const PM1_EVENT: u16 = 0x600;
-/// Port of the PM1a control block, 2 bytes.
-pub const PM1_CONTROL: u16 = 0x604;
-/// Port of the PM timer, 4 bytes.
-pub const PM_TIMER: u16 = 0x608;
 /// Port of the reset register; writing [`RESET_VALUE`] resets the machine.
 pub const RESET_PORT: u16 = 0xcf9;
 /// See [`RESET_PORT`].
@@ -50,6 +44,8 @@ const CENTURY: u8 = 0x32;
 pub struct AcpiConfig {
     /// vCPUs, numbered from 0 as their local APIC ids are.
     pub cpus: u32,
+    /// First port of power management.
+    pub pm_base: u16,
     /// SLP_TYP value that powers off.
     pub s5: u8,
     /// SLP_TYP of S3, in which memory is kept.

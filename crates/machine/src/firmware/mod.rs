@@ -16,8 +16,8 @@ use crate::spec::FileSource;
 
 pub use log::FirmwareLog;
 pub(crate) use log::LogPort;
-pub(crate) use rom::{Image, Shadow, ShadowMap, ShadowWrites, extra};
-pub(crate) use tell::{Bootable, tell};
+pub(crate) use rom::{Image, Shadow, ShadowWrites, extra};
+pub(crate) use tell::{Bootable, ordered, tell};
 pub(crate) use vars::VarsFile;
 
 /// Firmware to boot through.
@@ -44,6 +44,16 @@ pub enum FirmwareKind {
     Bios,
     /// UEFI.
     Uefi,
+}
+
+impl FirmwareKind {
+    /// Where it puts the ports of power management: constants of SeaBIOS and OVMF.
+    pub(crate) fn pm_base(self) -> u16 {
+        match self {
+            FirmwareKind::Bios => 0x600,
+            FirmwareKind::Uefi => 0xb000,
+        }
+    }
 }
 
 /// The flash that keeps UEFI's variables.

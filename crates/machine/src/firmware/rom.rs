@@ -11,7 +11,7 @@ use visor_device::{Device, MmioDevice};
 use visor_engine::{Gpa, GuestMemory};
 use visor_firmware::SHADOW;
 use visor_memory::{Extra, PAGE, RamRange, Remap};
-use visor_pci::{ShadowArea, ShadowRam};
+use visor_pci::ShadowArea;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{FirmwareKind, FirmwareSpec};
@@ -109,6 +109,13 @@ impl Shadow {
         Arc::new(Shadow { memory, rom, areas: Mutex::default() })
     }
 
+    /// The host bridge's attribute maps say this now.
+    pub(crate) fn apply(&self, areas: &[ShadowArea]) {
+        let changes: Vec<Remap> = areas.iter().map(|a| self.remap(a)).collect();
+        *self.areas.lock().unwrap_or_else(PoisonError::into_inner) = areas.to_vec();
+        self.memory.remap(&changes);
+    }
+
     fn remap(&self, area: &ShadowArea) -> Remap {
         let start = u64::from(area.start);
         let range = RamRange { start: Gpa(start), len: u64::from(area.len) };
@@ -116,17 +123,6 @@ impl Shadow {
         let rom = self.rom.and_then(|(at, len)| Some((at + start.checked_sub(end - len)?, false)));
         let ram = self.memory.ram_offset(Gpa(start)).map(|offset| (offset, area.write));
         Remap { range, to: if area.read { ram } else { rom } }
-    }
-}
-
-/// The host bridge's way to it.
-pub(crate) struct ShadowMap(pub(crate) Arc<Shadow>);
-
-impl ShadowRam for ShadowMap {
-    fn apply(&self, areas: &[ShadowArea]) {
-        let changes: Vec<Remap> = areas.iter().map(|a| self.0.remap(a)).collect();
-        *self.0.areas.lock().unwrap_or_else(PoisonError::into_inner) = areas.to_vec();
-        self.0.memory.remap(&changes);
     }
 }
 

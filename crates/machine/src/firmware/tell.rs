@@ -84,17 +84,21 @@ fn e820(map: &MemoryMap) -> Vec<u8> {
     ranges.into_iter().flat_map(entry).collect()
 }
 
-/// The paths of the devices of the wanted kinds, and then that nothing else is to be tried.
+/// The devices of the wanted kinds, in the order in which they are tried. A BIOS tries only the first of its disks.
+pub(crate) fn ordered<'a>(wanted: &[BootClass], bootable: &'a [Bootable], bios: bool) -> Vec<&'a Bootable> {
+    let all = [BootClass::Disk, BootClass::Cd, BootClass::Net];
+    let classes = if wanted.is_empty() { &all[..] } else { wanted };
+    let most = |c: BootClass| if bios && c == BootClass::Disk { 1 } else { usize::MAX };
+    classes.iter().flat_map(|c| bootable.iter().filter(move |b| b.class == *c).take(most(*c))).collect()
+}
+
+/// The paths of the devices of the wanted kinds, and, if the user wished, that nothing else is to be tried.
 fn boot_order(wanted: &[BootClass], bootable: &[Bootable]) -> Vec<u8> {
-    let of = |class: BootClass| bootable.iter().filter(move |b| b.class == class);
-    let paths = |classes: &[BootClass]| -> String {
-        classes.iter().flat_map(|c| of(*c)).map(|b| format!("/pci@i0cf8/{}\n", b.path)).collect()
-    };
-    let mut text = if wanted.is_empty() {
-        paths(&[BootClass::Disk, BootClass::Cd, BootClass::Net])
-    } else {
-        paths(wanted) + "HALT\n"
-    };
+    let devices = ordered(wanted, bootable, false);
+    let mut text: String = devices.iter().map(|b| format!("/pci@i0cf8/{}\n", b.path)).collect();
+    if !wanted.is_empty() {
+        text.push_str("HALT\n");
+    }
     if !text.is_empty() {
         text.pop();
         text.push('\0');
