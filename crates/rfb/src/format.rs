@@ -47,7 +47,7 @@ impl Format {
     #[inline]
     pub(crate) fn convert(&self, pixel: u32) -> u32 {
         if self.native {
-            return pixel;
+            return pixel & 0xff_ffff;
         }
         let [b, g, r, _] = pixel.to_le_bytes();
         self.red[usize::from(r)] | self.green[usize::from(g)] | self.blue[usize::from(b)]

@@ -283,7 +283,7 @@ fn paint(canvas: &mut Canvas, seed: u64) {
                 1 => [0, 0xaa_aaaa][(r.next() & 1) as usize],
                 2 => [0xff, 0xff00, 0xff_0000, 7, 9][(x / 3 % 5) as usize],
                 3 => r.next() as u32 & 0xff_ffff,
-                4 => x << 16 | y << 8 | 3,
+                4 => (x & 0xff) << 16 | y << 8 | 3,
                 _ => ((x / 20 + y) * 0x01_0305) & 0xff_ffff,
             })
             .collect();
