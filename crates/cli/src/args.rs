@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::run::ScreenArgs;
+
 /// Creates, boots and manages virtual machines anywhere, without KVM, root or kernel modules.
 #[derive(Parser, Debug)]
 #[command(name = "visor", version, arg_required_else_help = true, max_term_width = 110)]
@@ -93,6 +95,8 @@ pub(crate) struct RunArgs {
     /// End when the guest reboots or crashes, instead of starting it again.
     #[arg(long)]
     pub(crate) no_reboot: bool,
+    #[command(flatten)]
+    pub(crate) screen: ScreenArgs,
     /// Print on standard error what the machine did when it ends: instructions, exits, time.
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
     pub(crate) stats: Option<StatsFormat>,

@@ -60,9 +60,11 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "firmware log", wanted: |c| c.firmware.is_some(), build: firmware_log },
     Part { name: "flash", wanted: |c| c.firmware.is_some(), build: flash },
     Part { name: "pci", wanted: always, build: pci },
+    Part { name: "vga", wanted: |c| c.display, build: crate::screen::vga },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
     Part { name: "edu", wanted: |c| c.edu, build: edu },
+    Part { name: "tablet", wanted: |c| c.display, build: crate::screen::tablet },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
 ];
 
@@ -145,8 +147,9 @@ fn acpi_pm(b: &mut Board<'_>) -> Result<(), MachineError> {
 }
 
 fn i8042(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let wires = I8042Wires { keyboard_irq: b.irqs.line(1), mouse_irq: b.irqs.line(12), power: b.power.clone() };
-    let i8042 = b.plain(I8042::new(wires));
+    let (clock, keyboard_irq, mouse_irq, power) = (b.clock.clone(), b.irqs.line(1), b.irqs.line(12), b.power.clone());
+    let i8042 = b.timed(|timer| I8042::new(I8042Wires { clock, timer, keyboard_irq, mouse_irq, power }));
+    b.built.i8042 = Some(i8042.clone());
     Ok(claim_ports(&b.pio, &i8042)?)
 }
 

@@ -38,6 +38,10 @@ pub struct MachineSpec {
     pub decompress: bool,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
+    /// A screen: a VGA with 16 MiB of memory.
+    pub display: bool,
+    /// The VGA's option ROM: what a BIOS needs to show anything.
+    pub video_bios: Option<FileSource>,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
     /// Put an IOMMU (Intel VT-d) between PCI functions and memory, and between interrupt requests and CPUs.
@@ -110,6 +114,8 @@ impl Default for MachineSpec {
             cmdline: String::new(),
             decompress: true,
             disks: Vec::new(),
+            display: false,
+            video_bios: None,
             debug_exit: false,
             iommu: false,
             edu: false,
