@@ -73,9 +73,15 @@ pub(crate) struct RunArgs {
     /// Which engine runs the CPUs.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
-    /// Attach a raw disk image (vda, vdb, ...; after an image's own vda); `FILE,ro` attaches it read-only.
+    /// Attach a raw disk image (vda, vdb, ... after an image's own vda, or sda, sdb, ...: see --bus); `FILE,ro` attaches it read-only.
     #[arg(long, value_name = "FILE[,ro]")]
     pub(crate) disk: Vec<String>,
+    /// How disks of --disk are connected; by default virtio with an image or --kernel.
+    #[arg(long, value_enum, value_name = "BUS")]
+    pub(crate) bus: Option<BusArg>,
+    /// Put this disc image (ISO) into a CD-ROM drive (sr0, sr1, ...). It is only read and may be in use elsewhere.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iso: Vec<PathBuf>,
     /// Give the guest an exit port at 0xf4: a byte V written there ends the machine with exit status (V << 1) | 1.
     #[arg(long)]
     pub(crate) debug_exit: bool,
@@ -95,6 +101,14 @@ pub(crate) enum EngineArg {
     Soft,
     /// The host's KVM.
     Kvm,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BusArg {
+    /// Virtio block devices: vda, vdb, ...
+    Virtio,
+    /// Drives on the IDE controller, as every system knows them: sda, sdb, ... Up to four with CD-ROM drives.
+    Ide,
 }
 
 #[derive(clap::Args, Debug)]

@@ -7,6 +7,7 @@ use visor_device::{Bus, Clock, Device, Mmio, Pio, TimerSlot};
 use visor_engine::{GuestMemory, Vm};
 use visor_firmware::MemoryMap;
 use visor_pci::{IntxPin, PciBus, PciError};
+use visor_storage::Tray;
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
 use visor_virtio::{VirtioDevice, VirtioPci};
 
@@ -57,6 +58,8 @@ pub(crate) struct Built {
     pub(crate) uart: Option<Arc<Mutex<Uart>>>,
     pub(crate) console: Option<ConsoleHandle>,
     pub(crate) agent: Option<ConsolePort>,
+    /// The trays of the CD-ROM drives.
+    pub(crate) trays: Vec<Tray>,
     /// Low half of the HPET's capabilities.
     pub(crate) hpet: Option<u32>,
 }

@@ -20,6 +20,7 @@ use crate::board::{Board, Part};
 use crate::error::{MachineError, MachineErrorKind};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
+use crate::storage::{self, DiskBus};
 
 /// Name of the port through which the host talks to a program in the guest.
 pub const AGENT_PORT: &str = "org.visor.agent.0";
@@ -51,6 +52,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "debug-console", wanted: |c| c.debug_exit, build: debug_console },
     Part { name: "fw_cfg", wanted: always, build: fw_cfg },
     Part { name: "pci", wanted: always, build: pci },
+    Part { name: "ide", wanted: always, build: storage::ide },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
@@ -191,7 +193,7 @@ fn rng(b: &mut Board<'_>) -> Result<(), MachineError> {
 
 fn disks(b: &mut Board<'_>) -> Result<(), MachineError> {
     let queues = b.config.cpus.min(4) as u16;
-    for disk in &b.config.disks {
+    for disk in b.config.disks.iter().filter(|d| d.bus == DiskBus::Virtio) {
         let config = BlkConfig { queues, serial: disk.serial.clone() };
         b.virtio(Blk::new(disk.backend.clone(), &config))?;
     }

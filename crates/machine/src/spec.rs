@@ -8,6 +8,7 @@ use visor_block::BlockBackend;
 use visor_disk::{Access, RawDisk, RawOptions};
 
 use crate::error::{MachineError, MachineErrorKind};
+use crate::storage::{self, Cd, DiskBus};
 
 /// Least RAM in bytes.
 pub const MIN_MEMORY: u64 = 2 << 20;
@@ -35,6 +36,8 @@ pub struct MachineSpec {
     pub decompress: bool,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
+    /// CD-ROM drives, in the order in which the guest finds them.
+    pub cds: Vec<Cd>,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
     /// Stop instead of rebooting when the guest resets itself.
@@ -58,6 +61,7 @@ impl MachineSpec {
             cmdline: String::new(),
             decompress: true,
             disks: Vec::new(),
+            cds: Vec::new(),
             debug_exit: false,
             no_reboot: false,
             time_limit: None,
@@ -85,6 +89,7 @@ impl MachineSpec {
         if self.disks.len() > MAX_DISKS {
             return bad(format!("{} disks; {MAX_DISKS} is the most", self.disks.len()));
         }
+        storage::check(&self.disks, &self.cds)?;
         Ok(MachineConfig(self))
     }
 }
@@ -129,6 +134,8 @@ pub struct Disk {
     pub backend: Arc<dyn BlockBackend>,
     /// Serial number that the guest can read, up to 20 bytes.
     pub serial: String,
+    /// How it is connected.
+    pub bus: DiskBus,
 }
 
 impl Disk {
@@ -141,12 +148,37 @@ impl Disk {
             MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
         })?;
         let serial = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Disk { backend: Arc::new(disk), serial })
+        Ok(Disk { backend: Arc::new(disk), serial, bus: DiskBus::default() })
+    }
+
+    /// The same disk, connected to `bus`.
+    pub fn on(mut self, bus: DiskBus) -> Self {
+        self.bus = bus;
+        self
     }
 }
 
 impl std::fmt::Debug for Disk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?} {:?}", self.serial, self.backend.geometry())
+    }
+}
+
+impl Cd {
+    /// A drive with the image at `path` as its disc. Images are only read, and any number of users may have them open.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::File`] if it cannot be opened or holds no disc.
+    pub fn open(path: &Path) -> Result<Self, MachineError> {
+        let options = RawOptions { lock: false, ..RawOptions::default() };
+        let what = || format!("cannot use the disc {}", path.display());
+        let disc = RawDisk::open(path, Access::ReadOnly, &options)
+            .map_err(|e| MachineError::because(MachineErrorKind::File, what(), e))?;
+        if disc.geometry().sectors < 4 {
+            let what = format!("{}: it has less than 2048 bytes", what());
+            return Err(MachineError::new(MachineErrorKind::File, what));
+        }
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Cd { disc: Some((Arc::new(disc), name)) })
     }
 }

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use visor_disk::Access;
 use visor_image::Image;
-use visor_machine::{Disk, EngineChoice, FileSource, MachineSpec};
+use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
 use super::live::is_terminal;
-use crate::args::{EngineArg, RunArgs};
+use crate::args::{BusArg, EngineArg, RunArgs};
 use crate::image;
 use crate::report::Failure;
 
@@ -46,17 +46,28 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
 }
 
 fn machine(args: &RunArgs, kernel: PathBuf) -> Result<MachineSpec, Failure> {
+    let bus = bus(args.bus);
+    let open = |d: &String| open_disk(d).map(|d| d.on(bus));
     Ok(MachineSpec {
         memory: args.memory,
         cpus: args.cpus,
         cpu_model: args.cpu.clone(),
         initrd: args.initrd.clone().map(FileSource::Path),
         cmdline: args.append.clone().unwrap_or_default(),
-        disks: args.disk.iter().map(|d| open_disk(d)).collect::<Result<_, _>>()?,
+        disks: args.disk.iter().map(open).collect::<Result<_, _>>()?,
+        cds: args.iso.iter().map(|i| Cd::open(i)).collect::<Result<_, _>>()?,
         debug_exit: args.debug_exit,
         no_reboot: args.no_reboot,
         ..MachineSpec::new(FileSource::Path(kernel))
     })
+}
+
+/// Where disks go. A kernel that is booted directly is one for virtual machines.
+fn bus(wish: Option<BusArg>) -> DiskBus {
+    match wish {
+        None | Some(BusArg::Virtio) => DiskBus::Virtio,
+        Some(BusArg::Ide) => DiskBus::Ide,
+    }
 }
 
 /// The engine that the user wishes.
