@@ -435,14 +435,12 @@ fn poke(rig: &Rig, random: &mut Random) {
         3 => rig.outb(base + 7, value),
         4 => rig.outb(base + 6, value),
         5..8 => rig.outb(base + 1 + random.below(5) as u16, value & random.next() as u8),
-        8..11 => {
-            _ = (0..random.below(300)).for_each(|_| assert!(rig.pio.write(base, &random.next().to_le_bytes()[..2])))
-        }
+        8..11 => (0..random.below(300)).for_each(|_| assert!(rig.pio.write(base, &random.next().to_le_bytes()[..2]))),
         11 => {
             rig.pio.write(base, &[PACKETS[random.below(12) as usize], 0]);
             (0..5).for_each(|_| assert!(rig.pio.write(base, &[0, (random.next() & random.next()) as u8 & 7])));
         }
-        12..14 => _ = (0..random.below(300)).for_each(|_| _ = rig.pio.read(base, &mut [0; 4])),
+        12..14 => (0..random.below(300)).for_each(|_| _ = rig.pio.read(base, &mut [0; 4])),
         14 => rig.outb(base + 0x206, value & if random.below(4) == 0 { 0xff } else { 0xf9 }),
         15 => rig.outb(rig.master + random.below(16) as u16, value),
         16 => {
