@@ -13,7 +13,7 @@ use visor_x86::segment::{Segment, TableReg};
 
 use crate::clock::TscClock;
 use crate::fabric::{CpuPort, Fabric};
-use crate::mmu::Mmu;
+use crate::mmu::{CpuBox, Home, Mmu};
 use crate::op::{Faulted, Guest, Op};
 use crate::sys::{Debug, MsrFile, ResetKind};
 
@@ -241,9 +241,13 @@ impl Cpu {
 
 impl Cpu {
     /// A CPU after power-up.
-    pub(crate) fn new(parts: Parts) -> Box<Self> {
-        let mmu = Mmu::new(&parts.ram);
-        let mut cpu = Box::new(Cpu {
+    ///
+    /// # Errors
+    /// The host's, if it gives no memory.
+    pub(crate) fn new(parts: Parts) -> std::io::Result<CpuBox> {
+        let home = Home::new()?;
+        let mmu = Mmu::new(&parts.ram, home.clone());
+        let cpu = Cpu {
             gpr: [0; 18],
             status: 0,
             sysflags: 2,
@@ -293,8 +297,9 @@ impl Cpu {
             io: None,
             fabric: parts.fabric,
             stats: VcpuStats::default(),
-        });
+        };
+        let mut cpu = CpuBox::new(home, cpu);
         cpu.reset(ResetKind::Power);
-        cpu
+        Ok(cpu)
     }
 }

@@ -24,6 +24,7 @@ mod fabric;
 mod mmu;
 mod run;
 mod sys;
+mod translate;
 mod vm;
 
 pub use vm::SoftEngine;

@@ -15,6 +15,7 @@ use crate::blocks::Blocks;
 use crate::clock::{TscClock, host_tsc};
 use crate::cpu::{Cpu, attention};
 use crate::fabric::{CpuPort, Fabric};
+use crate::mmu::CpuBox;
 use crate::run;
 use crate::sys::{ResetKind, announced};
 
@@ -100,7 +101,7 @@ impl Vm for SoftVm {
             clock: self.clock,
             epoch_tsc: self.epoch_tsc,
         };
-        Ok(Box::new(SoftVcpu { cpu: Cpu::new(parts), blocks: Blocks::default() }))
+        Ok(Box::new(SoftVcpu { cpu: Cpu::new(parts).map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?, blocks: Blocks::default() }))
     }
 
     fn msi(&self) -> Arc<dyn MsiSink> {
@@ -125,7 +126,7 @@ impl Vm for SoftVm {
 }
 
 struct SoftVcpu {
-    cpu: Box<Cpu>,
+    cpu: CpuBox,
     blocks: Blocks,
 }
 

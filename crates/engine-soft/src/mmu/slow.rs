@@ -171,7 +171,7 @@ impl Cpu {
     /// Host address for a read-modify-write of `size` bytes at `lin`, or `None` if it crosses a page, is not RAM, or is
     /// watched by a data breakpoint.
     pub(crate) fn rmw_host(&mut self, lin: u64, size: u64, who: Privilege) -> Guest<Option<*mut u8>> {
-        if let Some(host) = self.mmu.space.store[who as usize].lookup(lin, size) {
+        if let Some(host) = self.mmu.store(who).lookup(lin, size) {
             return Ok(Some(host));
         }
         self.check_alignment(lin, size as usize, who)?;

@@ -2,12 +2,14 @@
 //!
 //! With PCIDs (SDM 3A §4.10.1) several [`Space`]s are kept, so that a switch of address spaces costs no refills.
 
+use std::sync::Arc;
+
 use visor_memory::RamPage;
 
-use crate::mmu::space::{Fill, Filter, Privilege, Space};
+use crate::mmu::home::{Home, SPACES};
+use crate::mmu::space::{Fill, Filter, Kept, Privilege, Space};
+use crate::mmu::tables::{LoadTable, StoreTable};
 
-/// Address spaces kept at a time; Linux rotates through six PCIDs.
-const SPACES: usize = 8;
 /// Entries of the code TLB.
 const CODE_ENTRIES: usize = 512;
 
@@ -41,8 +43,17 @@ pub(crate) enum Paging {
 pub(crate) struct Mmu {
     /// Whose rights loads and stores of instructions use; follows CPL, RFLAGS.AC and CR4.SMAP.
     pub(crate) privilege: Privilege,
-    /// The tables of the current address space.
-    pub(crate) space: Box<Space>,
+    /// The tables in force, by [`Privilege`].
+    load: [*const LoadTable; 4],
+    store: [*const StoreTable; 4],
+    /// The GS base under which generated code sees them.
+    pub(crate) window: u64,
+    /// Where the tables are.
+    pub(crate) home: Arc<Home>,
+    /// Supervisor accesses of every address space. What is not global belongs to the current one.
+    kernel: Kept,
+    /// The current address space.
+    space: Box<Space>,
     /// Host address of frame 0.
     pub(crate) ram_base: u64,
     /// Code marks, one word per frame.
@@ -73,12 +84,18 @@ pub(crate) struct Mmu {
 unsafe impl Send for Mmu {}
 
 impl Mmu {
-    /// Empty tables over `ram`.
-    pub(crate) fn new(ram: &visor_memory::GuestMemory) -> Self {
+    /// Empty tables over `ram`, in `home`.
+    pub(crate) fn new(ram: &visor_memory::GuestMemory, home: Arc<Home>) -> Self {
         let none = CodeEntry { key: !0, generation: 0, gpa: 0, page: None };
         let mut mmu = Mmu {
             privilege: Privilege::Supervisor,
-            space: Space::new(0),
+            load: [std::ptr::null(); 4],
+            store: [std::ptr::null(); 4],
+            window: 0,
+            // SAFETY: addresses of fields only.
+            kernel: Kept::new(unsafe { &raw mut (*home.kernel()).tables }),
+            space: space(&home, 0, 0),
+            home,
             ram_base: ram.base() as u64,
             code_marks: ram.frames().code_marks(),
             code_generation: [1, 2],
@@ -94,7 +111,35 @@ impl Mmu {
             clock: 2,
         };
         mmu.space.generation = 1;
+        mmu.look_at_space();
         mmu
+    }
+
+    /// The table of loads with the rights of `who`.
+    #[inline(always)]
+    pub(crate) fn load(&self, who: Privilege) -> &LoadTable {
+        // SAFETY: set by `look_at_space` to tables in the home, which lives as long as this; only this CPU changes them.
+        unsafe { &*self.load[who as usize] }
+    }
+
+    /// The table of stores with the rights of `who`.
+    #[inline(always)]
+    pub(crate) fn store(&self, who: Privilege) -> &StoreTable {
+        // SAFETY: as in `load`.
+        unsafe { &*self.store[who as usize] }
+    }
+
+    /// Makes the tables of `space` those in force.
+    fn look_at_space(&mut self) {
+        let user = self.home.user(self.space.slot);
+        // SAFETY: addresses of fields only.
+        unsafe {
+            let kernel = &raw const (*self.home.kernel()).tables;
+            let tables = [kernel, &raw const (*user).ac, &raw const (*user).user, self.home.aligned().cast_const()];
+            self.load = tables.map(|t| &raw const (*t).load);
+            self.store = tables.map(|t| &raw const (*t).store);
+        }
+        self.window = self.home.window(self.space.slot);
     }
 
     /// The generation that code at `lin` belongs to. What was found at `lin` under one generation is valid while this
@@ -106,6 +151,7 @@ impl Mmu {
 
     /// Drops everything, in every address space.
     pub(crate) fn flush_all(&mut self) {
+        self.kernel.clear(false);
         self.space.clear(false);
         for space in &mut self.others {
             space.valid = false;
@@ -121,9 +167,11 @@ impl Mmu {
             self.move_upper();
         }
         if self.space.pcid != pcid {
+            self.kernel.clear(true);
             self.activate(pcid);
         }
         if !keep {
+            self.kernel.clear(true);
             self.space.clear(true);
             self.move_lower();
         }
@@ -132,6 +180,7 @@ impl Mmu {
     /// Drops what is not global in the space of `pcid`.
     pub(crate) fn flush_pcid(&mut self, pcid: u16) {
         if self.space.pcid == pcid {
+            self.kernel.clear(true);
             self.space.clear(true);
             self.move_lower();
             if self.upper_not_global {
@@ -153,6 +202,7 @@ impl Mmu {
 
     /// INVLPG.
     pub(crate) fn flush_page(&mut self, lin: u64) {
+        self.kernel.drop_page(lin);
         self.space.drop_page(lin);
         if lin >> 63 != 0 || self.lower_global {
             for space in self.others.iter_mut().filter(|s| s.valid) {
@@ -165,6 +215,7 @@ impl Mmu {
     /// INVPCID type 0: one page of one address space.
     pub(crate) fn flush_page_of(&mut self, pcid: u16, lin: u64) {
         if self.space.pcid == pcid {
+            self.kernel.drop_page(lin);
             self.space.drop_page(lin);
             self.flush_code_page(lin);
         }
@@ -187,9 +238,13 @@ impl Mmu {
             return;
         }
         self.lower_global |= fill.global && fill.lin >> 63 == 0;
-        self.space.fill(false, who, fill);
-        if store {
-            self.space.fill(true, who, fill);
+        let frame = ((fill.host as u64).wrapping_sub(self.ram_base) >> 12) as usize;
+        // SAFETY: filled pages are RAM, each frame of which has a mark.
+        let mark = store.then(|| unsafe { self.code_marks.add(frame) });
+        match who {
+            Privilege::Supervisor => self.kernel.fill(fill, mark),
+            Privilege::SupervisorAc => self.space.ac.fill(fill, mark),
+            Privilege::User | Privilege::UserAligned => self.space.user.fill(fill, mark),
         }
     }
 
@@ -253,7 +308,8 @@ impl Mmu {
         let i = match self.others.iter().position(|s| s.pcid == pcid) {
             Some(i) => i,
             None if self.others.len() < SPACES - 1 => {
-                self.others.push(Space::new(pcid));
+                let slot = self.others.len() + 1;
+                self.others.push(space(&self.home, pcid, slot));
                 self.others.len() - 1
             }
             None => {
@@ -271,6 +327,7 @@ impl Mmu {
             self.move_lower();
         }
         self.code_generation[0] = self.space.generation;
+        self.look_at_space();
     }
 
     fn move_lower(&mut self) {
@@ -286,6 +343,12 @@ impl Mmu {
         self.upper_not_global = false;
         self.code_generation[1] = self.clock;
     }
+}
+
+fn space(home: &Home, pcid: u16, slot: usize) -> Box<Space> {
+    let user = home.user(slot);
+    // SAFETY: addresses of fields only.
+    unsafe { Space::new(pcid, slot, &raw mut (*user).user, &raw mut (*user).ac) }
 }
 
 #[inline]

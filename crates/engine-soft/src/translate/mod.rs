@@ -1,0 +1,3 @@
+//! Tier 2.
+mod targets;
+pub(crate) use targets::Targets;
