@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::iso::IsoCommand;
+
 /// Creates, boots and manages virtual machines anywhere, without KVM, root or kernel modules.
 #[derive(Parser, Debug)]
 #[command(name = "visor", version, arg_required_else_help = true, max_term_width = 110)]
@@ -31,6 +33,11 @@ pub(crate) enum Command {
     Image {
         #[command(subcommand)]
         command: ImageCommand,
+    },
+    /// Look into disc images (ISO 9660), and make them.
+    Iso {
+        #[command(subcommand)]
+        command: IsoCommand,
     },
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use visor_disk::Access;
+use visor_iso::MakeOptions;
 use visor_machine::{Cd, Disk, DiskBus, EjectOutcome, Machine, StopReason, TrayError};
 use visor_test_storage::{Linux, Session, pattern, sha256};
 
@@ -70,6 +71,43 @@ fn disks_keep_what_is_written() {
         assert_eq!(told, [format!("sda {} -", sha256(&wanted[0])), format!("sdc {} -", sha256(&wanted[2]))]);
         assert_eq!(std::fs::read(&cd).unwrap(), disc);
     }
+}
+
+/// An image of ours, mounted by Linux.
+#[test]
+fn images_of_ours_are_mounted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, iso) = (dir.path().join("tree"), dir.path().join("x.iso"));
+    std::fs::create_dir_all(tree.join("a directory/below")).unwrap();
+    let files = ["Ünïcode name, rather long but still a name of a file", "a directory/below/x", "big"];
+    for (i, name) in files.iter().enumerate() {
+        std::fs::write(tree.join(name), pattern(100_000 * (i + 1), i as u64)).unwrap();
+    }
+    std::os::unix::fs::symlink("a directory/below/x", tree.join("link")).unwrap();
+    let options = MakeOptions { label: "LABEL".into(), ..MakeOptions::default() };
+    visor_iso::make(&tree, &iso, &options).unwrap();
+    let linux = Linux::new(KERNEL, &MODULES).unwrap();
+    let script = "
+        mount -t iso9660 -o ro,utf8 /dev/sr0 /mnt && cd /mnt
+        say label $(blkid /dev/sr0)
+        for f in U* link big; do say sum $(sha256sum < \"$f\"); done
+        say link $(readlink link)
+        cd /; umount /mnt; mount -t iso9660 -o ro,norock /dev/sr0 /mnt && say joliet $(ls /mnt | grep -c rather)
+        touch /mnt/x 2> /dev/null || say read-only
+        say done";
+    let mut spec = linux.spec(&script.replace("U*", "*nicode*")).unwrap();
+    spec.cds = vec![Cd::open(&iso).unwrap()];
+    let mut session = Session::start(spec).unwrap();
+    assert!(session.expect("label").unwrap().contains("LABEL=\"LABEL\""));
+    for (i, _) in files.iter().enumerate() {
+        let expected = format!("{} -", sha256(&pattern(100_000 * (i + 1), i as u64)));
+        assert_eq!(session.expect("sum").unwrap(), expected);
+    }
+    assert_eq!(session.expect("link").unwrap(), "a directory/below/x");
+    assert_eq!(session.expect("joliet").unwrap(), "1");
+    session.expect("read-only").unwrap();
+    session.expect("done").unwrap();
+    assert_eq!(session.end().unwrap(), StopReason::PowerOff);
 }
 
 fn locked(machine: &Machine) -> bool {
