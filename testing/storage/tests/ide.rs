@@ -89,7 +89,6 @@ fn images_of_ours_are_mounted() {
     let linux = Linux::new(KERNEL, &MODULES).unwrap();
     let script = "
         mount -t iso9660 -o ro,utf8 /dev/sr0 /mnt && cd /mnt
-        say label $(blkid /dev/sr0)
         for f in U* link big; do say sum $(sha256sum < \"$f\"); done
         say link $(readlink link)
         cd /; umount /mnt; mount -t iso9660 -o ro,norock /dev/sr0 /mnt && say joliet $(ls /mnt | grep -c rather)
@@ -98,7 +97,6 @@ fn images_of_ours_are_mounted() {
     let mut spec = linux.spec(&script.replace("U*", "*nicode*")).unwrap();
     spec.cds = vec![Cd::open(&iso).unwrap()];
     let mut session = Session::start(spec).unwrap();
-    assert!(session.expect("label").unwrap().contains("LABEL=\"LABEL\""));
     for (i, _) in files.iter().enumerate() {
         let expected = format!("{} -", sha256(&pattern(100_000 * (i + 1), i as u64)));
         assert_eq!(session.expect("sum").unwrap(), expected);
