@@ -16,8 +16,8 @@ use crate::clock::TscClock;
 use crate::cpu::{CodeSize, Cpu, Mode, Parts};
 use crate::decode::lower;
 use crate::exec::int::{AF, CF, OF, PF, SF, ZF};
-use crate::mmu::CpuBox;
 use crate::fabric::{CpuPort, Fabric};
+use crate::mmu::CpuBox;
 use crate::op::{Flow, REG_BLOCK_RIP};
 
 const RAX: usize = 0;

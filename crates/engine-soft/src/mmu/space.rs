@@ -198,7 +198,10 @@ impl Marks {
     /// Entries in use that are parts of large pages.
     fn large_entries(&self) -> impl Iterator<Item = usize> + use<> {
         let words: Vec<u64> = self.used.0.iter().zip(&self.large.0).map(|(u, l)| u & l).collect();
-        words.into_iter().enumerate().flat_map(|(w, bits)| (0..64).filter(move |b| bits >> b & 1 != 0).map(move |b| w * 64 + b))
+        words
+            .into_iter()
+            .enumerate()
+            .flat_map(|(w, bits)| (0..64).filter(move |b| bits >> b & 1 != 0).map(move |b| w * 64 + b))
     }
 }
 

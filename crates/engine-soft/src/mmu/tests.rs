@@ -14,7 +14,8 @@ fn put(m: &mut Mmu, lin: u64, global: bool, large: bool) {
 }
 
 fn hit(m: &Mmu, lin: u64) -> bool {
-    let hits = [m.load(Privilege::Supervisor).lookup(lin, 8), m.store(Privilege::Supervisor).lookup(lin, 8)].map(|h| h.is_some());
+    let hits = [m.load(Privilege::Supervisor).lookup(lin, 8), m.store(Privilege::Supervisor).lookup(lin, 8)]
+        .map(|h| h.is_some());
     assert_eq!(hits[0], hits[1]);
     hits[0]
 }

@@ -77,6 +77,8 @@ pub(crate) struct Mmu {
     /// A global page in the lower half was cached: INVLPG there concerns every space.
     lower_global: bool,
     clock: u64,
+    /// Flushes of more than one page.
+    pub(crate) flushes: u64,
 }
 
 // SAFETY: `code_marks` points into the machine's RAM tables, which the CPU keeps alive through its `ram` field; the host
@@ -109,6 +111,7 @@ impl Mmu {
             upper_not_global: false,
             lower_global: false,
             clock: 2,
+            flushes: 0,
         };
         mmu.space.generation = 1;
         mmu.look_at_space();
@@ -127,6 +130,25 @@ impl Mmu {
     pub(crate) fn store(&self, who: Privilege) -> &StoreTable {
         // SAFETY: as in `load`.
         unsafe { &*self.store[who as usize] }
+    }
+
+    /// Says that the code at `lin` is translated at host address `code`.
+    pub(crate) fn put_target(&self, lin: u64, code: u64, user: bool) {
+        // SAFETY: the CPU that lives in the home calls, and no translated code runs.
+        unsafe {
+            match (user, lin >> 63 != 0) {
+                (true, false) => (*self.home.user(self.space.slot)).targets.put(lin, code),
+                (false, true) => (*self.home.kernel()).targets.put(lin, code),
+                // What is remembered there would not be forgotten in time.
+                _ => {}
+            }
+        }
+    }
+
+    /// Forgets where user code of `slot` is translated.
+    fn forget_targets(home: &Home, slot: usize) {
+        // SAFETY: as in `put_target`.
+        unsafe { (*home.user(slot)).targets.clear() };
     }
 
     /// Makes the tables of `space` those in force.
@@ -151,6 +173,7 @@ impl Mmu {
 
     /// Drops everything, in every address space.
     pub(crate) fn flush_all(&mut self) {
+        self.flushes += 1;
         self.kernel.clear(false);
         self.space.clear(false);
         for space in &mut self.others {
@@ -171,6 +194,7 @@ impl Mmu {
             self.activate(pcid);
         }
         if !keep {
+            self.flushes += 1;
             self.kernel.clear(true);
             self.space.clear(true);
             self.move_lower();
@@ -179,6 +203,7 @@ impl Mmu {
 
     /// Drops what is not global in the space of `pcid`.
     pub(crate) fn flush_pcid(&mut self, pcid: u16) {
+        self.flushes += 1;
         if self.space.pcid == pcid {
             self.kernel.clear(true);
             self.space.clear(true);
@@ -225,6 +250,7 @@ impl Mmu {
             generation += 1;
             space.generation = generation;
             space.code = Filter::default();
+            Self::forget_targets(&self.home, space.slot);
         }
         self.clock = generation;
         if lin >> 63 != 0 {
@@ -335,6 +361,7 @@ impl Mmu {
         self.space.generation = self.clock;
         self.space.code = Filter::default();
         self.code_generation[0] = self.clock;
+        Self::forget_targets(&self.home, self.space.slot);
     }
 
     fn move_upper(&mut self) {
@@ -342,6 +369,8 @@ impl Mmu {
         self.upper_code = Filter::default();
         self.upper_not_global = false;
         self.code_generation[1] = self.clock;
+        // SAFETY: as in `put_target`.
+        unsafe { (*self.home.kernel()).targets.clear() };
     }
 }
 
