@@ -94,7 +94,7 @@ fn images_of_ours_are_mounted() {
         cd /; umount /mnt; mount -t iso9660 -o ro,norock /dev/sr0 /mnt && say joliet $(ls /mnt | grep -c rather)
         touch /mnt/x 2> /dev/null || say read-only
         say done";
-    let mut spec = linux.spec(&script.replace("U*", "*nicode*")).unwrap();
+    let mut spec = linux.spec(&script.replace("U*", "*rather*")).unwrap();
     spec.cds = vec![Cd::open(&iso).unwrap()];
     let mut session = Session::start(spec).unwrap();
     for (i, _) in files.iter().enumerate() {
