@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::run::ScreenArgs;
+use crate::iso::IsoCommand;
 
 /// Creates, boots and manages virtual machines anywhere, without KVM, root or kernel modules.
 #[derive(Parser, Debug)]
@@ -34,6 +35,11 @@ pub(crate) enum Command {
     Image {
         #[command(subcommand)]
         command: ImageCommand,
+    },
+    /// Look into disc images (ISO 9660), and make them.
+    Iso {
+        #[command(subcommand)]
+        command: IsoCommand,
     },
 }
 
@@ -79,10 +85,16 @@ pub(crate) struct RunArgs {
     /// Which engine runs the CPUs.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
-    /// Attach a raw disk image (vda, vdb, ...; after an image's own vda); `FILE,ro` attaches it read-only. Without an image or a
-    /// kernel the machine boots from it.
+    /// Attach a raw disk image (vda, vdb, ... after an image's own vda, or sda, sdb, ...: see --bus); `FILE,ro` attaches it
+    /// read-only. Without an image or a kernel the machine boots from it.
     #[arg(long, value_name = "FILE[,ro]")]
     pub(crate) disk: Vec<String>,
+    /// How disks of --disk are connected; by default virtio with an image or --kernel.
+    #[arg(long, value_enum, value_name = "BUS")]
+    pub(crate) bus: Option<BusArg>,
+    /// Put this disc image (ISO) into a CD-ROM drive (sr0, sr1, ...). It is only read and may be in use elsewhere.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iso: Vec<PathBuf>,
     /// Give the guest an exit port at 0xf4: a byte V written there ends the machine with exit status (V << 1) | 1.
     #[arg(long)]
     pub(crate) debug_exit: bool,
@@ -184,6 +196,15 @@ pub(crate) enum BootArg {
     Disk,
     /// Network cards.
     Net,
+}
+
+/// How disks are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BusArg {
+    /// Virtio block devices: vda, vdb, ...
+    Virtio,
+    /// Drives on the IDE controller, as every system knows them: sda, sdb, ... Up to four with CD-ROM drives.
+    Ide,
 }
 
 #[derive(clap::Args, Debug)]

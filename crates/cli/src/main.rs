@@ -4,6 +4,7 @@
 //! - `run`: `visor run`;
 //! - `doctor`: `visor doctor`;
 //! - `image`: `visor image`;
+//! - `iso`: `visor iso`;
 //! - `terminal`: the raw terminal, its escape keys and its restoration;
 //! - `report`: errors as a person reads them, and exit statuses.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -11,6 +12,7 @@
 mod args;
 mod doctor;
 mod image;
+mod iso;
 mod progress;
 mod report;
 mod run;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run::main(&run, args.verbose, args.quiet),
         Command::Doctor(doctor) => doctor::main(&doctor),
         Command::Image { command } => image::main(&command, args.quiet),
+        Command::Iso { command } => iso::main(&command, args.quiet),
     };
     match result {
         Ok(status) => ExitCode::from(status),

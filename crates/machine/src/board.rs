@@ -10,6 +10,7 @@ use visor_firmware::MemoryMap;
 use visor_iommu::Iommu;
 use visor_pci::{DmaMemory, IntxLine, IntxPin, PciAddress, PciBus, PciDevice, PciError, SourceId};
 use visor_firmware::fw_cfg::FwCfg;
+use visor_storage::Tray;
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
 use visor_virtio::input::TabletHandle;
 use visor_virtio::{VirtioDevice, VirtioPci};
@@ -69,6 +70,8 @@ pub(crate) struct Built {
     pub(crate) uart: Option<Arc<Mutex<Uart>>>,
     pub(crate) console: Option<ConsoleHandle>,
     pub(crate) agent: Option<ConsolePort>,
+    /// The trays of the CD-ROM drives.
+    pub(crate) trays: Vec<Tray>,
     /// Low half of the HPET's capabilities.
     pub(crate) hpet: Option<u32>,
     /// There is an IOMMU.

@@ -9,6 +9,7 @@ use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
 use visor_iommu::Iommu;
 use visor_firmware::{MemoryMap, ram_layout};
+use visor_storage::Tray;
 use visor_x86::cpuid::Cpuid;
 
 use crate::agent::AgentPort;
@@ -244,6 +245,11 @@ impl Machine {
     /// The port to the agent in the guest.
     pub fn agent(&self) -> Option<AgentPort> {
         self.agent.clone()
+    }
+
+    /// The trays of the CD-ROM drives, in the order of the specification: discs can be changed while the machine runs.
+    pub fn trays(&self) -> &[Tray] {
+        &self.built.trays
     }
 
     /// Decisions worth telling, such as what the kernel is.

@@ -24,6 +24,7 @@ use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{Bootable, Shadow, ShadowWrites, VarsFile};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
+use crate::storage::{self, DiskBus};
 
 /// Name of the port through which the host talks to a program in the guest.
 pub const AGENT_PORT: &str = "org.visor.agent.0";
@@ -61,6 +62,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "flash", wanted: |c| c.firmware.is_some(), build: flash },
     Part { name: "pci", wanted: always, build: pci },
     Part { name: "vga", wanted: |c| c.display, build: crate::screen::vga },
+    Part { name: "ide", wanted: always, build: storage::ide },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
     Part { name: "edu", wanted: |c| c.edu, build: edu },
@@ -275,7 +277,7 @@ fn rng(b: &mut Board<'_>) -> Result<(), MachineError> {
 
 fn disks(b: &mut Board<'_>) -> Result<(), MachineError> {
     let queues = b.config.cpus.min(4) as u16;
-    for disk in &b.config.disks {
+    for disk in b.config.disks.iter().filter(|d| d.bus == DiskBus::Virtio) {
         let config = BlkConfig { queues, serial: disk.serial.clone() };
         let at = b.virtio(Blk::new(disk.backend.clone(), &config))?;
         b.built.bootable.push(Bootable::virtio_disk(at, disk.serial.clone()));

@@ -15,6 +15,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("visor-virtio", "visor-pci"),
     ("visor-iommu", "visor-pci"),
     ("visor-display", "visor-pci"),
+    ("visor-storage", "visor-pci"),
     ("visor-image", "visor-guest"),
 ];
 

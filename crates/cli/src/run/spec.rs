@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use visor_disk::Access;
 use visor_engine::EngineOptions;
 use visor_image::Image;
-use visor_machine::{Disk, EngineChoice, FileSource, MachineSpec};
+use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
 use super::firmware;
 use super::live::is_terminal;
-use crate::args::{DebugArg, EngineArg, RunArgs, TuningArgs};
+use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs};
 use crate::image;
 use crate::report::Failure;
 
@@ -51,6 +51,8 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
 }
 
 fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failure> {
+    let bus = bus(args.bus);
+    let open = |d: &String| open_disk(d).map(|d| d.on(bus));
     Ok(MachineSpec {
         kernel: kernel.map(FileSource::Path),
         memory: args.memory,
@@ -58,13 +60,22 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         cpu_model: args.cpu.clone(),
         initrd: args.initrd.clone().map(FileSource::Path),
         cmdline: args.append.clone().unwrap_or_default(),
-        disks: args.disk.iter().map(|d| open_disk(d)).collect::<Result<_, _>>()?,
+        disks: args.disk.iter().map(open).collect::<Result<_, _>>()?,
+        cds: args.iso.iter().map(|i| Cd::open(i)).collect::<Result<_, _>>()?,
         debug_exit: args.debug_exit,
         iommu: args.iommu,
         edu: args.edu,
         no_reboot: args.no_reboot,
         ..MachineSpec::default()
     })
+}
+
+/// Where disks go. A kernel that is booted directly is one for virtual machines.
+fn bus(wish: Option<BusArg>) -> DiskBus {
+    match wish {
+        None | Some(BusArg::Virtio) => DiskBus::Virtio,
+        Some(BusArg::Ide) => DiskBus::Ide,
+    }
 }
 
 /// The engine that the user wishes.
