@@ -3,7 +3,16 @@
 //! A frame travels by a call of [`FrameSink::frame`] and is never kept by the caller; who wants to keep it copies it. Large TCP
 //! segments travel whole, with what virtio 1.2 §5.1.6 calls segmentation offload described by [`Offload`]: who cannot take them
 //! says so ([`Accepts`]), and the sender splits them and fills in checksums.
+//!
+//! Beside the contract stand the pure functions that every party needs: [`checksum`], [`headers`], [`offload`], and a [`cable`]
+//! between two ports in memory.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod cable;
+pub mod checksum;
+pub mod headers;
+pub mod offload;
 
 /// Most bytes of a frame: an IPv4 or IPv6 packet of 65535 bytes, Ethernet header and one VLAN tag.
 pub const MAX_FRAME: usize = 65535 + 14 + 4;
@@ -29,6 +38,28 @@ impl std::fmt::Display for MacAddr {
     }
 }
 
+/// A text that is no Ethernet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an Ethernet address is six hexadecimal numbers with colons between, such as 52:54:00:12:34:56")]
+pub struct MacAddrError;
+
+impl std::str::FromStr for MacAddr {
+    type Err = MacAddrError;
+
+    fn from_str(text: &str) -> Result<Self, MacAddrError> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for b in &mut bytes {
+            let part = parts.next().ok_or(MacAddrError)?;
+            if part.len() > 2 || !part.bytes().all(|c| c.is_ascii_hexdigit()) {
+                return Err(MacAddrError);
+            }
+            *b = u8::from_str_radix(part, 16).map_err(|_| MacAddrError)?;
+        }
+        if parts.next().is_some() { Err(MacAddrError) } else { Ok(MacAddr(bytes)) }
+    }
+}
+
 /// What is still to be done to a frame before it may go onto a real wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
@@ -37,7 +68,7 @@ pub struct Offload {
     pub checksum: Option<(u16, u16)>,
     /// The checksum has been verified or cannot be wrong, since the frame never left this host.
     pub trusted: bool,
-    /// The frame holds several segments.
+    /// The frame holds several segments. [`Offload::checksum`] is set then too, or treated as if it were.
     pub segments: Option<Segments>,
 }
 
@@ -142,12 +173,4 @@ pub trait NetPort: Send {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses() {
-        assert_eq!(MacAddr([0x52, 0x54, 0, 0xab, 1, 2]).to_string(), "52:54:00:ab:01:02");
-        assert!(MacAddr::BROADCAST.is_multicast() && !MacAddr([0x52, 0, 0, 0, 0, 0]).is_multicast());
-    }
-}
+mod tests;
