@@ -172,5 +172,38 @@ pub trait NetPort: Send {
     }
 }
 
+/// What has passed a network device or a port, seen from the device or the guest behind the port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Traffic {
+    /// Frames sent, of several segments counted as one.
+    pub sent: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Frames that were not sent: malformed, refused, or no room.
+    pub sent_dropped: u64,
+    /// Frames received.
+    pub received: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Frames that were not received: filtered, no buffer, or no driver.
+    pub received_dropped: u64,
+}
+
+/// The host's hold on a guest's network device; usable from any thread.
+pub trait Nic: Send + Sync {
+    /// Moves frames between the port and the guest. To be called after the wake-up that the device was given, from a thread that
+    /// holds no lock; bounded in time: it wakes again if there is more.
+    fn pump(&self);
+
+    /// What has passed.
+    fn traffic(&self) -> Traffic;
+
+    /// The address that the device uses now.
+    fn mac(&self) -> MacAddr;
+
+    /// Pulls out the cable or plugs it in again.
+    fn set_link(&self, up: bool);
+}
+
 #[cfg(test)]
 mod tests;
