@@ -38,6 +38,20 @@ impl std::fmt::Display for MacAddr {
     }
 }
 
+/// As text, `52:54:00:12:34:56`.
+impl serde::Serialize for MacAddr {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// From text.
+impl<'de> serde::Deserialize<'de> for MacAddr {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <std::borrow::Cow<'de, str>>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// A text that is no Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an Ethernet address is six hexadecimal numbers with colons between, such as 52:54:00:12:34:56")]
@@ -142,6 +156,36 @@ pub struct Accepts {
 
 /// Called when a port has frames or room again. It may be called from any thread with locks held, so it must only wake somebody.
 pub type Notify = std::sync::Arc<dyn Fn() + Send + Sync>;
+
+impl<P: NetPort + ?Sized> NetPort for Box<P> {
+    fn send(&mut self, frame: Frame<'_>) -> Sent {
+        (**self).send(frame)
+    }
+
+    fn receive(&mut self, sink: &mut dyn FrameSink) -> usize {
+        (**self).receive(sink)
+    }
+
+    fn set_accepts(&mut self, accepts: Accepts) {
+        (**self).set_accepts(accepts);
+    }
+
+    fn peer_accepts(&self) -> Accepts {
+        (**self).peer_accepts()
+    }
+
+    fn on_ready(&mut self, notify: Notify) {
+        (**self).on_ready(notify);
+    }
+
+    fn link_up(&self) -> bool {
+        (**self).link_up()
+    }
+
+    fn mtu(&self) -> u16 {
+        (**self).mtu()
+    }
+}
 
 /// One end of a cable: what a network device plugs into, and what a switch has many of. Neither call blocks.
 pub trait NetPort: Send {
