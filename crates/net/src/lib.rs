@@ -5,6 +5,10 @@
 //! says so ([`Accepts`]), and the sender splits them and fills in checksums.
 #![forbid(unsafe_code)]
 
+mod policy;
+
+pub use policy::{AllowAll, Direction, FlowKey, FlowPolicy, Protocol, Reason, Verdict};
+
 /// Most bytes of a frame: an IPv4 or IPv6 packet of 65535 bytes, Ethernet header and one VLAN tag.
 pub const MAX_FRAME: usize = 65535 + 14 + 4;
 
