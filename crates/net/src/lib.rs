@@ -14,6 +14,10 @@ pub mod checksum;
 pub mod headers;
 pub mod offload;
 
+mod policy;
+
+pub use policy::{AllowAll, Direction, FlowKey, FlowPolicy, Protocol, Reason, Verdict};
+
 /// Most bytes of a frame: an IPv4 or IPv6 packet of 65535 bytes, Ethernet header and one VLAN tag.
 pub const MAX_FRAME: usize = 65535 + 14 + 4;
 

@@ -1,0 +1,2 @@
+//! Address translation in user space.
+#![forbid(unsafe_code)]
