@@ -8,6 +8,7 @@ use visor_chipset::LegacyReplacement;
 use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
 use visor_firmware::{Boot, MemoryMap, ram_layout};
+use visor_net::Nic;
 use visor_x86::cpuid::Cpuid;
 
 use crate::agent::AgentPort;
@@ -136,7 +137,14 @@ impl Machine {
                 loader: ready.loader,
                 deadline: ready.time_limit.map(|t| Instant::now() + t),
             };
-            self.thread("io".into(), move || io_thread::main(t))
+            self.thread("io".into(), move || io_thread::main(t))?;
+            match self.built.net.clone() {
+                Some(net) => {
+                    let control = self.control.clone();
+                    self.thread("net".into(), move || net.main(&control))
+                }
+                None => Ok(()),
+            }
         });
         match spawned {
             Ok(()) => {
@@ -165,6 +173,9 @@ impl Machine {
         let paused = self.ready.is_none() && self.control.pause();
         if paused {
             self.clock.pause();
+            if let Some(net) = &self.built.net {
+                net.settle();
+            }
         }
         paused
     }
@@ -175,6 +186,9 @@ impl Machine {
             self.clock.resume();
         }
         self.control.resume();
+        if let Some(net) = &self.built.net {
+            net.wake();
+        }
     }
 
     /// Presses the power button; true if the guest's operating system listens to it.
@@ -225,6 +239,11 @@ impl Machine {
     /// The port to the agent in the guest.
     pub fn agent(&self) -> Option<AgentPort> {
         self.agent.clone()
+    }
+
+    /// The network devices, in the order of [`crate::MachineSpec::nics`].
+    pub fn nics(&self) -> &[Arc<dyn Nic>] {
+        self.built.net.as_ref().map_or(&[], |net| net.nics())
     }
 
     /// Decisions worth telling, such as what the kernel is.

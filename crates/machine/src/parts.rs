@@ -53,6 +53,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "pci", wanted: always, build: pci },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
+    Part { name: "network", wanted: |c| !c.nics.is_empty(), build: crate::net::build },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
 ];
 

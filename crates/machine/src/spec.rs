@@ -35,6 +35,8 @@ pub struct MachineSpec {
     pub decompress: bool,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
+    /// Network devices, in the order in which the guest finds them.
+    pub nics: Vec<crate::net::NicSpec>,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
     /// Stop instead of rebooting when the guest resets itself.
@@ -58,6 +60,7 @@ impl MachineSpec {
             cmdline: String::new(),
             decompress: true,
             disks: Vec::new(),
+            nics: Vec::new(),
             debug_exit: false,
             no_reboot: false,
             time_limit: None,
@@ -85,6 +88,7 @@ impl MachineSpec {
         if self.disks.len() > MAX_DISKS {
             return bad(format!("{} disks; {MAX_DISKS} is the most", self.disks.len()));
         }
+        crate::net::check(&self.nics)?;
         Ok(MachineConfig(self))
     }
 }

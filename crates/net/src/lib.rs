@@ -220,6 +220,18 @@ pub trait NetPort: Send {
     }
 }
 
+/// What network devices are plugged into: a translator for one guest, a switch for many, another process.
+pub trait Network: Send + Sync {
+    /// For people, such as `nat`.
+    fn name(&self) -> &str;
+
+    /// A port for a guest called `guest` whose device has the address `mac`.
+    ///
+    /// # Errors
+    /// What the host says against it.
+    fn plug(&self, guest: &str, mac: MacAddr) -> std::io::Result<Box<dyn NetPort>>;
+}
+
 /// What has passed a network device or a port, seen from the device or the guest behind the port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Traffic {
