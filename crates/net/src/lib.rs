@@ -14,8 +14,10 @@ pub mod checksum;
 pub mod headers;
 pub mod offload;
 
+mod filter;
 mod policy;
 
+pub use filter::FrameFilter;
 pub use policy::{AllowAll, Direction, FlowKey, FlowPolicy, Protocol, Reason, Verdict};
 
 /// Most bytes of a frame: an IPv4 or IPv6 packet of 65535 bytes, Ethernet header and one VLAN tag.

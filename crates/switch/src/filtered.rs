@@ -2,23 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use visor_net::{Accepts, Frame, FrameSink, NetPort, Notify, Sent};
-
-/// Which way a frame goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Way {
-    /// From the guest.
-    Out,
-    /// To the guest.
-    In,
-}
-
-/// Decides which frames pass.
-pub trait FrameFilter: Send {
-    /// Whether `frame` may pass. Called with a lock held: it must not wait.
-    fn pass(&mut self, way: Way, frame: &[u8]) -> bool;
-}
+use visor_net::{Accepts, Direction, Frame, FrameFilter, FrameSink, NetPort, Notify, Sent};
 
 /// A port whose frames `filter` judges; what it refuses is [`Sent::Dropped`].
 pub struct Filtered<P> {
@@ -33,19 +17,19 @@ impl<P: NetPort> Filtered<P> {
     }
 }
 
-fn passes(filter: &Mutex<dyn FrameFilter>, way: Way, frame: &[u8]) -> bool {
+fn passes(filter: &Mutex<dyn FrameFilter>, way: Direction, frame: &[u8]) -> bool {
     filter.lock().unwrap_or_else(PoisonError::into_inner).pass(way, frame)
 }
 
 impl<P: NetPort> NetPort for Filtered<P> {
     fn send(&mut self, frame: Frame<'_>) -> Sent {
-        if passes(&self.filter, Way::Out, frame.data) { self.port.send(frame) } else { Sent::Dropped }
+        if passes(&self.filter, Direction::Outbound, frame.data) { self.port.send(frame) } else { Sent::Dropped }
     }
 
     fn receive(&mut self, sink: &mut dyn FrameSink) -> usize {
         let filter = &self.filter;
         self.port.receive(&mut |frame: Frame<'_>| {
-            if passes(filter, Way::In, frame.data) { sink.frame(frame) } else { Sent::Dropped }
+            if passes(filter, Direction::Inbound, frame.data) { sink.frame(frame) } else { Sent::Dropped }
         })
     }
 

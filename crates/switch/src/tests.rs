@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use visor_net::cable::cable;
-use visor_net::{Accepts, Frame, MacAddr, NetPort, Offload, SegmentKind, Segments, Sent};
+use visor_net::{Accepts, Direction, Frame, FrameFilter, MacAddr, NetPort, Offload, SegmentKind, Segments, Sent};
 
 use crate::*;
 
@@ -224,8 +224,8 @@ fn a_hub_joins_ports_and_adapts_to_each() {
 fn filters_see_both_ways() {
     struct NoB;
     impl FrameFilter for NoB {
-        fn pass(&mut self, way: Way, frame: &[u8]) -> bool {
-            frame[if way == Way::Out { 0 } else { 6 }..][..6] != B.0
+        fn pass(&mut self, way: Direction, frame: &[u8]) -> bool {
+            frame[if way == Direction::Outbound { 0 } else { 6 }..][..6] != B.0
         }
     }
     let (near, mut far) = cable(1500);
