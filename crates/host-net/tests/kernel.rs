@@ -147,20 +147,18 @@ fn pattern(len: usize, seed: u32) -> Vec<u8> {
 
 /// Serves on `port` of all addresses: what comes in is read to its end, then `reply` bytes are sent.
 fn server(port: u16, seed: u32, expect: usize, reply: usize) {
-    for any in ["0.0.0.0", "::"] {
-        let Ok(listener) = TcpListener::bind((any, port)) else { continue };
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                thread::spawn(move || {
-                    let mut stream = stream.unwrap();
-                    let mut got = Vec::new();
-                    stream.read_to_end(&mut got).unwrap();
-                    assert!(got == pattern(expect, seed), "what the guest sent ({} bytes)", got.len());
-                    stream.write_all(&pattern(reply, seed + 1)).unwrap();
-                });
-            }
-        });
-    }
+    let listener = TcpListener::bind(("::", port)).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).unwrap();
+                assert!(got == pattern(expect, seed), "what the guest sent ({} bytes)", got.len());
+                stream.write_all(&pattern(reply, seed + 1)).unwrap();
+            });
+        }
+    });
 }
 
 /// The guest's side of [`server`]: sends, closes its half, and reads to the end.
