@@ -7,7 +7,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use visor_net::{MacAddr, Network, Nic, Notify};
+use visor_net::{MacAddr, NetPort, Network, Nic, Notify};
+use visor_nic::e1000::{E1000, E1000Handle, E1000Timer, E1000Wires};
+use visor_pci::{IntxPin, PciError};
 use visor_virtio::net::{Net, NetConfig};
 
 use crate::board::Board;
@@ -26,6 +28,8 @@ pub enum NicModel {
     /// Virtio: fast, for systems that know it.
     #[default]
     Virtio,
+    /// Intel 82540EM, for all others.
+    E1000,
 }
 
 /// A network device.
@@ -72,8 +76,7 @@ pub(crate) struct Drive {
 
 /// Makes the devices.
 pub(crate) fn build(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let waker =
-        Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))?;
+    let waker = Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))?;
     let mut nics: Vec<Arc<dyn Nic>> = Vec::new();
     for nic in &b.config.nics {
         let port = nic.network.plug(&b.config.name, nic.mac).map_err(|e| {
@@ -89,10 +92,24 @@ pub(crate) fn build(b: &mut Board<'_>) -> Result<(), MachineError> {
                 b.virtio(device)?;
                 nics.push(Arc::new(handle));
             }
+            NicModel::E1000 => nics.push(e1000(b, nic.mac, port, wake)?),
         }
     }
     b.built.net = Some(Arc::new(Drive { waker, nics, moving: Mutex::new(()) }));
     Ok(())
+}
+
+fn e1000(b: &mut Board<'_>, mac: MacAddr, port: Box<dyn NetPort>, wake: Notify) -> Result<Arc<dyn Nic>, MachineError> {
+    let pci = b.built.pci.clone().ok_or(PciError::Full)?;
+    let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = pci.free_device()?;
+    let slot = b.timers.slot();
+    let intx = pci.intx(at, IntxPin::A);
+    let wires = E1000Wires { memory: b.memory.clone(), intx, clock: b.clock.clone(), timer: slot.clone(), port, wake };
+    let device = Arc::new(Mutex::new(E1000::new(mac, wires)?));
+    slot.bind(Arc::new(Mutex::new(E1000Timer(Arc::downgrade(&device)))));
+    pci.add(at, device.clone())?;
+    Ok(Arc::new(E1000Handle::new(device)))
 }
 
 impl Drive {

@@ -21,7 +21,7 @@ mod regs;
 mod tests;
 mod transmit;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use visor_device::{Clock, Device, Nanos, TimerDevice, TimerSlot};
 use visor_memory::GuestMemory;
@@ -104,8 +104,8 @@ impl Nic for E1000Handle {
     }
 }
 
-/// What answers the device's alarm.
-pub struct E1000Timer(pub Arc<Mutex<E1000>>);
+/// What answers the device's alarm. The alarm belongs to the device, so it does not keep it alive.
+pub struct E1000Timer(pub Weak<Mutex<E1000>>);
 
 impl Device for E1000Timer {
     fn name(&self) -> &str {
@@ -122,6 +122,8 @@ impl Device for E1000Timer {
 
 impl TimerDevice for E1000Timer {
     fn expired(&mut self, now: Nanos) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).throttle_over(now);
+        if let Some(device) = self.0.upgrade() {
+            device.lock().unwrap_or_else(PoisonError::into_inner).throttle_over(now);
+        }
     }
 }
