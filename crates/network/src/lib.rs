@@ -1,0 +1,19 @@
+//! Networks that machines are plugged into.
+//!
+//! [`NatNetwork`] is one guest behind an address translator of its own, which every guest sees alike: it is 10.0.2.15, the router (and
+//! the host) 10.0.2.2, the resolver 10.0.2.3. What goes on in it can be looked at and changed while the guest runs: forwarded ports,
+//! firewall, the table of translations, a packet capture, and why a connection is refused.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod forward;
+mod holder;
+mod mac;
+mod nat;
+#[cfg(test)]
+mod tests;
+
+pub use forward::{ForwardSpec, ForwardSpecError, ForwardStatus};
+pub use holder::{Holder, port_holder};
+pub use mac::random_mac;
+pub use nat::{NatNetwork, NatSpec, NetworkError, Translation};
