@@ -39,6 +39,7 @@ const RUN_EXAMPLES: &str = "Examples:
   visor run tiny                                   a shell in a small Linux machine
   visor run tiny -- uname -a                       one command; its output, its exit status
   tar c src | visor run tiny -- tar x -C /tmp      standard input is the command's
+  visor run tiny -p 8080:80                        port 8080 of the host leads to port 80 of the guest
   visor run --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0' --memory 512M";
 
 #[derive(clap::Args, Debug)]
@@ -86,6 +87,8 @@ pub(crate) struct RunArgs {
     /// Print on standard error what the machine did when it ends: instructions, exits, time.
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
     pub(crate) stats: Option<StatsFormat>,
+    #[command(flatten)]
+    pub(crate) network: crate::run::NetworkArgs,
     #[command(flatten)]
     pub(crate) tuning: TuningArgs,
 }

@@ -1,0 +1,148 @@
+//! The network of a throw-away machine.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use visor_firewall::{Rule, RuleSet, What};
+use visor_machine::{MachineSpec, NicModel, NicSpec};
+use visor_net::MacAddr;
+use visor_network::{ForwardSpec, NatNetwork, NatSpec, NetworkError, random_mac};
+
+use crate::report::Failure;
+
+/// What the command line says about the network.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Network")]
+pub(crate) struct NetworkArgs {
+    /// What the guest is connected to.
+    #[arg(long, value_enum, default_value_t = NetArg::Nat)]
+    net: NetArg,
+    /// Which network device the guest finds.
+    #[arg(long, value_enum, default_value_t = NicArg::Virtio)]
+    nic: NicArg,
+    /// The device's Ethernet address; without it a random one.
+    #[arg(long, value_name = "ADDRESS")]
+    mac: Option<MacAddr>,
+    /// Forward a port of the host to the guest: `8080:80`, `8080:80/udp`, `0.0.0.0:8080:80`; `80` picks a free port of the host and
+    /// says which. The host listens on 127.0.0.1 unless an address is given.
+    #[arg(short, long, value_name = "[[BIND:]HOST:]GUEST[/udp]")]
+    publish: Vec<ForwardSpec>,
+    /// Let the guest reach the host's own services under 10.0.2.2.
+    #[arg(long)]
+    allow_host_loopback: bool,
+    /// Open the guest's firewall: a service (`http`), a port (`8080/tcp`) or a rule (`service ssh from 10.0.0.0/8`). Forwarded ports
+    /// are open by themselves.
+    #[arg(long, value_name = "RULE", value_parser = parse_rule)]
+    fw_allow: Vec<Rule>,
+    /// Write all network packets to this file (pcap).
+    #[arg(long, value_name = "FILE")]
+    capture: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum NetArg {
+    /// A network of its own behind the host's address: the guest reaches what the host reaches, and nobody reaches the guest but
+    /// through forwarded ports.
+    Nat,
+    /// Nothing: no network device.
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum NicArg {
+    /// Fast; needs a virtio driver.
+    Virtio,
+    /// Intel 82540EM, which nearly every system knows.
+    E1000,
+}
+
+/// A rule, or just the name of a service or a port.
+fn parse_rule(text: &str) -> Result<Rule, String> {
+    let bare = !text.contains(char::is_whitespace) && !matches!(text, "ping" | "everything");
+    let rule = match text.starts_with(|c: char| c.is_ascii_digit()) {
+        true if bare => What::port(text).map(Rule::allow),
+        false if bare => What::service(text).map(Rule::allow),
+        _ => text.parse(),
+    };
+    rule.map_err(|e| e.to_string())
+}
+
+/// Makes the network and plugs a device of `spec` into it. `tell` gets what was decided.
+pub(super) fn attach(
+    args: &NetworkArgs,
+    spec: &mut MachineSpec,
+    tell: impl Fn(&str),
+) -> Result<Option<Arc<NatNetwork>>, Failure> {
+    if args.net == NetArg::None {
+        let useless = [
+            (args.mac.is_some(), "--mac"),
+            (!args.publish.is_empty(), "--publish"),
+            (args.allow_host_loopback, "--allow-host-loopback"),
+            (!args.fw_allow.is_empty(), "--fw-allow"),
+            (args.capture.is_some(), "--capture"),
+        ];
+        return match useless.iter().find(|(given, _)| *given) {
+            Some((_, option)) => Err(Failure::new(format!("{option} needs a network, and there is none"))
+                .hint("leave out `--net none`, or that option")),
+            None => Ok(None),
+        };
+    }
+    let mac = args.mac.unwrap_or_else(random_mac);
+    let nat = NatSpec {
+        guest: spec.name.clone(),
+        allow_host_loopback: args.allow_host_loopback,
+        forwards: args.publish.clone(),
+        rules: RuleSet { inbound: args.fw_allow.clone(), ..RuleSet::default() },
+    };
+    let network = NatNetwork::open(nat).map_err(failure)?;
+    if let Some(path) = &args.capture {
+        network.start_capture(path).map_err(failure)?;
+    }
+    for (forward, wish) in network.forwards().iter().zip(&args.publish) {
+        if wish.bind.port() == 0 {
+            // Nobody else knows it.
+            eprintln!("visor: {forward}");
+        } else {
+            tell(&forward.to_string());
+        }
+    }
+    let model = if args.nic == NicArg::E1000 { NicModel::E1000 } else { NicModel::Virtio };
+    tell(&format!("network nat, device {model:?} {mac}"));
+    spec.nics.push(NicSpec { model, mac, network: network.clone() });
+    Ok(Some(network))
+}
+
+fn failure(error: NetworkError) -> Failure {
+    let hint = match &error {
+        NetworkError::Taken { at, protocol, .. } => Some(format!(
+            "stop it, or give another port: `-p 0:GUEST/{protocol}` picks a free one instead of {}",
+            at.port()
+        )),
+        NetworkError::Listen { at, .. } if at.port() < 1024 => {
+            Some(format!("ports below 1024 need privileges; give one above, such as {}", u32::from(at.port()) + 8000))
+        }
+        NetworkError::Nat(_) => Some("`--net none` starts the machine without a network".into()),
+        _ => None,
+    };
+    let failure = Failure::from(anyhow::Error::from(error));
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_may_be_short() {
+        let parse = |t: &str| parse_rule(t).map(|r| r.to_string());
+        assert_eq!(parse("http"), Ok("service http".into()));
+        assert_eq!(parse("8080/udp"), Ok("port 8080/udp".into()));
+        assert_eq!(parse("service ssh from 10.0.0.0/8"), Ok("service ssh from 10.0.0.0/8".into()));
+        assert_eq!(parse("ping"), Ok("ping".into()));
+        assert!(parse("htttp").is_err() && parse("99999").is_err());
+    }
+}
