@@ -286,7 +286,7 @@ impl Host for SimHost {
     }
 
     fn local_address(&mut self, socket: SocketId) -> Option<SocketAddr> {
-        Some(SocketAddr::new([198, 51, 100, 1].into(), 50000 + socket.0 as u16))
+        Some(SocketAddr::new([198, 51, 100, 1].into(), 50000u16.wrapping_add(socket.0 as u16)))
     }
 
     fn events(&mut self, events: &mut Vec<Event>) {
