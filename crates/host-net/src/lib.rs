@@ -17,6 +17,9 @@ mod sys;
 mod tap;
 mod waker;
 
+#[cfg(test)]
+mod tests;
+
 pub use nat::{Engine, Nat, NatPort};
 pub use resolv::Resolvers;
 pub use sockets::HostSockets;
