@@ -51,7 +51,7 @@ fn peek(host: &mut HostSockets, socket: SocketId, offset: usize, into: &mut [u8]
 
 fn peeks(mut host: HostSockets) {
     let (socket, mut far) = pair(&mut host);
-    let data: Vec<u8> = (0..60_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..60_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
     far.write_all(&data).unwrap();
     // Less than the kernel takes before anything is consumed.
     let mut buffer = vec![0; 25_000];
@@ -102,7 +102,7 @@ fn room_shrinks_and_comes_back() {
     }
     assert!(host.tcp_room(socket) < before && sent >= before);
     host.wake_on_room(socket);
-    events(&mut host);
+    host.events(&mut Vec::new());
     let mut got = vec![0; sent];
     far.read_exact(&mut got).unwrap();
     host.wake_on_room(socket);
@@ -219,7 +219,6 @@ fn the_owner_is_woken_once_for_each_look() {
         assert!(Instant::now() < end, "nobody was woken");
         std::thread::sleep(Duration::from_millis(1));
     }
-    let mut bad = visor_nat::NatConfig::default();
-    bad.mtu = 100;
+    let bad = visor_nat::NatConfig { mtu: 100, ..visor_nat::NatConfig::default() };
     assert_eq!(Nat::open(bad).err().map(|e| e.kind()), Some(ErrorKind::InvalidInput));
 }
