@@ -19,6 +19,9 @@ mod sys;
 mod tap;
 mod waker;
 
+#[cfg(test)]
+mod tests;
+
 pub use cable::{CableListener, CablePort, connect_cable, receive_greeting, send_greeting};
 pub use nat::{Engine, Nat, NatPort};
 pub use resolv::Resolvers;

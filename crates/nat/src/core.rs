@@ -56,6 +56,8 @@ pub(crate) struct Core<H> {
     pub(crate) now: Time,
     /// Where segments for guests are put together.
     pub(crate) scratch: Box<[u8]>,
+    /// Bytes of segments that came before their turn.
+    pub(crate) reorder_bytes: usize,
     replies: VecDeque<Vec<u8>>,
     reply_bytes: usize,
 }
@@ -71,6 +73,7 @@ impl<H: Host> Core<H> {
             accepts: Accepts::default(),
             now: Time(0),
             scratch: vec![0; HEADROOM + 65536].into_boxed_slice(),
+            reorder_bytes: 0,
             replies: VecDeque::new(),
             reply_bytes: 0,
         }

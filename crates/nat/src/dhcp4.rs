@@ -20,6 +20,11 @@ pub(crate) fn input<H: Host>(core: &mut Core<H>, mac: MacAddr, data: &[u8]) {
         core.counters.malformed += 1;
         return;
     };
+    // The decoder's chaddr() counts on a length that it has not checked.
+    if request.hlen() != 6 {
+        core.counters.malformed += 1;
+        return;
+    }
     // A guest speaks for itself only: what it asks for another would be an attack, and there are no relays.
     if request.chaddr() != mac.0 || request.giaddr() != Ipv4Addr::UNSPECIFIED {
         core.counters.spoofed += 1;

@@ -29,10 +29,7 @@ impl Tcp {
             }
         }
         if event.writable && flow.armed && flow.state == State::Open {
-            flow.armed = false;
-            // Bytes were dropped: three duplicates behind the window update make the guest send them now instead of after its
-            // retransmission timeout (RFC 5681 §3.2).
-            flow.acks = if std::mem::take(&mut flow.blocked) { 4 } else { flow.acks.max(1) };
+            room(core, flow);
         }
         self.settle(core, id, Fate::Keep);
     }
@@ -51,6 +48,23 @@ impl Tcp {
                 None => self.abort(core, id),
             }
         }
+    }
+}
+
+/// The host's socket has room again: tells the guest, if that is worth a segment.
+fn room<H: Host>(core: &mut Core<H>, flow: &mut Flow) {
+    flow.armed = false;
+    // Bytes were dropped: three duplicates behind the window update make the guest send them now instead of after its
+    // retransmission timeout (RFC 5681 §3.2).
+    if std::mem::take(&mut flow.blocked) {
+        flow.acks = 4;
+        return;
+    }
+    let shown = flow.rcv_edge.wrapping_sub(flow.rcv_nxt);
+    let mss = u32::from(flow.mss);
+    let room = flow.socket.map_or(0, |s| core.host.tcp_room(s)) as u32;
+    if shown < mss || room >= shown + 2 * mss {
+        flow.acks = flow.acks.max(1);
     }
 }
 

@@ -63,6 +63,7 @@ pub(crate) struct Flow {
     /// The host tells when there is room.
     pub(crate) armed: bool,
     pub(crate) guest_fin: bool,
+    pub(crate) reorder: Option<Box<super::reorder::Reorder>>,
     /// Acknowledgements to send; more than one repeats it.
     pub(crate) acks: u8,
 
@@ -122,6 +123,7 @@ impl Flow {
             blocked: false,
             armed: false,
             guest_fin: false,
+            reorder: None,
             acks: 0,
             una: iss,
             nxt: iss,

@@ -1,7 +1,7 @@
 //! A segment of the guest (RFC 9293 §3.10.7, RFC 5961).
 //!
-//! Segments that come out of order are not kept: they are answered with a duplicate acknowledgement, and the guest sends them
-//! again. The guest's cable is memory, so this happens when a switch had to drop, and not otherwise.
+//! Payload in order goes straight to the host's socket. The guest's cable is memory, so segments come out of order only when a
+//! switch had to drop.
 
 use std::io::ErrorKind;
 
@@ -10,7 +10,7 @@ use visor_net::MacAddr;
 use super::flow::{CWND_MAX, Flow, Key, State};
 use super::{Fate, SCALE, TIME_WAIT, Tcp};
 use crate::core::Core;
-use crate::host::Host;
+use crate::host::{Host, SocketId};
 use crate::wire::tcp::{ACK, FIN, RST, SYN, Segment, before};
 
 /// Acknowledged bytes are thrown out of the host's queue when there are this many, or nothing is under way.
@@ -231,39 +231,67 @@ fn consume<H: Host>(core: &mut Core<H>, flow: &mut Flow) {
 fn take_data<H: Host>(core: &mut Core<H>, flow: &mut Flow, segment: &Segment<'_>) -> bool {
     // Whatever is not exactly the next piece is answered, so that a guest that lost our answer gets it again.
     flow.acks = flow.acks.max(1);
-    let (mut payload, fin) = (segment.payload, segment.has(FIN));
+    let (payload, fin) = (segment.payload, segment.has(FIN));
     if before(flow.rcv_nxt, segment.seq) {
         flow.acks = (flow.acks + u8::from(flow.acks > 1)).min(4);
         core.counters.out_of_order += 1;
+        let end = segment.seq.wrapping_add(payload.len() as u32);
+        if !flow.guest_fin && !before(flow.rcv_edge, end) {
+            flow.reorder.get_or_insert_default().keep(segment.seq, payload, &mut core.reorder_bytes);
+        }
         return true;
     }
     let old = flow.rcv_nxt.wrapping_sub(segment.seq) as usize;
     if old > payload.len() || flow.guest_fin {
         return true;
     }
-    payload = &payload[old..];
     let Some(socket) = flow.socket else { return true };
-    if !payload.is_empty() {
-        let taken = match core.host.tcp_send(socket, payload) {
-            Ok(n) => n.min(payload.len()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(_) => return false,
-        };
-        flow.rcv_nxt = flow.rcv_nxt.wrapping_add(taken as u32);
-        flow.sent += taken as u64;
-        if taken < payload.len() {
-            flow.blocked = true;
-            flow.armed = true;
-            core.host.wake_on_room(socket);
-            return true;
-        }
+    match pass_on(core, flow, socket, &payload[old..]) {
+        Ok(true) => {}
+        Ok(false) => return true,
+        Err(()) => return false,
     }
     if fin {
         flow.rcv_nxt = flow.rcv_nxt.wrapping_add(1);
         flow.guest_fin = true;
         core.host.tcp_shutdown(socket);
+        return true;
     }
-    true
+    if flow.reorder.is_some() { take_kept(core, flow, socket) } else { true }
+}
+
+/// Takes the segments whose turn has come now. False if the connection is broken.
+fn take_kept<H: Host>(core: &mut Core<H>, flow: &mut Flow, socket: SocketId) -> bool {
+    let Some(mut reorder) = flow.reorder.take() else { return true };
+    let mut fine = Ok(true);
+    while fine == Ok(true) {
+        let Some(data) = reorder.next(flow.rcv_nxt, &mut core.reorder_bytes) else { break };
+        fine = pass_on(core, flow, socket, &data);
+    }
+    if reorder.bytes() > 0 {
+        flow.reorder = Some(reorder);
+    }
+    fine.is_ok()
+}
+
+/// Hands bytes to the host's socket. False if it did not take all; an error if the connection is broken.
+fn pass_on<H: Host>(core: &mut Core<H>, flow: &mut Flow, socket: SocketId, data: &[u8]) -> Result<bool, ()> {
+    if data.is_empty() {
+        return Ok(true);
+    }
+    let taken = match core.host.tcp_send(socket, data) {
+        Ok(n) => n.min(data.len()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+        Err(_) => return Err(()),
+    };
+    flow.rcv_nxt = flow.rcv_nxt.wrapping_add(taken as u32);
+    flow.sent += taken as u64;
+    if taken < data.len() {
+        flow.blocked = true;
+        flow.armed = true;
+        core.host.wake_on_room(socket);
+    }
+    Ok(taken == data.len())
 }
 
 /// Both directions are closed.

@@ -3,6 +3,7 @@
 //! - [`flow`]: what is known of one connection;
 //! - [`open`]: how connections come to be, from both sides;
 //! - [`input`]: a segment of the guest (RFC 9293 §3.10.7);
+//! - [`reorder`]: segments that came before their turn;
 //! - [`output`]: acknowledgements and data for the guest;
 //! - [`events`]: news of the host socket, and timers.
 
@@ -11,6 +12,7 @@ mod flow;
 mod input;
 mod open;
 mod output;
+pub(crate) mod reorder;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -71,6 +73,9 @@ impl Tcp {
         if fate == Fate::Remove {
             if let Some(socket) = flow.socket.take() {
                 core.host.close(socket);
+            }
+            if let Some(reorder) = flow.reorder.take() {
+                core.reorder_bytes -= reorder.bytes();
             }
             self.table.remove(id);
             let table = &self.table;
