@@ -8,6 +8,9 @@ use visor_net::{Direction, FlowKey, FlowPolicy, Protocol, Verdict};
 
 use crate::{Action, Firewall, Rule, RuleSet};
 
+/// Most IPv6 addresses of a guest that are known: systems make themselves a new one each day.
+const MAX_ADDRESSES6: usize = 16;
+
 /// How guests of the network are reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -198,6 +201,21 @@ impl Policy {
         }
         let g = s.groups.get_mut(group).ok_or_else(|| PolicyError::Group(group.into()))?;
         Ok(if member { g.members.insert(guest.into()) } else { g.members.remove(guest) })
+    }
+
+    /// Notes an IPv6 address that a guest has given itself, as a filter at its port has seen it. Bounded: a guest that invents
+    /// addresses loses the first ones of them again.
+    pub fn learn(&self, name: &str, address: IpAddr) {
+        if let Some(g) = self.lock().guests.get_mut(name)
+            && address.is_ipv6()
+            && !g.addresses.contains(&address)
+        {
+            let own: Vec<IpAddr> = g.addresses.iter().copied().filter(IpAddr::is_ipv6).collect();
+            if own.len() >= MAX_ADDRESSES6 {
+                own.first().map(|a| g.addresses.remove(a));
+            }
+            g.addresses.insert(address);
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

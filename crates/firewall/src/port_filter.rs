@@ -46,6 +46,9 @@ impl PortFilter {
             Packet::Flow { key, opens, flags, fragments } => {
                 let known = self.table.known(now, &key, flags);
                 if !known {
+                    if direction == Direction::Outbound {
+                        self.policy.learn(&self.guest, key.source.ip());
+                    }
                     let allowed =
                         opens && self.policy.lock().decide(&self.guest, &key, direction).action() == Action::Accept;
                     if !allowed {

@@ -288,6 +288,7 @@ fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
@@ -296,9 +297,9 @@ mod tests {
     use super::*;
 
     fn pair() -> (CablePort, CablePort) {
-        let path = std::env::temp_dir().join(format!("visor-cable-{}-{:p}", std::process::id(), &raw const FRAME));
-        let path = path.with_extension(format!("{:?}", std::thread::current().id()).replace(['(', ')'], ""));
-        let _ = std::fs::remove_file(&path);
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        let path = std::env::temp_dir().join(format!("visor-cable-{}-{number}", std::process::id()));
         let listener = CableListener::bind(&path).unwrap();
         let near = connect_cable(&path).unwrap();
         let far = listener.accept().unwrap();

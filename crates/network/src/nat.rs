@@ -105,6 +105,23 @@ pub struct Translation {
     pub received: u64,
 }
 
+impl From<visor_nat::NatEntry> for Translation {
+    fn from(e: visor_nat::NatEntry) -> Self {
+        Translation {
+            protocol: e.protocol,
+            guest: e.guest,
+            host: e.host,
+            remote: e.remote,
+            inbound: e.inbound,
+            state: e.state,
+            age: e.age,
+            idle: e.idle,
+            sent: e.sent,
+            received: e.received,
+        }
+    }
+}
+
 /// See the crate's documentation.
 pub struct NatNetwork {
     nat: Nat,
@@ -190,19 +207,7 @@ impl NatNetwork {
     /// The translations under way.
     pub fn translations(&self) -> Vec<Translation> {
         let entries = self.nat.with(|engine, now| engine.table(now));
-        let translation = |e: visor_nat::NatEntry| Translation {
-            protocol: e.protocol,
-            guest: e.guest,
-            host: e.host,
-            remote: e.remote,
-            inbound: e.inbound,
-            state: e.state,
-            age: e.age,
-            idle: e.idle,
-            sent: e.sent,
-            received: e.received,
-        };
-        entries.into_iter().map(translation).collect()
+        entries.into_iter().map(Translation::from).collect()
     }
 
     /// What the translator has counted.

@@ -19,8 +19,8 @@ const DHCPV6_SERVER: u16 = 547;
 pub struct Guard {
     /// The only Ethernet source address.
     pub mac: Option<MacAddr>,
-    /// The only IP source addresses; empty for any. The unspecified address and IPv6 link-local ones pass as well, since
-    /// autoconfiguration needs them.
+    /// The only IP source addresses of their family; any of a family that has none here. The unspecified address and IPv6
+    /// link-local ones pass as well, since autoconfiguration needs them.
     pub ips: Vec<IpAddr>,
     /// The port must not answer for DHCP servers and IPv6 routers.
     pub no_servers: bool,
@@ -74,7 +74,7 @@ impl Guard {
             IpAddr::V4(a) => a == Ipv4Addr::UNSPECIFIED,
             IpAddr::V6(a) => a == Ipv6Addr::UNSPECIFIED || a.is_unicast_link_local(),
         };
-        self.ips.is_empty() || own || self.ips.contains(&address)
+        own || self.ips.contains(&address) || !self.ips.iter().any(|i| i.is_ipv4() == address.is_ipv4())
     }
 }
 
