@@ -28,6 +28,11 @@ pub(crate) enum Command {
     /// Measure what this host can do and say what visor will use, and why.
     #[command(after_help = "Examples:\n  visor doctor\n  visor doctor --json\n  visor -q doctor && echo ready")]
     Doctor(DoctorArgs),
+    /// Networks that several guests share.
+    Net {
+        #[command(subcommand)]
+        command: crate::net::NetCommand,
+    },
     /// Make and list guest images.
     Image {
         #[command(subcommand)]

@@ -11,6 +11,7 @@
 mod args;
 mod doctor;
 mod image;
+mod net;
 mod progress;
 mod report;
 mod run;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run::main(&run, args.verbose, args.quiet),
         Command::Doctor(doctor) => doctor::main(&doctor),
         Command::Image { command } => image::main(&command, args.quiet),
+        Command::Net { command } => net::main(&command),
     };
     match result {
         Ok(status) => ExitCode::from(status),

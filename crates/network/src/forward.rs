@@ -83,6 +83,12 @@ impl std::str::FromStr for ForwardSpec {
     }
 }
 
+impl std::fmt::Display for ForwardSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}/{}", self.bind, self.port, self.protocol)
+    }
+}
+
 impl std::fmt::Display for ForwardStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} -> {}/{}", self.bind, self.guest.port(), self.protocol)

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod capturing;
 mod forward;
 mod holder;
 mod mac;
@@ -18,6 +19,7 @@ mod splice;
 #[cfg(test)]
 mod tests;
 
+pub use capturing::Capturing;
 pub use forward::{ForwardSpec, ForwardSpecError, ForwardStatus};
 pub use holder::{Holder, port_holder};
 pub use mac::random_mac;

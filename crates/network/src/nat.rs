@@ -1,7 +1,6 @@
 //! One guest behind a translator of its own.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -16,9 +15,6 @@ use visor_switch::{Capture, CaptureSlot, Captured};
 
 use crate::forward::{ForwardSpec, ForwardStatus, as_text};
 use crate::holder::{Holder, port_holder};
-
-/// Most bytes of a capture.
-const CAPTURE_LIMIT: u64 = 16 << 30;
 
 /// A network to be made.
 #[derive(Clone, Debug, Default)]
@@ -252,11 +248,7 @@ impl NatNetwork {
     /// # Errors
     /// [`NetworkError::Capture`].
     pub fn start_capture(&self, path: &Path) -> Result<(), NetworkError> {
-        let fail = |source| NetworkError::Capture { path: path.display().to_string(), source };
-        let file = File::create(path).map_err(fail)?;
-        let capture = Capture::begin(file, CAPTURE_LIMIT).map_err(fail)?;
-        self.capture.start(capture);
-        Ok(())
+        crate::capturing::start(&self.capture, path)
     }
 
     /// Ends the capture; the number of packets in it, if there was one.

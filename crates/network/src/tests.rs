@@ -19,6 +19,9 @@ fn forwards_are_written_as_people_do() {
     assert_eq!(forward("[::1]:8080:80/tcp"), (Protocol::Tcp, "[::1]:8080".into(), 80));
     assert_eq!(forward("[::1]:80").1, "[::1]:0");
     assert_eq!(forward("localhost::80").1, "127.0.0.1:0");
+    for text in ["127.0.0.1:8080:80/tcp", "[::1]:0:53/udp"] {
+        assert_eq!(text.parse::<ForwardSpec>().unwrap().to_string(), text);
+    }
     for bad in ["", "80/sctp", "0", "8080:0", "x:80", "70000:80", "1.2.3:8080:80", "+1:80", "-1:80", "8080:80:"] {
         assert!(bad.parse::<ForwardSpec>().is_err(), "{bad}");
     }

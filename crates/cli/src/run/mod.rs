@@ -43,14 +43,13 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
     let network = network::attach(&args.network, &mut spec, tell)?;
     let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
     let mut live = Live::start(spec, args, tell)?;
+    network.report(&args.network, tell);
     let done = work(&live, job, args, verbose, quiet);
     let stats = live.finish(args.stats.unwrap_or(StatsFormat::Table));
     if args.stats.is_some() {
         eprint!("{stats}");
     }
-    if let Some(network) = network {
-        network.stop_capture().map_err(|e| anyhow::Error::from(e).context("the packet capture is not complete"))?;
-    }
+    network.finish()?;
     let (end, hidden) = done?;
     end.conclude(purpose, hidden.as_ref())
 }

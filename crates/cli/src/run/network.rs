@@ -7,7 +7,8 @@ use clap::ValueEnum;
 use visor_firewall::{Rule, RuleSet, What};
 use visor_machine::{MachineSpec, NicModel, NicSpec};
 use visor_net::MacAddr;
-use visor_network::{ForwardSpec, NatNetwork, NatSpec, NetworkError, random_mac};
+use visor_network::shared::SharedNetwork;
+use visor_network::{Capturing, ForwardSpec, NatNetwork, NatSpec, NetworkError, random_mac};
 
 use crate::report::Failure;
 
@@ -15,9 +16,13 @@ use crate::report::Failure;
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkArgs {
-    /// What the guest is connected to.
-    #[arg(long, value_enum, default_value_t = NetArg::Nat)]
+    /// What the guest is connected to: `nat`, a network of its own behind the host's address; `none`; or a network made with
+    /// `visor net create`.
+    #[arg(long, value_name = "NETWORK", default_value = "nat")]
     net: NetArg,
+    /// The guest's name, by which other guests of its network find it.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// Which network device the guest finds.
     #[arg(long, value_enum, default_value_t = NicArg::Virtio)]
     nic: NicArg,
@@ -40,13 +45,71 @@ pub(crate) struct NetworkArgs {
     capture: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum NetArg {
-    /// A network of its own behind the host's address: the guest reaches what the host reaches, and nobody reaches the guest but
-    /// through forwarded ports.
+    /// The guest reaches what the host reaches, and nobody reaches the guest but through forwarded ports.
     Nat,
-    /// Nothing: no network device.
+    /// No network device.
     None,
+    /// With other guests.
+    Shared(String),
+}
+
+impl std::str::FromStr for NetArg {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "nat" => NetArg::Nat,
+            "none" => NetArg::None,
+            name => NetArg::Shared(name.into()),
+        })
+    }
+}
+
+/// What a machine was plugged into.
+pub(super) enum Attached {
+    /// Nothing.
+    None,
+    /// A network of its own.
+    Nat(Arc<NatNetwork>),
+    /// A network with others.
+    Shared(Arc<SharedNetwork>, Arc<Capturing>),
+}
+
+impl Attached {
+    /// Tells, once the machine is plugged in, what only the network knows.
+    pub(super) fn report(&self, args: &NetworkArgs, tell: impl Fn(&str)) {
+        let welcome = if let Attached::Shared(network, _) = self { network.welcome() } else { None };
+        let Some(welcome) = welcome else { return };
+        welcome.warnings.iter().for_each(|w| eprintln!("visor: warning: {w}"));
+        if let Some(address) = welcome.address {
+            tell(&format!("address {address}"));
+        }
+        report_forwards(&welcome.forwards, args, tell);
+    }
+
+    /// Completes the capture.
+    pub(super) fn finish(&self) -> Result<(), Failure> {
+        let done = match self {
+            Attached::None => Ok(None),
+            Attached::Nat(network) => network.stop_capture(),
+            Attached::Shared(_, capturing) => capturing.stop(),
+        };
+        done.map_err(|e| anyhow::Error::from(e).context("the packet capture is not complete"))?;
+        Ok(())
+    }
+}
+
+/// A port that was picked is known to nobody else, so it is told always.
+fn report_forwards(forwards: &[String], args: &NetworkArgs, tell: impl Fn(&str)) {
+    for (forward, wish) in forwards.iter().zip(&args.publish) {
+        if wish.bind.port() == 0 {
+            eprintln!("visor: {forward}");
+        } else {
+            tell(forward);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -69,11 +132,10 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
 }
 
 /// Makes the network and plugs a device of `spec` into it. `tell` gets what was decided.
-pub(super) fn attach(
-    args: &NetworkArgs,
-    spec: &mut MachineSpec,
-    tell: impl Fn(&str),
-) -> Result<Option<Arc<NatNetwork>>, Failure> {
+pub(super) fn attach(args: &NetworkArgs, spec: &mut MachineSpec, tell: impl Fn(&str)) -> Result<Attached, Failure> {
+    if let Some(name) = &args.name {
+        spec.name.clone_from(name);
+    }
     if args.net == NetArg::None {
         let useless = [
             (args.mac.is_some(), "--mac"),
@@ -85,10 +147,16 @@ pub(super) fn attach(
         return match useless.iter().find(|(given, _)| *given) {
             Some((_, option)) => Err(Failure::new(format!("{option} needs a network, and there is none"))
                 .hint("leave out `--net none`, or that option")),
-            None => Ok(None),
+            None => Ok(Attached::None),
         };
     }
     let mac = args.mac.unwrap_or_else(random_mac);
+    let model = if args.nic == NicArg::E1000 { NicModel::E1000 } else { NicModel::Virtio };
+    if let NetArg::Shared(name) = &args.net {
+        let attached = shared(args, spec, name, model, mac)?;
+        tell(&format!("network {name}, device {model:?} {mac}"));
+        return Ok(attached);
+    }
     let nat = NatSpec {
         guest: spec.name.clone(),
         allow_host_loopback: args.allow_host_loopback,
@@ -99,18 +167,38 @@ pub(super) fn attach(
     if let Some(path) = &args.capture {
         network.start_capture(path).map_err(failure)?;
     }
-    for (forward, wish) in network.forwards().iter().zip(&args.publish) {
-        if wish.bind.port() == 0 {
-            // Nobody else knows it.
-            eprintln!("visor: {forward}");
-        } else {
-            tell(&forward.to_string());
-        }
-    }
-    let model = if args.nic == NicArg::E1000 { NicModel::E1000 } else { NicModel::Virtio };
+    let forwards: Vec<String> = network.forwards().iter().map(ToString::to_string).collect();
+    report_forwards(&forwards, args, &tell);
     tell(&format!("network nat, device {model:?} {mac}"));
     spec.nics.push(NicSpec { model, mac, network: network.clone() });
-    Ok(Some(network))
+    Ok(Attached::Nat(network))
+}
+
+/// Plugs a device of `spec` into a network with others.
+fn shared(
+    args: &NetworkArgs,
+    spec: &mut MachineSpec,
+    name: &str,
+    model: NicModel,
+    mac: MacAddr,
+) -> Result<Attached, Failure> {
+    if args.allow_host_loopback {
+        return Err(Failure::new("--allow-host-loopback is decided when a network is made")
+            .hint(format!("visor net create {name} --allow-host-loopback")));
+    }
+    if args.name.is_none() {
+        let [.., a, b, c] = mac.0;
+        spec.name = format!("vm-{a:02x}{b:02x}{c:02x}");
+    }
+    let place = crate::net::running(name)?;
+    let forwards = args.publish.iter().map(ToString::to_string).collect();
+    let network = Arc::new(SharedNetwork::new(place, forwards, args.fw_allow.clone()));
+    let capturing = Arc::new(Capturing::new(network.clone()));
+    if let Some(path) = &args.capture {
+        capturing.start(path).map_err(failure)?;
+    }
+    spec.nics.push(NicSpec { model, mac, network: capturing.clone() });
+    Ok(Attached::Shared(network, capturing))
 }
 
 fn failure(error: NetworkError) -> Failure {
