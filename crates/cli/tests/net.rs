@@ -147,6 +147,83 @@ fn the_hosts_loopback_is_closed_unless_it_is_opened() {
     assert!(text.contains("1 packets received"), "the router itself answers: {text}");
 }
 
+/// A user's directories of their own, so that networks of the test are nobody else's. The image stays where it is.
+struct Home(std::path::PathBuf);
+
+impl Home {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("visor-home-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Home(path)
+    }
+
+    fn visor(&self, args: &[&str]) -> std::process::Command {
+        let mut command = visor(args);
+        command.env("XDG_DATA_HOME", self.0.join("data")).env("XDG_RUNTIME_DIR", self.0.join("run"));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> (String, String, Option<i32>) {
+        let out = self.visor(args).output().unwrap();
+        (stdout(&out), stderr(&out), out.status.code())
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.run(&["net", "rm", "--force", "lab"]);
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn guests_of_a_shared_network_have_addresses_by_mac_and_find_each_other() {
+    image();
+    let home = Home::new();
+    let (out, err, status) = home.run(&["net", "create", "lab", "--subnet", "10.0.77.0/24"]);
+    assert_eq!((out.as_str(), status), ("lab\n", Some(0)), "{err}");
+    assert_eq!(home.run(&["net", "create", "lab"]).2, Some(125), "it is there already");
+    let (_, err, _) = home.run(&["run", "--net", "nowhere", "tiny"]);
+    assert!(err.contains("no network is called `nowhere`; there are lab"), "{err}");
+    let lease = "for i in $(seq 300); do ip -4 addr show eth0 2>/dev/null | grep -q 10.0.77. && grep -q nameserver \
+                 /etc/resolv.conf && break; sleep 0.2; done; ";
+    let script = format!("{lease}mkdir -p /tmp/www; echo one > /tmp/www/name; httpd -p 80 -h /tmp/www; echo up; cat");
+    let options = ["run", "--engine", "soft", "--timeout", "280s", "--net", "lab"];
+    let server =
+        [&options[..], &["--name", "one", "--mac", "52:54:00:00:00:01", "tiny", "--", "sh", "-c", &script]].concat();
+    let mut one = home.visor(&server).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(one.stdout.take().unwrap()).lines();
+    assert!(lines.any(|l| l.unwrap() == "up"), "the first guest did not come up");
+    let script = format!(
+        "{lease}ip -4 -o addr show eth0 | awk '{{print $4}}'; ping -c 2 -W 20 one | grep received; wget -q -O - http://one/name;
+         ping -c 1 -W 20 10.0.77.1 | grep received"
+    );
+    let client =
+        [&options[..], &["--name", "two", "--mac", "52:54:00:00:00:02", "tiny", "--", "sh", "-c", &script]].concat();
+    let (out, err, _) = home.run(&client);
+    for wanted in ["10.0.77.4/24", "2 packets received", "one\n", "1 packets received"] {
+        assert!(out.contains(wanted), "no {wanted:?} in\n{out}\n{err}");
+    }
+    let (list, _, _) = home.run(&["net", "ls"]);
+    assert!(list.contains("running") && list.contains("one (10.0.77.3)") && !list.contains("two"), "{list}");
+    let (why, _, status) = home.run(&["net", "why", "lab", "198.51.100.1", "one:22"]);
+    assert!(status == Some(1) && why.starts_with("refused: no rule of one"), "{why}");
+    assert_eq!(home.run(&["net", "why", "lab", "10.0.77.4", "one:80"]).2, Some(0));
+    // The same address again is told of.
+    let twin = [&options[..], &["--name", "twin", "--mac", "52:54:00:00:00:01", "tiny", "--", "true"]].concat();
+    let (_, err, _) = home.run(&twin);
+    assert!(err.contains("the guest one of this network has the same Ethernet address"), "{err}");
+    let (_, err, status) = home.run(&["net", "rm", "lab"]);
+    assert!(status == Some(125) && err.contains("guests are plugged into lab: one"), "{err}");
+    drop(one.stdin.take());
+    one.wait().unwrap();
+    let end = Instant::now() + PATIENCE;
+    while home.run(&["net", "rm", "lab"]).2 != Some(0) {
+        assert!(Instant::now() < end, "the network cannot be removed");
+    }
+    assert_eq!(home.run(&["net", "ls", "--json"]).0.trim(), "[]");
+}
+
 #[test]
 fn without_a_network_there_is_no_device() {
     image();

@@ -160,6 +160,14 @@ impl NatNetwork {
         self.nat.with(|engine, _| engine.config().pool.0.into())
     }
 
+    /// What a guest can be told before it asks: `ADDRESS/PREFIX,ROUTER,RESOLVER`.
+    pub fn preset(&self) -> String {
+        self.nat.with(|engine, _| {
+            let c = engine.config();
+            format!("{}/{},{},{}", c.pool.0, c.prefix_len, c.gateway, c.dns)
+        })
+    }
+
     /// Forwards a port. What is forwarded is allowed.
     ///
     /// # Errors
@@ -269,9 +277,11 @@ impl Network for NatNetwork {
         "nat"
     }
 
-    fn plug(&self, _guest: &str, _mac: MacAddr) -> io::Result<Box<dyn NetPort>> {
+    fn plug(&self, _guest: &str, mac: MacAddr) -> io::Result<Box<dyn NetPort>> {
         let port = self.port().take();
         let port = port.ok_or_else(|| io::Error::new(io::ErrorKind::AlreadyExists, "another device is plugged in"))?;
+        // The address is the device's before it asks: a guest may have been told it in advance.
+        self.nat.with(|engine, now| engine.assign(now, mac));
         Ok(Box::new(Captured::new(port, self.capture.clone())))
     }
 }

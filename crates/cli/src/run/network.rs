@@ -131,8 +131,13 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
     rule.map_err(|e| e.to_string())
 }
 
-/// Makes the network and plugs a device of `spec` into it. `tell` gets what was decided.
-pub(super) fn attach(args: &NetworkArgs, spec: &mut MachineSpec, tell: impl Fn(&str)) -> Result<Attached, Failure> {
+/// Makes the network and plugs a device of `spec` into it; `image`: it boots an image of ours, which takes advice. `tell` gets what was decided.
+pub(super) fn attach(
+    args: &NetworkArgs,
+    spec: &mut MachineSpec,
+    image: bool,
+    tell: impl Fn(&str),
+) -> Result<Attached, Failure> {
     if let Some(name) = &args.name {
         spec.name.clone_from(name);
     }
@@ -153,7 +158,7 @@ pub(super) fn attach(args: &NetworkArgs, spec: &mut MachineSpec, tell: impl Fn(&
     let mac = args.mac.unwrap_or_else(random_mac);
     let model = if args.nic == NicArg::E1000 { NicModel::E1000 } else { NicModel::Virtio };
     if let NetArg::Shared(name) = &args.net {
-        let attached = shared(args, spec, name, model, mac)?;
+        let attached = shared(args, spec, image, name, (model, mac))?;
         tell(&format!("network {name}, device {model:?} {mac}"));
         return Ok(attached);
     }
@@ -167,6 +172,8 @@ pub(super) fn attach(args: &NetworkArgs, spec: &mut MachineSpec, tell: impl Fn(&
     if let Some(path) = &args.capture {
         network.start_capture(path).map_err(failure)?;
     }
+    let preset = network.preset();
+    advise(spec, image, &[("visor.address", &preset)]);
     let forwards: Vec<String> = network.forwards().iter().map(ToString::to_string).collect();
     report_forwards(&forwards, args, &tell);
     tell(&format!("network nat, device {model:?} {mac}"));
@@ -174,13 +181,20 @@ pub(super) fn attach(args: &NetworkArgs, spec: &mut MachineSpec, tell: impl Fn(&
     Ok(Attached::Nat(network))
 }
 
+/// Tells the init of our images what is known in advance, so that the first command has a network. The user's words come after.
+fn advise(spec: &mut MachineSpec, image: bool, words: &[(&str, &str)]) {
+    for (key, value) in words.iter().filter(|(_, value)| image && !value.is_empty()) {
+        spec.cmdline.insert_str(0, &format!("{key}={value} "));
+    }
+}
+
 /// Plugs a device of `spec` into a network with others.
 fn shared(
     args: &NetworkArgs,
     spec: &mut MachineSpec,
+    image: bool,
     name: &str,
-    model: NicModel,
-    mac: MacAddr,
+    (model, mac): (NicModel, MacAddr),
 ) -> Result<Attached, Failure> {
     if args.allow_host_loopback {
         return Err(Failure::new("--allow-host-loopback is decided when a network is made")
@@ -193,6 +207,11 @@ fn shared(
     let place = crate::net::running(name)?;
     let forwards = args.publish.iter().map(ToString::to_string).collect();
     let network = Arc::new(SharedNetwork::new(place, forwards, args.fw_allow.clone()));
+    let guest = spec.name.clone();
+    let plugged = network.prepare(&guest, mac);
+    plugged.map_err(|e| anyhow::Error::from(e).context(format!("cannot plug into the network {name}")))?;
+    let preset = network.welcome().and_then(|w| w.preset);
+    advise(spec, image, &[("visor.hostname", &guest), ("visor.address", preset.as_deref().unwrap_or_default())]);
     let capturing = Arc::new(Capturing::new(network.clone()));
     if let Some(path) = &args.capture {
         capturing.start(path).map_err(failure)?;

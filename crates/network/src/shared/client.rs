@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use visor_firewall::Rule;
 use visor_host_net::{CablePort, connect_cable, receive_greeting, send_greeting};
@@ -17,17 +17,30 @@ pub struct SharedNetwork {
     forwards: Vec<String>,
     rules: Vec<Rule>,
     welcome: Mutex<Option<Welcome>>,
+    /// Plugged in already, for the device that comes.
+    waiting: Mutex<Option<CablePort>>,
 }
 
 impl SharedNetwork {
     /// The network at `place`. A guest that is plugged in gets `forwards` and `rules`.
     pub fn new(place: Place, forwards: Vec<String>, rules: Vec<Rule>) -> Self {
-        SharedNetwork { place, forwards, rules, welcome: Mutex::new(None) }
+        SharedNetwork { place, forwards, rules, welcome: Mutex::new(None), waiting: Mutex::new(None) }
+    }
+
+    /// Plugs a guest in before its device is there: what is known about it then can be told to the guest. The next
+    /// [`Network::plug`] gets the cable.
+    ///
+    /// # Errors
+    /// As [`Network::plug`].
+    pub fn prepare(&self, guest: &str, mac: MacAddr) -> io::Result<()> {
+        let port = self.connect(guest, mac)?;
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(port);
+        Ok(())
     }
 
     /// What the network said to the device that was plugged in last.
     pub fn welcome(&self) -> Option<Welcome> {
-        self.welcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.welcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -37,14 +50,21 @@ impl Network for SharedNetwork {
     }
 
     fn plug(&self, guest: &str, mac: MacAddr) -> io::Result<Box<dyn NetPort>> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(Box::new(waiting.map_or_else(|| self.connect(guest, mac), Ok)?))
+    }
+}
+
+impl SharedNetwork {
+    fn connect(&self, guest: &str, mac: MacAddr) -> io::Result<CablePort> {
         let request =
             PlugRequest { guest: guest.into(), mac, forwards: self.forwards.clone(), rules: self.rules.clone() };
         let (fd, answer) = talk(&self.place, &Question::Plug(request))?;
         match answer {
             Answer::Welcome(welcome) => {
                 let port = CablePort::new(fd, welcome.mtu)?;
-                *self.welcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(welcome);
-                Ok(Box::new(port))
+                *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(welcome);
+                Ok(port)
             }
             Answer::Refused(why) => Err(io::Error::other(why)),
             _ => Err(ErrorKind::InvalidData.into()),

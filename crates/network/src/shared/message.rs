@@ -83,6 +83,9 @@ pub struct Welcome {
     pub mtu: u16,
     /// The guest's address, which DHCP will tell it.
     pub address: Option<IpAddr>,
+    /// What it can be told before it asks DHCP: `ADDRESS/PREFIX,ROUTER,RESOLVER`.
+    #[serde(default)]
+    pub preset: Option<String>,
     /// Where the host listens for it.
     pub forwards: Vec<String>,
     /// What the person who started it should know.

@@ -199,7 +199,13 @@ impl Server {
         if let (Some(nat), Some(address)) = (&self.nat, address) {
             nat.with(|engine, _| engine.set_name(name, vec![address]));
         }
-        Ok((Welcome { mtu: MTU, address, forwards: told, warnings }, forwards))
+        let preset = self.nat.as_ref().zip(address).map(|(nat, address)| {
+            nat.with(|engine, _| {
+                let c = engine.config();
+                format!("{address}/{},{},{}", c.prefix_len, c.gateway, c.dns)
+            })
+        });
+        Ok((Welcome { mtu: MTU, address, preset, forwards: told, warnings }, forwards))
     }
 
     /// The rule by which guests of one network reach each other.
