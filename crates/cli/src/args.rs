@@ -31,6 +31,11 @@ pub(crate) enum Command {
     /// Measure what this host can do and say what visor will use, and why.
     #[command(after_help = "Examples:\n  visor doctor\n  visor doctor --json\n  visor -q doctor && echo ready")]
     Doctor(DoctorArgs),
+    /// Networks that several guests share.
+    Net {
+        #[command(subcommand)]
+        command: crate::net::NetCommand,
+    },
     /// Make and list guest images.
     Image {
         #[command(subcommand)]
@@ -48,6 +53,7 @@ const RUN_EXAMPLES: &str = "Examples:
   visor run tiny -- uname -a                       one command; its output, its exit status
   tar c src | visor run tiny -- tar x -C /tmp      standard input is the command's
   visor run --disk sys.img                         boot a disk as a PC does, through its BIOS
+  visor run tiny -p 8080:80                        port 8080 of the host leads to port 80 of the guest
   visor run --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0' --memory 512M";
 
 #[derive(clap::Args, Debug)]
@@ -112,6 +118,8 @@ pub(crate) struct RunArgs {
     /// Print on standard error what the machine did when it ends: instructions, exits, time.
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
     pub(crate) stats: Option<StatsFormat>,
+    #[command(flatten)]
+    pub(crate) network: crate::run::NetworkArgs,
     #[command(flatten)]
     pub(crate) tuning: TuningArgs,
 }

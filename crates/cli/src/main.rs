@@ -13,6 +13,7 @@ mod args;
 mod doctor;
 mod image;
 mod iso;
+mod net;
 mod progress;
 mod report;
 mod run;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor::main(&doctor),
         Command::Image { command } => image::main(&command, args.quiet),
         Command::Iso { command } => iso::main(&command, args.quiet),
+        Command::Net { command } => net::main(&command),
     };
     match result {
         Ok(status) => ExitCode::from(status),

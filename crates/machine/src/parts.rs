@@ -67,6 +67,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "rng", wanted: always, build: rng },
     Part { name: "edu", wanted: |c| c.edu, build: edu },
     Part { name: "tablet", wanted: |c| c.display, build: crate::screen::tablet },
+    Part { name: "network", wanted: |c| !c.nics.is_empty(), build: crate::net::build },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
 ];
 

@@ -45,6 +45,8 @@ pub struct MachineSpec {
     pub video_bios: Option<FileSource>,
     /// CD-ROM drives, in the order in which the guest finds them.
     pub cds: Vec<Cd>,
+    /// Network devices, in the order in which the guest finds them.
+    pub nics: Vec<crate::net::NicSpec>,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
     /// Put an IOMMU (Intel VT-d) between PCI functions and memory, and between interrupt requests and CPUs.
@@ -100,6 +102,7 @@ impl MachineSpec {
             return bad(format!("{} disks; {MAX_DISKS} is the most", self.disks.len()));
         }
         storage::check(&self.disks, &self.cds)?;
+        crate::net::check(&self.nics)?;
         Ok(MachineConfig(self))
     }
 }
@@ -118,6 +121,7 @@ impl Default for MachineSpec {
             cmdline: String::new(),
             decompress: true,
             disks: Vec::new(),
+            nics: Vec::new(),
             cds: Vec::new(),
             display: false,
             video_bios: None,
