@@ -11,7 +11,7 @@ mod events;
 mod flow;
 mod input;
 mod open;
-mod output;
+pub(crate) mod output;
 pub(crate) mod reorder;
 
 use std::collections::VecDeque;

@@ -254,6 +254,41 @@ fn whole_frames_for_guests_that_split() {
 }
 
 #[test]
+fn cables_that_carry_the_largest_packets() {
+    for (guest, far) in [("10.0.2.15:40000", FAR), ("[fd00:a:0:2::15]:40000", "[2001:db8::9]:80")] {
+        let mut engine = engine(NatConfig { mtu: 65535, ..NatConfig::default() });
+        let mut tcp = Tcp::new(guest, far);
+        tcp.window = 65535;
+        let mut syn = tcp.frame(SYN, 1000, 0, &[]);
+        // A guest that offers all that an MTU of 65535 allows.
+        let option = syn.len() - 4;
+        syn[option..].copy_from_slice(&[2, 4, 0xff, 0xff]);
+        let got = engine.ingress(
+            Time(1),
+            Frame { data: &syn, offload: visor_net::Offload { trusted: true, ..Default::default() } },
+        );
+        assert_eq!(got, Sent::Yes);
+        let syn_ack = drain(&mut engine, Time(1));
+        let ack = segment(&syn_ack[0]).seq.wrapping_add(1);
+        ask(&mut engine, Time(2), &tcp.frame(ACK, 1001, ack, &[]));
+        let socket = engine.host().newest();
+        let data = pattern(150_000, 8);
+        engine.host().far_sends(socket, &data);
+        engine.host().far_ends(socket);
+        let mut received = Vec::new();
+        let mut frames = drain(&mut engine, Time(3));
+        while !frames.is_empty() {
+            for frame in &frames {
+                received.extend_from_slice(segment(frame).payload);
+            }
+            frames = ask(&mut engine, Time(4), &tcp.frame(ACK, 1001, ack.wrapping_add(received.len() as u32), &[]));
+        }
+        assert!(received == data, "{} bytes", received.len());
+        assert_eq!(engine.table(Time(5))[0].state, "fin-wait-1");
+    }
+}
+
+#[test]
 fn forwarded_ports() {
     let mut engine = engine(NatConfig::default());
     let forward = engine.add_forward(Protocol::Tcp, at("0.0.0.0:0"), at("10.0.2.15:22")).unwrap();
