@@ -50,6 +50,7 @@ impl Contender {
             far: FAR,
             mss: 1460,
             whole: false,
+            window_scale: 7,
         };
         let large = Network { mss: 65480, ..slirp };
         match name {
@@ -64,7 +65,8 @@ impl Contender {
                 Ok(Contender { name, link: Box::new(Smol::new(net)), net, nat: None, child: None })
             }
             "passt, MTU 65520" => {
-                let net = Network { own: UPLINK, gateway: UPLINK_GATEWAY, ..large };
+                // It drops what its stream has no room for at once, so a window of 8 MiB would measure retransmissions.
+                let net = Network { own: UPLINK, gateway: UPLINK_GATEWAY, window_scale: 1, ..large };
                 Self::spawn(name, net, |fd| {
                     let mut c = Command::new("passt");
                     c.args(["-f", "-q", "--runas", "0", "-F", &fd.to_string()]);
@@ -96,7 +98,7 @@ impl Contender {
         let fd = theirs.as_raw_fd();
         // SAFETY: no pointers. The child shall inherit it.
         unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
-        let child = command(fd).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child = command(fd).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let child = child.map_err(|e| format!("{name}: {e}"))?;
         Ok(Contender { name, link: Box::new(Stream::new(ours)), net, nat: None, child: Some(child) })
     }

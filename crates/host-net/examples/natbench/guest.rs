@@ -24,6 +24,8 @@ pub(crate) struct Network {
     pub(crate) mss: u16,
     /// Frames of 64 KiB are split by the other side.
     pub(crate) whole: bool,
+    /// Of the guest's window of 65535 units.
+    pub(crate) window_scale: u8,
 }
 
 /// One connection.
@@ -121,7 +123,7 @@ impl<'a> Guest<'a> {
         let total = 20 + options + len;
         self.ip(6, total);
         let pseudo = self.pseudo(6, total);
-        let (mss, whole) = (self.net.mss, self.net.whole);
+        let (mss, whole, scale) = (self.net.mss, self.net.whole, self.net.window_scale);
         let b = &mut self.buffer;
         b[34..36].copy_from_slice(&conn.port.to_be_bytes());
         b[36..38].copy_from_slice(&conn.to.to_be_bytes());
@@ -131,7 +133,7 @@ impl<'a> Guest<'a> {
         b[48..54].copy_from_slice(&[0xff, 0xff, 0, 0, 0, 0]);
         if options > 0 {
             let [high, low] = mss.to_be_bytes();
-            b[54..62].copy_from_slice(&[2, 4, high, low, 1, 3, 3, 7]);
+            b[54..62].copy_from_slice(&[2, 4, high, low, 1, 3, 3, scale]);
         }
         let end = 34 + total;
         let mut offload = Offload::default();

@@ -5,7 +5,7 @@
 //! again, passt, and QEMU's user network. CPU is that of the translator's thread or processes; in this process the guest's is
 //! among it.
 //!
-//! `natbench compare [SECONDS]` runs everything; it wants a network namespace of its own, in which it makes addresses.
+//! `natbench compare [SECONDS ROUNDS [ONLY]]` runs everything; it wants a network namespace of its own, in which it makes addresses.
 
 mod contender;
 mod guest;
@@ -18,14 +18,18 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
-        ["compare"] => tests::compare(1.5, ""),
-        ["compare", seconds] => tests::compare(seconds.parse().expect("seconds"), ""),
-        ["compare", seconds, only] => tests::compare(seconds.parse().expect("seconds"), only),
+        ["compare"] => tests::compare(1.0, 3, ""),
+        ["compare", seconds, rounds] => compare(seconds, rounds, ""),
+        ["compare", seconds, rounds, only] => compare(seconds, rounds, only),
         ["server"] => server::run(),
         ["stream", fd, mtu] => contender::stream(fd.parse().expect("a descriptor"), mtu.parse().expect("bytes")),
         _ => {
-            eprintln!("natbench compare [SECONDS [ONLY]]");
+            eprintln!("natbench compare [SECONDS ROUNDS [ONLY]]");
             std::process::exit(2);
         }
     }
+}
+
+fn compare(seconds: &str, rounds: &str, only: &str) {
+    tests::compare(seconds.parse().expect("seconds"), rounds.parse().expect("a number"), only);
 }

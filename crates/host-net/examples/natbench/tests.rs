@@ -8,14 +8,17 @@ use crate::contender::{ALL, Contender, FAR, UPLINK, UPLINK_GATEWAY};
 use crate::guest::Guest;
 use crate::server::{CLOSE, ECHO, KEEP, SINK, SOURCE};
 
-/// One line of the table; figures that a translator cannot give stay empty.
-#[derive(Default)]
+/// What was measured: work for each second of CPU, and for each second of time.
+type Rate = (f64, f64);
+
+/// The columns, and what a unit of each is.
+const COLUMNS: [(&str, f64); 5] =
+    [("up GB", 1e9), ("down GB", 1e9), ("100 down GB", 1e9), ("64-byte UDP 1000", 1e3), ("connects 1000", 1e3)];
+
+/// One round of a translator; figures that it cannot give stay empty.
+#[derive(Clone, Default)]
 struct Row {
-    up: Option<(f64, f64)>,
-    down: Option<(f64, f64)>,
-    many: Option<(f64, f64)>,
-    udp: Option<(f64, f64)>,
-    connects: Option<(f64, f64)>,
+    rates: [Option<Rate>; 5],
     latency: Option<f64>,
 }
 
@@ -42,62 +45,92 @@ fn sh(line: &str) {
     assert!(status.success(), "{line}");
 }
 
-/// Runs all tests of all translators whose names contain `only`, each for `seconds`.
-pub(crate) fn compare(seconds: f64, only: &str) {
+/// Runs all tests of all translators whose names contain `only`, each for `seconds`, in `rounds` rounds.
+pub(crate) fn compare(seconds: f64, rounds: usize, only: &str) {
     sh("ip link set lo up");
     sh(&format!("ip addr add {FAR}/32 dev lo"));
     // passt wants an interface with a default route, whose address it gives to its guest.
     sh("ip link add up0 type veth peer name up1 && ip link set up0 up && ip link set up1 up");
     sh(&format!("ip addr add {UPLINK}/24 dev up0 && ip route add default via {UPLINK_GATEWAY}"));
     let _server = server();
-    let names = ALL.into_iter().filter(|n| n.contains(only));
-    println!("bytes, datagrams and connections for each second of CPU (for each second of time in parentheses)");
-    println!(
-        "{:24}{:>17}{:>17}{:>17}{:>19}{:>19}{:>9}",
-        "", "up GB", "down GB", "100 down GB", "64-byte UDP 1000", "connects 1000", "rtt µs"
-    );
-    for name in names {
-        match Contender::start(name) {
-            Ok(contender) => line(name, &measure(contender, Duration::from_secs_f64(seconds))),
-            Err(why) => println!("{name:24} cannot run: {why}"),
-        }
-    }
     if only.is_empty() || "flows".contains(only) {
         flows();
     }
+    let names: Vec<_> = ALL.into_iter().filter(|n| n.contains(only)).collect();
+    let mut rows = vec![Vec::new(); names.len()];
+    for _ in 0..rounds {
+        for (name, rows) in names.iter().zip(&mut rows) {
+            match Contender::start(name) {
+                Ok(contender) => rows.push(measure(contender, Duration::from_secs_f64(seconds))),
+                Err(why) => eprintln!("{name} cannot run: {why}"),
+            }
+        }
+    }
+    println!("work for each second of CPU (for each second of time in parentheses), medians of {rounds}");
+    print!("{:24}", "");
+    COLUMNS.iter().for_each(|(c, _)| print!("{c:>19}"));
+    println!("{:>9}", "rtt µs");
+    let medians: Vec<Row> = rows.iter().map(|r| median_row(r)).collect();
+    for (name, row) in names.iter().zip(&medians) {
+        line(name, row);
+    }
+    println!();
+    for (ours, theirs) in [
+        ("core, 64 KiB frames", "passt, MTU 65520"),
+        ("stream, MTU 65520", "passt, MTU 65520"),
+        ("stream, MTU 1500", "qemu user, MTU 1500"),
+        ("core, 64 KiB frames", "smoltcp, 64 KiB frames"),
+        ("core, 1500 bytes", "smoltcp, 1500 bytes"),
+    ] {
+        let find = |name| names.iter().position(|n| *n == name).map(|at| &medians[at]);
+        if let (Some(a), Some(b)) = (find(ours), find(theirs)) {
+            let ratio = |i: usize| Some(format!("{:.1}x", a.rates[i]?.0 / b.rates[i]?.0));
+            print!("{:48}", format!("{ours} / {theirs}"));
+            (0..COLUMNS.len()).for_each(|i| print!("{:>12}", ratio(i).unwrap_or("-".into())));
+            println!();
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn median_row(rows: &[Row]) -> Row {
+    let rate = |i: usize| {
+        let all = || rows.iter().filter_map(|r| r.rates[i]);
+        Some((median(all().map(|r| r.0).collect())?, median(all().map(|r| r.1).collect())?))
+    };
+    Row { rates: std::array::from_fn(rate), latency: median(rows.iter().filter_map(|r| r.latency).collect()) }
 }
 
 fn line(name: &str, row: &Row) {
-    let cell = |v: Option<(f64, f64)>, unit: f64| {
-        v.map_or("-".into(), |(cpu, time)| format!("{:.2} ({:.2})", cpu / unit, time / unit))
-    };
-    println!(
-        "{name:24}{:>17}{:>17}{:>17}{:>19}{:>19}{:>9}",
-        cell(row.up, 1e9),
-        cell(row.down, 1e9),
-        cell(row.many, 1e9),
-        cell(row.udp, 1e3),
-        cell(row.connects, 1e3),
-        row.latency.map_or("-".into(), |l| format!("{l:.0}"))
-    );
+    print!("{name:24}");
+    for (rate, (_, unit)) in row.rates.iter().zip(COLUMNS) {
+        let cell = rate.map_or("-".into(), |(cpu, time)| format!("{:.2} ({:.2})", cpu / unit, time / unit));
+        print!("{cell:>19}");
+    }
+    println!("{:>9}", row.latency.map_or("-".into(), |l| format!("{l:.0}")));
 }
 
 fn measure(mut c: Contender, time: Duration) -> Row {
-    if std::env::var_os("ONLY_DOWN").is_some() { return Row { down: bulk(&mut c, SOURCE, 1, time), ..Row::default() }; }
-    if std::env::var_os("ONLY_MANY").is_some() { return Row { down: bulk(&mut c, SOURCE, 100, time), ..Row::default() }; }
-    let mut row = Row { up: bulk(&mut c, SINK, 1, time), down: bulk(&mut c, SOURCE, 1, time), ..Row::default() };
-    row.many = bulk(&mut c, SOURCE, 100, time);
+    let mut row = Row::default();
+    row.rates[0] = bulk(&mut c, SINK, 1, time);
+    row.rates[1] = bulk(&mut c, SOURCE, 1, time);
+    row.rates[2] = bulk(&mut c, SOURCE, 100, time);
+    // The translator of smoltcp is here for TCP's sake.
     if c.name.starts_with("smoltcp") {
         return row;
     }
-    row.udp = udp(&mut c, time);
+    row.rates[3] = udp(&mut c, time);
     row.latency = latency(&mut c);
-    row.connects = connects(&mut c, time);
+    row.rates[4] = connects(&mut c, time);
     row
 }
 
 /// Work done for each second of CPU and of time, over what happens in `run`.
-fn rate(c: &mut Contender, run: impl FnOnce(&mut Guest<'_>) -> u64) -> Option<(f64, f64)> {
+fn rate(c: &mut Contender, run: impl FnOnce(&mut Guest<'_>) -> u64) -> Option<Rate> {
     let (before, begin) = (c.cpu(), Instant::now());
     let net = c.net;
     let mut guest = Guest::new(&mut *c.link, net);
@@ -109,7 +142,7 @@ fn rate(c: &mut Contender, run: impl FnOnce(&mut Guest<'_>) -> u64) -> Option<(f
 }
 
 /// Bytes of `count` connections to `port`.
-fn bulk(c: &mut Contender, port: u16, count: u16, time: Duration) -> Option<(f64, f64)> {
+fn bulk(c: &mut Contender, port: u16, count: u16, time: Duration) -> Option<Rate> {
     rate(c, |guest| {
         let first = 20_000 + count * 3 + port;
         for n in 0..count {
@@ -117,7 +150,7 @@ fn bulk(c: &mut Contender, port: u16, count: u16, time: Duration) -> Option<(f64
         }
         let end = Instant::now() + time;
         let mut rounds = 0u32;
-        while rounds % 16 != 0 || Instant::now() < end {
+        while !rounds.is_multiple_of(16) || Instant::now() < end {
             rounds = rounds.wrapping_add(1);
             let sent = port == SINK && guest.pump();
             if guest.take() == 0 && !sent {
@@ -129,7 +162,7 @@ fn bulk(c: &mut Contender, port: u16, count: u16, time: Duration) -> Option<(f64
 }
 
 /// Datagrams that came back.
-fn udp(c: &mut Contender, time: Duration) -> Option<(f64, f64)> {
+fn udp(c: &mut Contender, time: Duration) -> Option<Rate> {
     rate(c, |guest| {
         let end = Instant::now() + time;
         let (mut sent, mut base) = (0u64, guest.echoes);
@@ -166,12 +199,11 @@ fn latency(c: &mut Contender) -> Option<f64> {
         }
         all.push(begin.elapsed().as_secs_f64() * 1e6);
     }
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied()
+    median(all)
 }
 
 /// Connections made and closed, 16 at a time.
-fn connects(c: &mut Contender, time: Duration) -> Option<(f64, f64)> {
+fn connects(c: &mut Contender, time: Duration) -> Option<Rate> {
     rate(c, |guest| {
         let end = Instant::now() + time;
         let (mut port, mut done) = (1024u16, 0);
@@ -211,5 +243,5 @@ fn flows() {
     }
     let open = nat.with(|engine, now| engine.table(now)).len();
     drop(guest);
-    println!("{open} flows: {:.1} MiB, the guest's table included", c.memory() - before);
+    println!("{open} flows: {:.1} MiB, the guest's table included\n", c.memory() - before);
 }
