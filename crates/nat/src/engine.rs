@@ -74,6 +74,7 @@ impl<H: Host> NatEngine<H> {
     /// After a full sink, call again when it has room.
     pub fn poll(&mut self, now: Time, sink: &mut dyn FrameSink) -> Option<Duration> {
         self.core.now = now;
+        self.tcp.unstage(&mut self.core);
         self.news();
         self.tcp.timers(&mut self.core);
         self.datagrams.timers(&mut self.core);
@@ -243,6 +244,7 @@ impl<H: Host> NatEngine<H> {
     /// Ends all flows, as when a guest is set back to an earlier state; guests and far ends are told.
     pub fn reset_flows(&mut self, now: Time) {
         self.core.now = now;
+        self.tcp.unstage(&mut self.core);
         let all: Vec<Id> = self.tcp.table.iter().map(|(id, ..)| id).collect();
         all.into_iter().for_each(|id| self.tcp.abort(&mut self.core, id));
         let all: Vec<Id> = self.datagrams.flows.iter().map(|(id, ..)| id).collect();
