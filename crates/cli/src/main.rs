@@ -4,11 +4,13 @@
 //! - `run`: `visor run`;
 //! - `doctor`: `visor doctor`;
 //! - `image`: `visor image`;
+//! - `disk`: `visor disk`;
 //! - `terminal`: the raw terminal, its escape keys and its restoration;
 //! - `report`: errors as a person reads them, and exit statuses.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod args;
+mod disk;
 mod doctor;
 mod image;
 mod progress;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run::main(&run, args.verbose, args.quiet),
         Command::Doctor(doctor) => doctor::main(&doctor),
         Command::Image { command } => image::main(&command, args.quiet),
+        Command::Disk { command } => disk::main(&command, args.quiet),
     };
     match result {
         Ok(status) => ExitCode::from(status),

@@ -18,6 +18,7 @@ mod open;
 mod pool;
 mod qcow2;
 mod raw;
+mod request;
 mod source;
 pub mod testing;
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl Layout {
 
     /// Refcounts in a refcount block.
     pub(crate) fn block_entries(&self) -> u64 {
-        self.cluster() * 8 >> self.refcount_order
+        (self.cluster() * 8) >> self.refcount_order
     }
 
     /// Largest refcount.
@@ -166,7 +166,7 @@ impl Slot {
     pub(crate) fn encode(&self, l: &Layout) -> (u64, u64) {
         match *self {
             Slot::Compressed { at, len } => {
-                let sectors = (at & 511) + len - 1 >> 9;
+                let sectors = ((at & 511) + len - 1) >> 9;
                 (COMPRESSED | sectors << l.compressed_shift() | at, 0)
             }
             Slot::Plain(p) => {

@@ -90,6 +90,18 @@ impl Image {
         Ok(())
     }
 
+    /// Cuts off what the file has behind the last cluster in use.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn trim(&self) -> Result<()> {
+        self.must_write()?;
+        let _held = self.ranges.lock_all();
+        let mut meta = self.meta();
+        meta.sync()?;
+        meta.trim()
+    }
+
     /// Stores another name (and format) of the backing file, or none. The contents of the disk change with it: that is the
     /// caller's business.
     ///

@@ -2,6 +2,8 @@
 //!
 //! `VISOR_STEPS` sets the steps of each run.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 mod common;
 
 use std::sync::Arc;

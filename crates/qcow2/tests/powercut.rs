@@ -3,6 +3,8 @@
 //! Two hosts are played: one that keeps the order of writes, and one that keeps any part of what was written since the last
 //! flush, in sectors, so that writes are torn as well.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 mod common;
 
 use std::sync::Arc;

@@ -123,6 +123,21 @@ impl Meta {
         Ok(())
     }
 
+    /// Cuts off free clusters at the end of the file. Everything must be synced.
+    pub(crate) fn trim(&mut self) -> Result<()> {
+        let file = self.file.clone();
+        let mut end = self.refs.end;
+        while end > 0 && self.refs.get(&*file, end - 1)? == 0 {
+            end -= 1;
+        }
+        let size = end << self.layout.cluster_bits;
+        if size < self.file_size {
+            file.set_size(size).map_err(|e| Error::host("cannot cut the image", size, e))?;
+            (self.file_size, self.refs.end) = (size, end);
+        }
+        Ok(())
+    }
+
     /// Moves the refcount table to a place where it has room for entry `t`, behind everything else.
     fn grow_reftable(&mut self, t: usize) -> Result<()> {
         let (bits, per_block) = (self.layout.cluster_bits, self.layout.block_entries());
