@@ -182,7 +182,8 @@ fn read_chunk(
     while pos < end {
         let (zero, len) = source.is_zero(pos, end - pos)?;
         // Whole grains: what is compressed together must not be split.
-        let stop = if zero { (pos + len) / grain as u64 * grain as u64 } else { (pos + len).next_multiple_of(grain as u64) };
+        let stop =
+            if zero { (pos + len) / grain as u64 * grain as u64 } else { (pos + len).next_multiple_of(grain as u64) };
         let stop = if zero && pos + len == end { end } else { stop.min(end) };
         if zero && stop > pos {
             pos = stop;
@@ -225,8 +226,7 @@ fn split(data: &[u8], at: u64, grain: usize, single: bool, parts: &mut Vec<Part>
 /// Whether all bytes are zero.
 fn is_zero(data: &[u8]) -> bool {
     let (head, body) = data.split_at(data.len().min(16));
-    head.iter().all(|b| *b == 0)
-        && body.chunks(256).all(|c| c.iter().fold(0, |a, b| a | b) == 0)
+    head.iter().all(|b| *b == 0) && body.chunks(256).all(|c| c.iter().fold(0, |a, b| a | b) == 0)
 }
 
 /// Number of threads that serve a copy well.
@@ -239,4 +239,3 @@ impl Default for ConvertOptions {
         ConvertOptions { compress: false, threads: threads() }
     }
 }
-

@@ -154,7 +154,9 @@ impl Meta {
                 let at = r.bitmap.table_at + 8 * i as u64;
                 // The new cluster must count as used before the table refers to it.
                 self.sync()?;
-                self.file.write_at(&entry.to_be_bytes(), at).map_err(|e| Error::host("cannot write a bitmap", at, e))?;
+                self.file
+                    .write_at(&entry.to_be_bytes(), at)
+                    .map_err(|e| Error::host("cannot write a bitmap", at, e))?;
             } else {
                 self.file.write_at(&data, old).map_err(|e| Error::host("cannot write a bitmap", old, e))?;
             }

@@ -98,7 +98,8 @@ impl SliceCache {
             let run = rest.iter().enumerate().take_while(|(i, k)| **k == first + *i as u64 * len).count().min(256);
             let mut data = Vec::with_capacity(run * self.slice_len);
             rest[..run].iter().for_each(|k| data.extend_from_slice(&self.slices[k].data));
-            file.write_at(&data, first).map_err(|e| Error::host(&format!("cannot write the {}", self.what), first, e))?;
+            file.write_at(&data, first)
+                .map_err(|e| Error::host(&format!("cannot write the {}", self.what), first, e))?;
             for k in &rest[..run] {
                 if let Some(s) = self.slices.get_mut(k) {
                     s.dirty = false;
@@ -124,5 +125,4 @@ impl SliceCache {
             }
         }
     }
-
 }

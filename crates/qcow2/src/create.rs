@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::bytes::put;
 use crate::entry::{Layout, Plain, Slot};
 use crate::header::{
-    AUTOCLEAR_RAW_DATA, COMPAT_LAZY_REFCOUNTS, Compression, EXT_BACKING_FORMAT, EXT_DATA_FILE, Header, INCOMPAT_COMPRESSION,
-    INCOMPAT_DATA_FILE, INCOMPAT_EXTENDED_L2, MAX_L1_BYTES,
+    AUTOCLEAR_RAW_DATA, COMPAT_LAZY_REFCOUNTS, Compression, EXT_BACKING_FORMAT, EXT_DATA_FILE, Header,
+    INCOMPAT_COMPRESSION, INCOMPAT_DATA_FILE, INCOMPAT_EXTENDED_L2, MAX_L1_BYTES,
 };
 use crate::image::{Image, OpenOptions};
 use crate::storage::{Source, Storage};

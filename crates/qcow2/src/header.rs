@@ -128,7 +128,9 @@ impl Header {
             return bad(format!("refcounts of 2^{} bits", self.refcount_order));
         }
         let cluster = 1u64 << self.cluster_bits;
-        if self.version == 3 && (self.length < 104 || !self.length.is_multiple_of(8) || u64::from(self.length) > cluster) {
+        if self.version == 3
+            && (self.length < 104 || !self.length.is_multiple_of(8) || u64::from(self.length) > cluster)
+        {
             return bad(format!("a header of {} bytes", self.length));
         }
         if u64::from(self.l1_entries) * 8 > MAX_L1_BYTES {

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::entry::Layout;
 use crate::header::{
-    AUTOCLEAR_RAW_DATA, COMPAT_LAZY_REFCOUNTS, Compression, EXT_BACKING_FORMAT, EXT_DATA_FILE, Header, INCOMPAT_CORRUPT,
-    INCOMPAT_DATA_FILE, INCOMPAT_DIRTY,
+    AUTOCLEAR_RAW_DATA, COMPAT_LAZY_REFCOUNTS, Compression, EXT_BACKING_FORMAT, EXT_DATA_FILE, Header,
+    INCOMPAT_CORRUPT, INCOMPAT_DATA_FILE, INCOMPAT_DIRTY,
 };
 use crate::meta::Meta;
 use crate::ranges::Ranges;

@@ -113,7 +113,9 @@ impl Image {
         let mut header = meta.header.clone();
         header.backing = name.map(str::to_owned);
         header.extensions.retain(|(kind, _)| *kind != EXT_BACKING_FORMAT);
-        header.extensions.extend(format.filter(|_| name.is_some()).map(|f| (EXT_BACKING_FORMAT, f.as_bytes().to_vec())));
+        header
+            .extensions
+            .extend(format.filter(|_| name.is_some()).map(|f| (EXT_BACKING_FORMAT, f.as_bytes().to_vec())));
         meta.rewrite_header(header)
     }
 }

@@ -277,7 +277,9 @@ fn external_data_files() {
 
 #[test]
 fn preallocated() {
-    for (i, preallocation) in [Preallocation::Metadata, Preallocation::Falloc, Preallocation::Full].into_iter().enumerate() {
+    for (i, preallocation) in
+        [Preallocation::Metadata, Preallocation::Falloc, Preallocation::Full].into_iter().enumerate()
+    {
         run(CreateOptions { preallocation, ..size(4 << 20) }, None, false, 40 + i as u64);
         run(CreateOptions { preallocation, extended_l2: true, ..size(4 << 20) }, None, false, 50 + i as u64);
     }

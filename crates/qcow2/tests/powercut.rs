@@ -14,7 +14,6 @@ use visor_qcow2::{CreateOptions, Image, OpenOptions, Preallocation, Source};
 
 const SECTOR: usize = 512;
 
-
 /// The contents of the disk before and after each step.
 struct Recorded {
     start: Vec<u8>,

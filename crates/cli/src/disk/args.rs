@@ -16,7 +16,10 @@ pub(crate) enum DiskCommand {
   visor disk create ./work.qcow2 --size 20G --backing base.qcow2")]
     Create(CreateArgs),
     /// List disks: capacity, space taken on the host, space used by the guest, and waste.
-    #[command(visible_alias = "list", after_help = "Examples:\n  visor disk ls\n  visor disk ls --json\n  visor disk ls ./work.qcow2")]
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  visor disk ls\n  visor disk ls --json\n  visor disk ls ./work.qcow2"
+    )]
     Ls {
         /// These instead of all in the user's folder.
         disks: Vec<String>,
@@ -28,7 +31,9 @@ pub(crate) enum DiskCommand {
     #[command(visible_aliases = ["inspect", "show"], after_help = "Examples:\n  visor disk info data\n  visor disk info data --json\n  visor disk info ./old.vmdk")]
     Info(Which),
     /// Show what lies where: data, zeroes, holes, what snapshots share, fragments.
-    #[command(after_help = "Examples:\n  visor disk map data\n  visor disk map data --json\n  visor disk map data --svg > map.svg")]
+    #[command(
+        after_help = "Examples:\n  visor disk map data\n  visor disk map data --json\n  visor disk map data --svg > map.svg"
+    )]
     Map {
         #[command(flatten)]
         which: Which,
@@ -37,7 +42,9 @@ pub(crate) enum DiskCommand {
         svg: bool,
     },
     /// Check a disk's metadata, and repair it.
-    #[command(after_help = "Examples:\n  visor disk check data\n  visor disk check data --repair\n  visor disk check data --json")]
+    #[command(
+        after_help = "Examples:\n  visor disk check data\n  visor disk check data --repair\n  visor disk check data --json"
+    )]
     Check {
         #[command(flatten)]
         which: Which,
@@ -46,7 +53,9 @@ pub(crate) enum DiskCommand {
         repair: bool,
     },
     /// Give space back to the host that holds only zeroes or nothing.
-    #[command(after_help = "Examples:\n  visor disk compact data\n  visor disk compact data --rewrite     also brings fragments together\n  visor disk compact data --json")]
+    #[command(
+        after_help = "Examples:\n  visor disk compact data\n  visor disk compact data --rewrite     also brings fragments together\n  visor disk compact data --json"
+    )]
     Compact {
         #[command(flatten)]
         which: Which,
@@ -61,7 +70,9 @@ pub(crate) enum DiskCommand {
   visor disk convert data ./data.qcow2 --compress")]
     Convert(ConvertArgs),
     /// Change the size of a disk. Shrinking below the data is refused.
-    #[command(after_help = "Examples:\n  visor disk resize data 20G\n  visor disk resize data +5G\n  visor disk resize data 15G --json")]
+    #[command(
+        after_help = "Examples:\n  visor disk resize data 20G\n  visor disk resize data +5G\n  visor disk resize data 15G --json"
+    )]
     Resize {
         #[command(flatten)]
         which: Which,
@@ -69,7 +80,9 @@ pub(crate) enum DiskCommand {
         size: String,
     },
     /// Make a copy of a disk, or with --linked one that holds only what differs.
-    #[command(after_help = "Examples:\n  visor disk clone data data2\n  visor disk clone base web --linked\n  visor disk clone data ./copy.qcow2")]
+    #[command(
+        after_help = "Examples:\n  visor disk clone data data2\n  visor disk clone base web --linked\n  visor disk clone data ./copy.qcow2"
+    )]
     Clone {
         /// The disk.
         disk: String,
@@ -88,7 +101,9 @@ pub(crate) enum DiskCommand {
         command: SnapshotCommand,
     },
     /// Measure static against dynamic allocation on this host.
-    #[command(after_help = "Examples:\n  visor disk bench\n  visor disk bench --size 4G --directory /srv\n  visor disk bench --json")]
+    #[command(
+        after_help = "Examples:\n  visor disk bench\n  visor disk bench --size 4G --directory /srv\n  visor disk bench --json"
+    )]
     Bench {
         /// Size of the disks that are made and removed again.
         #[arg(long, value_parser = parse_size, default_value = "1G")]
@@ -101,7 +116,10 @@ pub(crate) enum DiskCommand {
         json: bool,
     },
     /// Remove a disk that nobody uses.
-    #[command(visible_alias = "delete", after_help = "Examples:\n  visor disk rm data\n  visor disk rm data data2\n  visor -q disk rm data")]
+    #[command(
+        visible_alias = "delete",
+        after_help = "Examples:\n  visor disk rm data\n  visor disk rm data data2\n  visor -q disk rm data"
+    )]
     Rm {
         /// The disks.
         #[arg(required = true)]
@@ -112,16 +130,27 @@ pub(crate) enum DiskCommand {
 #[derive(Subcommand, Debug)]
 pub(crate) enum SnapshotCommand {
     /// Keep the disk as it is now.
-    #[command(after_help = "Examples:\n  visor disk snapshot create data before\n  visor disk snapshot create ./work.qcow2 s1\n  visor -q disk snapshot create data s2")]
+    #[command(
+        after_help = "Examples:\n  visor disk snapshot create data before\n  visor disk snapshot create ./work.qcow2 s1\n  visor -q disk snapshot create data s2"
+    )]
     Create(SnapshotArgs),
     /// List the snapshots of a disk.
-    #[command(visible_alias = "list", after_help = "Examples:\n  visor disk snapshot ls data\n  visor disk snapshot ls data --json\n  visor disk snapshot ls ./work.qcow2")]
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  visor disk snapshot ls data\n  visor disk snapshot ls data --json\n  visor disk snapshot ls ./work.qcow2"
+    )]
     Ls(Which),
     /// Make the disk again what it was; what was written since is lost.
-    #[command(visible_alias = "restore", after_help = "Examples:\n  visor disk snapshot revert data before\n  visor disk snapshot revert data 1\n  visor disk snapshot revert ./work.qcow2 s1")]
+    #[command(
+        visible_alias = "restore",
+        after_help = "Examples:\n  visor disk snapshot revert data before\n  visor disk snapshot revert data 1\n  visor disk snapshot revert ./work.qcow2 s1"
+    )]
     Revert(SnapshotArgs),
     /// Remove a snapshot. What the disk or another snapshot needs stays.
-    #[command(visible_alias = "delete", after_help = "Examples:\n  visor disk snapshot rm data before\n  visor disk snapshot rm data 1\n  visor disk snapshot rm ./work.qcow2 s1")]
+    #[command(
+        visible_alias = "delete",
+        after_help = "Examples:\n  visor disk snapshot rm data before\n  visor disk snapshot rm data 1\n  visor disk snapshot rm ./work.qcow2 s1"
+    )]
     Rm(SnapshotArgs),
 }
 

@@ -47,12 +47,19 @@ pub(super) fn bench(size: u64, directory: Option<&Path>, as_json: bool, quiet: b
     };
     let folder = Folder::new(&base)?;
     if !quiet && !as_json {
-        println!("Two disks of {} in {}; {WRITES} first writes of 4 KiB at scattered places, each made durable", human(size), base.display());
+        println!(
+            "Two disks of {} in {}; {WRITES} first writes of 4 KiB at scattered places, each made durable",
+            human(size),
+            base.display()
+        );
     }
     let fixed = measure(&folder.0.join("static.raw"), size, true)?;
     let dynamic = measure(&folder.0.join("dynamic.qcow2"), size, false)?;
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&json!({ "size": size, "static": row(&fixed), "dynamic": row(&dynamic) }))?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&json!({ "size": size, "static": row(&fixed), "dynamic": row(&dynamic) }))?
+        );
     } else {
         print(&fixed, &dynamic);
     }
@@ -78,7 +85,12 @@ fn print(s: &Row, d: &Row) {
     let first = ratio(d.median.as_secs_f64(), s.median.as_secs_f64());
     line("first write (median)", ms(s.median), ms(d.median), format!("dynamic takes {first:.2} times as long"));
     line("first write (99 %)", ms(s.slow), ms(d.slow), String::new());
-    line("fragments afterwards", s.fragments.to_string(), d.fragments.to_string(), "pieces of the file on the host".into());
+    line(
+        "fragments afterwards",
+        s.fragments.to_string(),
+        d.fragments.to_string(),
+        "pieces of the file on the host".into(),
+    );
     let waste = |r: &Row| format!("{}", human(r.after.saturating_sub(r.written)));
     line("waste afterwards", waste(s), waste(d), format!("taken beyond the {} written", human(s.written)));
 }

@@ -8,9 +8,9 @@ use visor_disk::{Access, ConvertOptions, Format, ImageOptions, NewFile, Opened, 
 use visor_qcow2::{CreateOptions, FileStorage, Image, Preallocation, Report, Source};
 
 use super::args::Which;
+use super::failure;
 use super::names::{self, find};
 use super::work::{Work, block_failure, host_failure, human, image_failure, open};
-use super::failure;
 use crate::args::parse_size;
 use crate::progress::Unit;
 use crate::report::Failure;
@@ -25,7 +25,8 @@ const CHUNK: u64 = 2 << 20;
 pub(super) fn check(which: &Which, repair: bool, quiet: bool) -> Result<u8, Failure> {
     let path = find(&which.disk)?;
     let access = if repair { Access::ReadWrite } else { Access::ReadOnly };
-    let options = ImageOptions { format: which.format, policy: names::policy(), repair: true, ..ImageOptions::new(access) };
+    let options =
+        ImageOptions { format: which.format, policy: names::policy(), repair: true, ..ImageOptions::new(access) };
     let Opened::Qcow2(image) = open_image(&path, &options).map_err(failure)? else {
         return Err(Failure::new("a disk of this format has nothing that could be checked"));
     };
@@ -222,8 +223,13 @@ fn resize_raw(path: &Path, source: &dyn Source, old: u64, new: u64) -> Result<()
         at += data.len() as u64;
     }
     if end > new {
-        return Err(Failure::new(format!("{} holds data up to {}, so that it cannot shrink to {}", path.display(), human(end), human(new)))
-            .hint("shrink the file system in it first"));
+        return Err(Failure::new(format!(
+            "{} holds data up to {}, so that it cannot shrink to {}",
+            path.display(),
+            human(end),
+            human(new)
+        ))
+        .hint("shrink the file system in it first"));
     }
     let file = std::fs::OpenOptions::new().write(true).open(path).map_err(|e| host_failure("cannot open", path, e))?;
     let full = std::fs::metadata(path).is_ok_and(|m| m.blocks() * 512 >= old);

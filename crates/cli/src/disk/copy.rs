@@ -9,9 +9,9 @@ use visor_disk::{Access, ConvertOptions, Copied, Format, NewFile, Opened, Target
 use visor_qcow2::{Compression, CreateOptions, FileStorage, Image, Source};
 
 use super::args::{AllocArg, CompressionArg, ConvertArgs, How};
+use super::create;
 use super::names::{find, place};
 use super::work::{Work, block_failure, host_failure, human, image_failure, open};
-use super::create;
 use crate::progress::Unit;
 use crate::report::Failure;
 
@@ -52,7 +52,8 @@ pub(super) fn clone(disk: &str, new: &str, linked: bool, as_json: bool, quiet: b
     let mut options = create::options(&how);
     if let Opened::Qcow2(image) = &source {
         let i = image.describe();
-        (options.cluster_size, options.extended_l2, options.compression) = (i.cluster_size, i.extended_l2, i.compression);
+        (options.cluster_size, options.extended_l2, options.compression) =
+            (i.cluster_size, i.extended_l2, i.compression);
     }
     let format = if format == Format::Raw { Format::Raw } else { Format::Qcow2 };
     copy(&source, &target, format, &how, options, false, as_json, quiet)

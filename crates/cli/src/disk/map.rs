@@ -128,14 +128,21 @@ fn pieces(image: &Opened, size: u64, path: &Path) -> Result<Vec<Piece>, Failure>
             }
             other => {
                 let (zero, len) = Source::is_zero(&*other.source(), at, size - at).map_err(image_failure(path))?;
-                Piece { at, len: len.max(1), kind: if zero { Kind::Hole } else { Kind::Data }, host: (!zero).then_some(at) }
+                Piece {
+                    at,
+                    len: len.max(1),
+                    kind: if zero { Kind::Hole } else { Kind::Data },
+                    host: (!zero).then_some(at),
+                }
             }
         };
         at += piece.len;
         match list.last_mut() {
             // Stretches of nothing are told of piece by piece.
             Some(last) if last.kind == piece.kind && piece.host.is_none() => last.len += piece.len,
-            Some(last) if last.kind == piece.kind && last.host.map(|h| h + last.len) == piece.host => last.len += piece.len,
+            Some(last) if last.kind == piece.kind && last.host.map(|h| h + last.len) == piece.host => {
+                last.len += piece.len
+            }
             _ => list.push(piece),
         }
     }

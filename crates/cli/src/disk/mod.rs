@@ -59,5 +59,9 @@ pub(crate) fn failure(e: BlockError) -> Failure {
 pub(crate) fn machine_failure(e: MachineError) -> Failure {
     let locked = format!("{:?}", std::error::Error::source(&e)).contains("Locked");
     let failure = Failure::from(anyhow::Error::from(e));
-    if locked { failure.hint("end its user first, or attach it with `,ro`; two machines must not share a disk") } else { failure }
+    if locked {
+        failure.hint("end its user first, or attach it with `,ro`; two machines must not share a disk")
+    } else {
+        failure
+    }
 }

@@ -14,7 +14,8 @@ pub(crate) fn directory() -> Result<PathBuf, Failure> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let base = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|h| h.join(".local/share")));
     let base = base.ok_or_else(|| {
-        Failure::new("there is no folder for disks: neither XDG_DATA_HOME nor HOME is set").hint("give a path, as in ./disk.qcow2")
+        Failure::new("there is no folder for disks: neither XDG_DATA_HOME nor HOME is set")
+            .hint("give a path, as in ./disk.qcow2")
     })?;
     Ok(base.join("visor/disks"))
 }
@@ -51,7 +52,11 @@ pub(crate) fn place(name: &str, format: Format) -> Result<PathBuf, Failure> {
         return Ok(path.into());
     }
     let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if name.is_empty() || name.len() > 100 || !name.chars().all(good) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+    if name.is_empty()
+        || name.len() > 100
+        || !name.chars().all(good)
+        || !name.starts_with(|c: char| c.is_ascii_alphanumeric())
+    {
         return Err(Failure::new(format!("`{name}` is no name for a disk"))
             .hint("letters, digits, `.`, `_` and `-`; or a path with a `/`"));
     }
@@ -120,6 +125,8 @@ mod tests {
     fn names_and_paths() {
         assert_eq!(place("./x", Format::Raw).unwrap(), PathBuf::from("./x"));
         assert_eq!(place("x.qcow2", Format::Raw).unwrap(), PathBuf::from("x.qcow2"));
-        assert!(place("-x", Format::Raw).is_err() && place("a b", Format::Raw).is_err() && place("", Format::Raw).is_err());
+        assert!(
+            place("-x", Format::Raw).is_err() && place("a b", Format::Raw).is_err() && place("", Format::Raw).is_err()
+        );
     }
 }

@@ -53,7 +53,12 @@ pub(super) fn open(path: &Path, access: Access, format: Option<Format>) -> Resul
 }
 
 /// Opens a qcow2 image; others cannot do `what`.
-pub(super) fn open_qcow2(path: &Path, access: Access, format: Option<Format>, what: &str) -> Result<Arc<Image>, Failure> {
+pub(super) fn open_qcow2(
+    path: &Path,
+    access: Access,
+    format: Option<Format>,
+    what: &str,
+) -> Result<Arc<Image>, Failure> {
     match open(path, access, format)? {
         Opened::Qcow2(image) => Ok(image),
         other => Err(Failure::new(format!("a disk of format {} {what}", other.format()))

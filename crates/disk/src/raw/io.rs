@@ -5,10 +5,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
 use super::RawOptions;
 use crate::format::Format;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use visor_block::{BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest};
 
 /// Bytes moved at a time between file and guest.

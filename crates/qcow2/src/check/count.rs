@@ -137,7 +137,9 @@ impl Counts {
             let entry = meta.l1[i];
             let usable = match meta.l2_table(entry) {
                 Ok(None) => continue,
-                Ok(Some(at)) => meta.inside(at) && !tables.contains_key(&at) && self.get(at >> meta.layout.cluster_bits) == 0,
+                Ok(Some(at)) => {
+                    meta.inside(at) && !tables.contains_key(&at) && self.get(at >> meta.layout.cluster_bits) == 0
+                }
                 Err(_) => false,
             };
             if usable {

@@ -143,11 +143,11 @@ impl Image {
 
     /// Refuses to write over the image's own tables, to which a damaged or malicious L2 entry may point.
     fn check_target(&self, meta: &mut Meta, host: u64) -> Result<()> {
-        if !self.layout.external && meta.is_reserved(host >> self.layout.cluster_bits) {
-            meta.set_corrupt();
-            return Err(Error::corrupt(format!("an L2 entry refers to metadata at byte {host:#x}")));
+        if self.layout.external || meta.inside(host) && !meta.is_reserved(host >> self.layout.cluster_bits) {
+            return Ok(());
         }
-        Ok(())
+        meta.set_corrupt();
+        Err(Error::corrupt(format!("an L2 entry refers to byte {host:#x}, where no data can be")))
     }
 
     fn write_pieces(&self, pieces: &[(u64, u64)], mut data: &[u8]) -> Result<()> {
@@ -292,7 +292,8 @@ impl Image {
             end = if valid(to - 1) { to } else { end };
         }
         // A cluster that was never used reads as zeroes already.
-        let zeroes = |bits: u32| fresh && !moved && (self.backing.is_none() || old_zero & bits == bits) && old_alloc & bits == 0;
+        let zeroes =
+            |bits: u32| fresh && !moved && (self.backing.is_none() || old_zero & bits == bits) && old_alloc & bits == 0;
         if start < from && zeroes(self.layout.mask(start, 1)) {
             start = from;
         }
