@@ -5,6 +5,7 @@
 //! - `bench`: comparisons, both sides in one run;
 //! - `fuzz`: long runs of what the tests run briefly.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bench;
 mod shell;

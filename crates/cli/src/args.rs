@@ -1,5 +1,6 @@
 //! The command line as data: syntax only, meaning is given where a command runs.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Boot a throw-away virtual machine; with a command, run that in it and exit with its status.
     #[command(after_help = RUN_EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Measure what this host can do and say what visor will use, and why.
     #[command(after_help = "Examples:\n  visor doctor\n  visor doctor --json\n  visor -q doctor && echo ready")]
     Doctor(DoctorArgs),
@@ -89,9 +90,47 @@ pub(crate) struct RunArgs {
     /// End when the guest reboots or crashes, instead of starting it again.
     #[arg(long)]
     pub(crate) no_reboot: bool,
-    /// Print what the machine did when it ends: instructions, exits, time.
+    /// Print on standard error what the machine did when it ends: instructions, exits, time.
+    #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
+    pub(crate) stats: Option<StatsFormat>,
+    #[command(flatten)]
+    pub(crate) tuning: TuningArgs,
+}
+
+/// Options of the software engine.
+#[derive(clap::Args, Debug, Default)]
+#[command(next_help_heading = "Software engine")]
+pub(crate) struct TuningArgs {
+    /// How the software engine executes guest code: 1 interprets, 2 translates.
+    #[arg(long, value_name = "N")]
+    pub(crate) tier: Option<u8>,
+    /// Size of the cache of translated code.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) code_cache: Option<u64>,
+    /// Name translated blocks for Linux `perf` in /tmp/perf-PID.map.
     #[arg(long)]
-    pub(crate) stats: bool,
+    pub(crate) perf_map: bool,
+    /// Check the translator: `lockstep` executes each block a second time by the interpreter and compares; `translate-range=A..B`
+    /// translates only blocks number A to B - 1 and interprets the others.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = parse_debug)]
+    pub(crate) debug: Vec<DebugArg>,
+}
+
+/// One word of `--debug`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DebugArg {
+    /// Compare with the interpreter.
+    Lockstep,
+    /// Translate only these blocks.
+    TranslateRange(Range<u64>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatsFormat {
+    /// A table for people.
+    Table,
+    /// One line of JSON.
+    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -148,6 +187,23 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(|| "too large".to_owned())
 }
 
+/// `lockstep` or `translate-range=A..B`.
+fn parse_debug(text: &str) -> Result<DebugArg, String> {
+    if text == "lockstep" {
+        return Ok(DebugArg::Lockstep);
+    }
+    let range = text.strip_prefix("translate-range=").and_then(|r| r.split_once(".."));
+    let Some((from, to)) = range else {
+        return Err("write `lockstep` or `translate-range=A..B`".to_owned());
+    };
+    // An open end is all the rest.
+    let number = |text: &str, open: u64| if text.is_empty() { Ok(open) } else { text.parse() };
+    match (number(from, 0), number(to, u64::MAX)) {
+        (Ok(from), Ok(to)) => Ok(DebugArg::TranslateRange(from..to)),
+        _ => Err("the ends of the range are numbers of blocks".to_owned()),
+    }
+}
+
 /// A time: digits with an optional s, m, h (seconds without one).
 fn parse_time(text: &str) -> Result<Duration, String> {
     let text = text.trim();
@@ -176,6 +232,23 @@ mod tests {
         assert_eq!(parse_time("90"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_time("1.5m"), Ok(Duration::from_secs(90)));
         assert!(parse_time("-1s").is_err() && parse_time("1d").is_err());
+    }
+
+    #[test]
+    fn options_of_the_engine() {
+        let tuning = |line: &str| match Args::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Run(args) => (args.tuning, args.stats),
+            _ => panic!("{line}"),
+        };
+        let (t, stats) =
+            tuning("visor run tiny --tier 2 --code-cache 8M --debug lockstep,translate-range=5..9 --stats -- x");
+        assert_eq!((t.tier, t.code_cache, t.perf_map), (Some(2), Some(8 << 20), false));
+        assert_eq!(t.debug, [DebugArg::Lockstep, DebugArg::TranslateRange(5..9)]);
+        assert_eq!(stats, Some(StatsFormat::Table));
+        assert_eq!(tuning("visor run tiny --stats=json").1, Some(StatsFormat::Json));
+        assert_eq!(parse_debug("translate-range=7.."), Ok(DebugArg::TranslateRange(7..u64::MAX)));
+        assert!(parse_debug("translate-range=7").is_err() && parse_debug("translate-range=a..b").is_err());
+        assert!(parse_debug("lock").is_err());
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use kvm_bindings::{kvm_interrupt, kvm_mp_state};
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use visor_engine::{CpuIo, EngineError, EngineErrorKind, Gpa, GuestMemory, Kicker, Stop, Vcpu, VcpuId, VcpuStats};
+use visor_engine::{
+    CpuIo, EngineError, EngineErrorKind, Gpa, GuestMemory, Kicker, Stop, Timed, Vcpu, VcpuId, VcpuStats,
+};
 use visor_x86::state::CpuState;
 
 use crate::kick::Kick;
@@ -63,8 +66,7 @@ impl KvmVcpu {
                 // SAFETY: the data lies in the kvm_run mapping, which stays until the next KVM_RUN.
                 let data = unsafe { std::slice::from_raw_parts(at, len) };
                 for value in data.chunks(size) {
-                    self.stats.pio += 1;
-                    io.pio_write(port, value);
+                    timed(&mut self.stats.exits.pio, || io.pio_write(port, value));
                 }
             }
             Ok(VcpuExit::IoIn(port, data)) => {
@@ -73,17 +75,14 @@ impl KvmVcpu {
                 // SAFETY: as above; nothing else refers to it.
                 let data = unsafe { std::slice::from_raw_parts_mut(at, len) };
                 for value in data.chunks_mut(size) {
-                    self.stats.pio += 1;
-                    io.pio_read(port, value);
+                    timed(&mut self.stats.exits.pio, || io.pio_read(port, value));
                 }
             }
             Ok(VcpuExit::MmioRead(at, data)) => {
-                self.stats.mmio += 1;
-                io.mmio_read(Gpa(at), data);
+                timed(&mut self.stats.exits.mmio, || io.mmio_read(Gpa(at), data));
             }
             Ok(VcpuExit::MmioWrite(at, data)) => {
-                self.stats.mmio += 1;
-                io.mmio_write(Gpa(at), data);
+                timed(&mut self.stats.exits.mmio, || io.mmio_write(Gpa(at), data));
             }
             Ok(VcpuExit::IoapicEoi(vector)) => io.end_of_interrupt(vector),
             Ok(VcpuExit::IrqWindowOpen | VcpuExit::Intr) => {}
@@ -125,7 +124,7 @@ impl KvmVcpu {
             return Ok(());
         }
         if let Some(vector) = io.acknowledge_irq() {
-            self.stats.interrupts += 1;
+            self.stats.exits.interrupt.count += 1;
             let interrupt = kvm_interrupt { irq: u32::from(vector) };
             let fd = std::os::fd::AsRawFd::as_raw_fd(&self.fd);
             // SAFETY: the call reads one kvm_interrupt.
@@ -139,9 +138,11 @@ impl KvmVcpu {
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, io: &dyn CpuIo) -> Result<Stop, EngineError> {
+        let begin = Instant::now();
         self.kick.enter();
         let stop = self.run_entered(io);
         self.kick.leave();
+        self.stats.time.guest += begin.elapsed().as_nanos() as u64;
         stop
     }
 
@@ -170,6 +171,17 @@ impl Vcpu for KvmVcpu {
     }
 
     fn stats(&self) -> VcpuStats {
-        self.stats
+        let mut stats = self.stats.clone();
+        stats.time.devices = stats.exits.pio.nanos.saturating_add(stats.exits.mmio.nanos);
+        // What the host's kernel does for the guest, sleep included, cannot be told from guest code.
+        stats.time.guest = stats.time.guest.saturating_sub(stats.time.devices);
+        stats
     }
+}
+
+/// Counts what `access` takes.
+fn timed(exit: &mut Timed, access: impl FnOnce()) {
+    let begin = Instant::now();
+    access();
+    exit.add(begin.elapsed().as_nanos() as u64);
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use rustc_hash::FxHashMap;
+use visor_engine::DecoderStats;
 use visor_memory::{Frame, Gpa, GuestMemory, PAGE, RamPage};
 
 use crate::cpu::{CodeSize, Cpu, Mode};
@@ -88,6 +89,8 @@ pub(crate) struct Blocks {
     retired: Vec<Block>,
     /// Ops in `map` and `retired`.
     ops: usize,
+    /// What became of blocks.
+    pub(crate) stats: DecoderStats,
 }
 
 // SAFETY: the raw pointers refer to boxes owned by the same value.
@@ -107,6 +110,7 @@ impl Default for Blocks {
             uncached: None,
             retired: Vec::new(),
             ops: 0,
+            stats: DecoderStats::default(),
         }
     }
 }
@@ -198,12 +202,16 @@ impl Blocks {
         if block.second.is_none() {
             self.jumps[jump_index(lin)] = jump(cpu, lin, key.mode, &block);
         }
-        self.retired.extend(self.map.insert(key, block));
+        self.stats.blocks += 1;
+        let stale = self.map.insert(key, block);
+        self.stats.stale += u64::from(stale.is_some());
+        self.retired.extend(stale);
         run
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
+        self.stats.flushes += 1;
         self.jumps.fill(Jump::NONE);
         self.map.clear();
         self.retired.clear();
@@ -307,7 +315,7 @@ fn options() -> u32 {
 }
 
 /// Copies from a RAM page; other threads may write it meanwhile.
-fn read_page(page: RamPage, offset: u64, out: &mut [u8]) {
+pub(crate) fn read_page(page: RamPage, offset: u64, out: &mut [u8]) {
     for (i, b) in out.iter_mut().enumerate() {
         // SAFETY: callers keep the range within the page, which lives as long as guest RAM.
         *b = unsafe { page.host.add(offset as usize + i).read_volatile() };

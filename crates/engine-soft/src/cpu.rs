@@ -11,10 +11,12 @@ use visor_x86::exception::Exception;
 use visor_x86::regs::Rflags;
 use visor_x86::segment::{Segment, TableReg};
 
+use crate::account::Account;
 use crate::clock::TscClock;
 use crate::fabric::{CpuPort, Fabric};
-use crate::mmu::Mmu;
+use crate::mmu::{CpuBox, Home, Mmu};
 use crate::op::{Faulted, Guest, Op};
+use crate::translate::Frame;
 use crate::sys::{Debug, MsrFile, ResetKind};
 
 /// Bits of a CPU's attention word: reasons to leave straight-line execution at the next block boundary.
@@ -25,6 +27,8 @@ pub mod attention {
     pub const INTERRUPT: u32 = 1 << 1;
     /// Work from another CPU waits.
     pub const WORK: u32 = 1 << 2;
+    /// The alarm of translated code rang: look at the clock.
+    pub const TIMER: u32 = 1 << 3;
 }
 
 /// Execution mode of the code that runs, part of the key of a decoded block.
@@ -120,6 +124,8 @@ pub struct Cpu {
     pub fpu_unit: Arc<FpuUnit>,
     /// Soft TLBs and translation state.
     pub(crate) mmu: Mmu,
+    /// What translated code and its stubs use.
+    pub(crate) frame: Frame,
 
     /// Control registers.
     pub cr0: u64,
@@ -186,8 +192,10 @@ pub struct Cpu {
     pub io: Option<NonNull<dyn CpuIo>>,
     /// The VM's other CPUs and interrupt routing.
     pub(crate) fabric: Arc<Fabric>,
-    /// Counters.
+    /// Counters; their times are in TSC ticks, see [`crate::account::report`].
     pub stats: VcpuStats,
+    /// Where the time goes.
+    pub(crate) account: Account,
 }
 
 // SAFETY: `io` and `block_end` are only set while `run` is on the stack of the one thread that owns the CPU; the rest is Send.
@@ -241,9 +249,13 @@ impl Cpu {
 
 impl Cpu {
     /// A CPU after power-up.
-    pub(crate) fn new(parts: Parts) -> Box<Self> {
-        let mmu = Mmu::new(&parts.ram);
-        let mut cpu = Box::new(Cpu {
+    ///
+    /// # Errors
+    /// The host's, if it gives no memory.
+    pub(crate) fn new(parts: Parts) -> std::io::Result<CpuBox> {
+        let home = Home::new()?;
+        let mmu = Mmu::new(&parts.ram, home.clone());
+        let cpu = Cpu {
             gpr: [0; 18],
             status: 0,
             sysflags: 2,
@@ -260,6 +272,7 @@ impl Cpu {
             fpu: Box::default(),
             fpu_unit: parts.fpu_unit,
             mmu,
+            frame: Frame::default(),
             cr0: 0,
             cr2: 0,
             cr3: 0,
@@ -293,8 +306,10 @@ impl Cpu {
             io: None,
             fabric: parts.fabric,
             stats: VcpuStats::default(),
-        });
+            account: Account::default(),
+        };
+        let mut cpu = CpuBox::new(home, cpu);
         cpu.reset(ResetKind::Power);
-        cpu
+        Ok(cpu)
     }
 }

@@ -10,20 +10,27 @@
 //! - `blocks`: the cache of decoded basic blocks and its coherence with guest memory;
 //! - `run`: the loop that ties them together;
 //! - `fabric`: how interrupts, IPIs and kicks reach a CPU on another thread;
+//! - `account`: where a CPU's time goes; `options`: what a user may ask for; `perf_map`: names of code for `perf`;
 //! - `vm`: the [`visor_engine`] contract over all of it.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cpu;
 pub mod op;
 
+mod account;
 mod blocks;
 mod clock;
 mod decode;
 mod exec;
 mod fabric;
 mod mmu;
+mod options;
+mod perf_map;
 mod run;
 mod sys;
+mod translate;
 mod vm;
 
+pub use options::{CODE_CACHE_DEFAULT, CODE_CACHE_MAX, CODE_CACHE_MIN, SoftOptions, Tier};
+pub use perf_map::PerfMap;
 pub use vm::SoftEngine;

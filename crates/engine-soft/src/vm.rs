@@ -11,11 +11,15 @@ use visor_fpu::FpuUnit;
 use visor_x86::cpuid::{Cpuid, Model, ModelConfig};
 use visor_x86::state::CpuState;
 
+use crate::account;
 use crate::blocks::Blocks;
 use crate::clock::{TscClock, host_tsc};
 use crate::cpu::{Cpu, attention};
 use crate::fabric::{CpuPort, Fabric};
+use crate::mmu::CpuBox;
+use crate::options::{SoftOptions, Tier};
 use crate::run;
+use crate::translate::Translator;
 use crate::sys::{ResetKind, announced};
 
 /// Most CPUs of one VM; xAPIC ids have eight bits, of which 255 is broadcast.
@@ -27,21 +31,37 @@ pub struct SoftEngine {
     caps: EngineCaps,
     fpu: Arc<FpuUnit>,
     clock: TscClock,
+    options: SoftOptions,
 }
 
 impl SoftEngine {
+    /// The engine as it is if nothing is asked for.
+    ///
+    /// # Errors
+    /// As [`SoftEngine::with_options`].
+    pub fn new() -> Result<Self, EngineError> {
+        Self::with_options(SoftOptions::default())
+    }
+
     /// Prepares the engine: measures the TSC (20 ms) and finds out which instructions the host can execute.
     ///
     /// # Errors
     /// [`EngineErrorKind::Host`] where the host gives no executable memory.
-    pub fn new() -> Result<Self, EngineError> {
+    pub fn with_options(options: SoftOptions) -> Result<Self, EngineError> {
         let fpu = FpuUnit::new()
             .map_err(|e| EngineError::host("the host gives no memory for generated code (memfd, PROT_EXEC)", e))?;
         let clock = TscClock::measure();
         let config = ModelConfig { cpus: 1, tsc_khz: (clock.hz / 1000) as u32, apic_hz: visor_apic::TIMER_HZ as u32 };
         let cpuid = announced(Model::default(), &config);
         let caps = EngineCaps { name: "soft", cpuid, tsc_hz: clock.hz, max_vcpus: MAX_VCPUS };
-        Ok(SoftEngine { caps, fpu: Arc::new(fpu), clock })
+        Ok(SoftEngine { caps, fpu: Arc::new(fpu), clock, options })
+    }
+}
+
+impl SoftEngine {
+    /// What it was made with.
+    pub fn options(&self) -> &SoftOptions {
+        &self.options
     }
 }
 
@@ -61,6 +81,7 @@ impl Engine for SoftEngine {
             fpu: self.fpu.clone(),
             clock: self.clock,
             epoch_tsc: host_tsc(),
+            options: self.options.clone(),
         }))
     }
 }
@@ -72,6 +93,20 @@ struct SoftVm {
     clock: TscClock,
     /// Host TSC at which guest time and the guest's TSCs were zero.
     epoch_tsc: u64,
+    options: SoftOptions,
+}
+
+impl SoftVm {
+    fn translator(&self, port: &Arc<CpuPort>) -> Result<Option<Box<Translator>>, EngineError> {
+        if self.options.tier == Tier::Interpreter {
+            return Ok(None);
+        }
+        let translator = Translator::new(self.options.code_cache as usize, self.options.eager)
+            .map_err(|e| EngineError::host("the host gives no memory for translated code (memfd, PROT_EXEC)", e))?;
+        let port = port.clone();
+        self.memory.frames().watch(move |frame| port.code_changed(frame));
+        Ok(Some(translator))
+    }
 }
 
 impl Vm for SoftVm {
@@ -90,6 +125,7 @@ impl Vm for SoftVm {
         if id.0 >= MAX_VCPUS || !self.fabric.add(port.clone()) {
             return Err(EngineError::new(EngineErrorKind::Invalid, format!("CPU id {} is taken or too large", id.0)));
         }
+        let translator = self.translator(&port)?;
         let parts = crate::cpu::Parts {
             id,
             cpuid: cpuid.clone(),
@@ -100,7 +136,11 @@ impl Vm for SoftVm {
             clock: self.clock,
             epoch_tsc: self.epoch_tsc,
         };
-        Ok(Box::new(SoftVcpu { cpu: Cpu::new(parts), blocks: Blocks::default() }))
+        Ok(Box::new(SoftVcpu {
+            cpu: Cpu::new(parts).map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?,
+            blocks: Blocks::default(),
+            translator,
+        }))
     }
 
     fn msi(&self) -> Arc<dyn MsiSink> {
@@ -125,8 +165,9 @@ impl Vm for SoftVm {
 }
 
 struct SoftVcpu {
-    cpu: Box<Cpu>,
+    cpu: CpuBox,
     blocks: Blocks,
+    translator: Option<Box<Translator>>,
 }
 
 impl Vcpu for SoftVcpu {
@@ -134,8 +175,11 @@ impl Vcpu for SoftVcpu {
         // SAFETY: only the lifetime is changed; `cpu.io` is cleared before the reference ends.
         let io: &'static dyn CpuIo = unsafe { std::mem::transmute::<&dyn CpuIo, &'static dyn CpuIo>(io) };
         self.cpu.io = Some(std::ptr::NonNull::from(io));
-        let stop = run::run(&mut self.cpu, &mut self.blocks);
+        self.cpu.account.start();
+        let stop = run::run(&mut self.cpu, &mut self.blocks, self.translator.as_deref_mut());
+        if std::env::var_os("VDBG").is_some() { eprintln!("STOP {stop:?} rip {:x} gpr {:x?} status {:x} sys {:x} cpl {} timer {:x} tsc {:x} ctx", self.cpu.rip, &self.cpu.gpr[..16], self.cpu.status, self.cpu.sysflags, self.cpu.cpl, self.cpu.timer_tsc, self.cpu.tsc()); }
         self.cpu.io = None;
+        self.cpu.account.stop();
         Ok(stop)
     }
 
@@ -161,6 +205,9 @@ impl Vcpu for SoftVcpu {
     }
 
     fn stats(&self) -> VcpuStats {
-        self.cpu.stats
+        let mut stats = account::report(&self.cpu.stats, &self.cpu.account, self.cpu.clock);
+        stats.decoder = self.blocks.stats;
+        stats.tlb.flushes = self.cpu.mmu.flushes;
+        stats
     }
 }

@@ -12,8 +12,15 @@
 //! **Waiting.** A vCPU that executes HLT with interrupts enabled sleeps inside `run` and uses no host CPU.
 #![forbid(unsafe_code)]
 
+mod options;
+mod stats;
+
 use std::sync::Arc;
 
+pub use options::EngineOptions;
+pub use stats::{
+    DecoderStats, ExitStats, HelperStats, InvalidationStats, TimeStats, Timed, TlbStats, TranslatorStats, VcpuStats,
+};
 pub use visor_memory::{Gpa, GuestMemory};
 use visor_x86::cpuid::Cpuid;
 use visor_x86::state::CpuState;
@@ -110,23 +117,6 @@ pub trait Vcpu: Send {
 
     /// Counters since the vCPU was made.
     fn stats(&self) -> VcpuStats;
-}
-
-/// Counters of one vCPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VcpuStats {
-    /// Guest instructions executed, 0 where the engine cannot count.
-    pub instructions: u64,
-    /// Port accesses.
-    pub pio: u64,
-    /// Memory-mapped accesses.
-    pub mmio: u64,
-    /// Interrupts delivered.
-    pub interrupts: u64,
-    /// Exceptions delivered.
-    pub exceptions: u64,
-    /// Times HLT put the vCPU to sleep.
-    pub halts: u64,
 }
 
 /// Why a vCPU stopped running.

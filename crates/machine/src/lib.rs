@@ -41,7 +41,7 @@ mod tests;
 pub use agent::AgentPort;
 pub use chars::{SerialInput, SerialOutput};
 pub use cpu::{CpuModel, MODELS as CPU_MODELS};
-pub use engine::{ChosenEngine, EngineChoice, choose};
+pub use engine::{ChosenEngine, EngineChoice, choose, choose_with};
 pub use error::{MachineError, MachineErrorKind};
 pub use life::{MachineState, StopReason};
 pub use machine::Machine;

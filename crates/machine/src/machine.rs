@@ -239,7 +239,7 @@ impl Machine {
 
     /// Counters of each vCPU as of the last time it stopped (at a kick, a pause or the end).
     pub fn stats(&self) -> Vec<VcpuStats> {
-        self.stats.iter().map(|s| *s.lock().unwrap_or_else(PoisonError::into_inner)).collect()
+        self.stats.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
     }
 
     /// The guest's RAM.

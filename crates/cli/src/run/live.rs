@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use visor_engine::EngineErrorKind;
 use visor_machine::{
     ChosenEngine, FileSource, Machine, MachineError, MachineErrorKind, MachineSpec, MachineState, SerialInput,
-    SerialOutput, StopReason, choose,
+    SerialOutput, StopReason, choose_with,
 };
 
 use super::agent::Agent;
 use super::end::End;
-use super::spec::wish;
+use super::spec::{engine_options, wish};
 use super::stats;
 use super::streams::{Input, Output};
 use super::wake::Wake;
-use crate::args::RunArgs;
+use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;
 use crate::terminal;
 
@@ -65,9 +66,13 @@ impl Live {
     pub(super) fn start(spec: MachineSpec, args: &RunArgs, tell: impl Fn(&str)) -> Result<Self, Failure> {
         let precious = args.disk.iter().any(|d| !d.ends_with(",ro"));
         let config = spec.validate().map_err(failure)?;
-        let engine = choose(wish(args.engine)).map_err(|e| {
+        let engine = choose_with(wish(args.engine), &engine_options(&args.tuning)).map_err(|e| {
+            let invalid = e.kind == EngineErrorKind::Invalid;
             let failure = Failure::from(anyhow::Error::from(e).context("the engine cannot be used"));
-            failure.hint("`visor doctor` shows what works on this host")
+            failure.hint(match invalid {
+                true => "`visor run --help` tells the engines' options",
+                false => "`visor doctor` shows what works on this host",
+            })
         })?;
         tell(&format!("engine {} ({})", engine.engine.caps().name, engine.reason));
         let mut machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, &config.kernel))?;
@@ -169,11 +174,16 @@ impl Live {
     }
 
     /// Stops the machine if it still runs, and tells what it did.
-    pub(super) fn finish(&mut self) -> String {
+    pub(super) fn finish(&mut self, format: StatsFormat) -> String {
         let elapsed = self.started.elapsed();
         self.machine.stop();
         self.machine.wait();
-        stats::render(self.engine.engine.caps().name, &self.engine.reason, &self.machine.stats(), elapsed)
+        let cpus = self.machine.stats();
+        let report = stats::Report::new(self.engine.engine.caps().name, &self.engine.reason, &cpus, elapsed);
+        match format {
+            StatsFormat::Table => report.table(),
+            StatsFormat::Json => report.json(),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
 use self::spec::Job;
 use self::tail::Tail;
-use crate::args::RunArgs;
+use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;
 
 /// Runs a machine and gives the exit status.
@@ -39,8 +39,8 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
         }
     })?;
     let done = work(&live, job, args, verbose, quiet);
-    let stats = live.finish();
-    if args.stats {
+    let stats = live.finish(args.stats.unwrap_or(StatsFormat::Table));
+    if args.stats.is_some() {
         eprint!("{stats}");
     }
     let (end, hidden) = done?;

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use visor_disk::{Access, Format, ImageOptions};
+use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Disk, EngineChoice, FileSource, MachineSpec};
 
 use super::live::is_terminal;
-use crate::args::{EngineArg, RunArgs};
+use crate::args::{DebugArg, EngineArg, RunArgs, TuningArgs};
 use crate::image;
 use crate::report::Failure;
 
@@ -65,6 +66,21 @@ pub(super) fn wish(engine: EngineArg) -> EngineChoice {
         EngineArg::Auto => EngineChoice::Auto,
         EngineArg::Soft => EngineChoice::Soft,
         EngineArg::Kvm => EngineChoice::Kvm,
+    }
+}
+
+/// What the user asked of it.
+pub(super) fn engine_options(args: &TuningArgs) -> EngineOptions {
+    let range = args.debug.iter().rev().find_map(|d| match d {
+        DebugArg::TranslateRange(range) => Some(range.clone()),
+        DebugArg::Lockstep => None,
+    });
+    EngineOptions {
+        tier: args.tier,
+        lockstep: args.debug.contains(&DebugArg::Lockstep),
+        translate_range: range,
+        code_cache: args.code_cache,
+        perf_map: args.perf_map,
     }
 }
 
@@ -142,6 +158,15 @@ mod tests {
         assert_eq!(kernel_args("quiet rw", &command, Some("a b"), 0), "quiet rw console=ttyS0 visor.console=off a b");
         assert_eq!(kernel_args("quiet rw", &Job::Shell, None, 1), "rw console=ttyS0");
         assert!(kernel_args("quiet", &Job::Shell, None, 2).contains("earlyprintk=ttyS0"));
+    }
+
+    #[test]
+    fn the_last_range_counts() {
+        let debug = [DebugArg::TranslateRange(1..2), DebugArg::Lockstep, DebugArg::TranslateRange(5..6)];
+        let options = engine_options(&TuningArgs { debug: debug.to_vec(), ..TuningArgs::default() });
+        let expected = EngineOptions { lockstep: true, translate_range: Some(5..6), ..EngineOptions::default() };
+        assert_eq!(options, expected);
+        assert_eq!(engine_options(&TuningArgs::default()), EngineOptions::default());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::cpu::{CodeSize, Cpu, Mode, Parts};
 use crate::decode::lower;
 use crate::exec::int::{AF, CF, OF, PF, SF, ZF};
 use crate::fabric::{CpuPort, Fabric};
+use crate::mmu::CpuBox;
 use crate::op::{Flow, REG_BLOCK_RIP};
 
 const RAX: usize = 0;
@@ -28,7 +29,7 @@ const RSI: usize = 6;
 const RDI: usize = 7;
 
 /// A CPU over a little RAM, without paging.
-fn cpu(size: CodeSize) -> Box<Cpu> {
+fn cpu(size: CodeSize) -> CpuBox {
     let ram = Arc::new(GuestMemory::new(&[RamRange { start: Gpa(0), len: 1 << 20 }]).unwrap());
     let apic = LocalApic::new(LocalApicConfig {
         id: 0,
@@ -48,7 +49,8 @@ fn cpu(size: CodeSize) -> Box<Cpu> {
         fpu_unit: Arc::new(FpuUnit::new().unwrap()),
         clock: TscClock::measure(),
         epoch_tsc: 0,
-    });
+    })
+    .unwrap();
     let width = u64::MAX >> (64 - size.bits());
     cpu.mode = Mode { size, protected: size != CodeSize::Bits16, single: false };
     cpu.rip_mask = width;
@@ -82,7 +84,7 @@ fn run(cpu: &mut Cpu, code: &[u8]) -> Flow {
     last
 }
 
-fn long() -> Box<Cpu> {
+fn long() -> CpuBox {
     cpu(CodeSize::Bits64)
 }
 

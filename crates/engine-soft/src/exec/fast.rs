@@ -62,13 +62,13 @@ impl Cpu {
     /// Host address of `size` bytes at `lin`, from the TLB of loads.
     #[inline(always)]
     fn load_host(&self, lin: u64, size: u64) -> Option<*mut u8> {
-        self.mmu.space.load[self.mmu.privilege as usize].lookup(lin, size)
+        self.mmu.load(self.mmu.privilege).lookup(lin, size)
     }
 
     /// Host address of `size` bytes at `lin`, from the TLB of stores.
     #[inline(always)]
     fn store_host(&self, lin: u64, size: u64) -> Option<*mut u8> {
-        self.mmu.space.store[self.mmu.privilege as usize].lookup(lin, size)
+        self.mmu.store(self.mmu.privilege).lookup(lin, size)
     }
 
     /// Loads the memory operand.

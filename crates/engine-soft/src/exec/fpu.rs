@@ -194,7 +194,7 @@ impl Cpu {
     /// Loads up to a page of bytes with the rights of the running code; they may cross one page boundary.
     pub(crate) fn load_bytes(&mut self, lin: u64, seg: u8, data: &mut [u8]) -> Guest<()> {
         let who = self.mmu.privilege;
-        if let Some(host) = self.mmu.space.load[who as usize].lookup(lin, (data.len() as u64).min(PAGE)) {
+        if let Some(host) = self.mmu.load(who).lookup(lin, (data.len() as u64).min(PAGE)) {
             // SAFETY: a TLB hit for the whole range, which may change under us.
             unsafe { copy_out(host, data) };
             return Ok(());
@@ -207,7 +207,7 @@ impl Cpu {
     pub(crate) fn store_bytes(&mut self, lin: u64, seg: u8, data: &[u8], op: Option<&Op>) -> Guest<()> {
         let who = self.mmu.privilege;
         let len = data.len() as u64;
-        if let Some(host) = self.mmu.space.store[who as usize].lookup(lin, len.min(PAGE)) {
+        if let Some(host) = self.mmu.store(who).lookup(lin, len.min(PAGE)) {
             // SAFETY: a TLB hit for the whole range.
             unsafe { copy_in(host, data) };
             self.after_store(host, len, op);

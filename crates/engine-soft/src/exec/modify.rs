@@ -24,7 +24,7 @@ impl Cpu {
         lin: u64,
         f: impl Fn(T, u64) -> (T, u64),
     ) -> Guest<T> {
-        match self.mmu.space.store[self.mmu.privilege as usize].lookup(lin, T::SIZE) {
+        match self.mmu.store(self.mmu.privilege).lookup(lin, T::SIZE) {
             Some(host) => Ok(self.modify_host::<T, LOCK>(op, host, f)),
             None => self.modify_slow::<T, LOCK>(op, lin, &f),
         }
@@ -58,7 +58,7 @@ impl Cpu {
 
     /// Faults as a store of `size` bytes (at most a page) at `lin` would; writes nothing.
     pub(crate) fn probe_store(&mut self, lin: u64, size: u64, seg: u8) -> Guest<()> {
-        if self.mmu.space.store[self.mmu.privilege as usize].lookup(lin, size).is_some() {
+        if self.mmu.store(self.mmu.privilege).lookup(lin, size).is_some() {
             return Ok(());
         }
         self.check_canonical(lin, size, seg)?;

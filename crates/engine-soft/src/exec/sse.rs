@@ -69,7 +69,7 @@ fn load<const L: bool, const ALIGN: bool>(cpu: &mut Cpu, op: &Op) -> Guest<Vecto
     if !L {
         return Ok(Vector { lo: cpu.read(lin, op.mem.seg)?, hi: 0 });
     }
-    if let Some(host) = cpu.mmu.space.load[cpu.mmu.privilege as usize].lookup(lin, 32) {
+    if let Some(host) = cpu.mmu.load(cpu.mmu.privilege).lookup(lin, 32) {
         // SAFETY: a TLB hit is 32 bytes of guest RAM.
         return Ok(unsafe { Vector { lo: peek(host), hi: peek(host.add(16)) } });
     }
@@ -84,7 +84,7 @@ fn store<const L: bool, const ALIGN: bool>(cpu: &mut Cpu, op: &Op, v: Vector) ->
     if !L {
         return cpu.write(lin, op.mem.seg, v.lo, Some(op));
     }
-    if let Some(host) = cpu.mmu.space.store[cpu.mmu.privilege as usize].lookup(lin, 32) {
+    if let Some(host) = cpu.mmu.store(cpu.mmu.privilege).lookup(lin, 32) {
         // SAFETY: a TLB hit is 32 bytes of writable guest RAM.
         unsafe {
             poke(host, v.lo);

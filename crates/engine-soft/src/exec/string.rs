@@ -220,10 +220,10 @@ fn movs_chunk<T: Element>(cpu: &mut Cpu, op: &Op, count: u64) -> u64 {
             return 0;
         }
     }
-    let who = cpu.mmu.privilege as usize;
+    let who = cpu.mmu.privilege;
     let len = n * T::SIZE;
-    let Some(from) = cpu.mmu.space.load[who].lookup(from, len) else { return 0 };
-    let Some(to) = cpu.mmu.space.store[who].lookup(to, len) else { return 0 };
+    let Some(from) = cpu.mmu.load(who).lookup(from, len) else { return 0 };
+    let Some(to) = cpu.mmu.store(who).lookup(to, len) else { return 0 };
     // SAFETY: TLB hits for the whole of both ranges.
     unsafe { T::rep_movs(to, from, n) };
     cpu.after_store(to, len, Some(op));
@@ -242,7 +242,7 @@ fn stos_chunk<T: Element>(cpu: &mut Cpu, op: &Op, count: u64) -> u64 {
         return 0;
     }
     let len = n * T::SIZE;
-    let Some(to) = cpu.mmu.space.store[cpu.mmu.privilege as usize].lookup(to, len) else { return 0 };
+    let Some(to) = cpu.mmu.store(cpu.mmu.privilege).lookup(to, len) else { return 0 };
     // SAFETY: a TLB hit for the whole range.
     unsafe { T::rep_stos(to, cpu.reg::<T>(0), n) };
     cpu.after_store(to, len, Some(op));

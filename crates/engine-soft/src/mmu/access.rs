@@ -90,7 +90,7 @@ impl Cpu {
     /// non-canonical address.
     #[inline(always)]
     pub(crate) fn read<T: Word>(&mut self, lin: u64, seg: u8) -> Guest<T> {
-        match self.mmu.space.load[self.mmu.privilege as usize].lookup(lin, T::SIZE) {
+        match self.mmu.load(self.mmu.privilege).lookup(lin, T::SIZE) {
             // SAFETY: a TLB hit is `SIZE` bytes of guest RAM, which may change under us: volatile, unaligned.
             Some(host) => Ok(unsafe { peek(host) }),
             None => self.read_slow(lin, seg, self.mmu.privilege),
@@ -100,7 +100,7 @@ impl Cpu {
     /// Stores to linear address `lin` with the rights of the running code; `op` is the instruction that does it.
     #[inline(always)]
     pub(crate) fn write<T: Word>(&mut self, lin: u64, seg: u8, value: T, op: Option<&Op>) -> Guest<()> {
-        match self.mmu.space.store[self.mmu.privilege as usize].lookup(lin, T::SIZE) {
+        match self.mmu.store(self.mmu.privilege).lookup(lin, T::SIZE) {
             Some(host) => {
                 // SAFETY: a TLB hit is `SIZE` bytes of writable guest RAM.
                 unsafe { poke(host, value) };

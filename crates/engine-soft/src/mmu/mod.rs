@@ -5,14 +5,22 @@
 //! the slow path in `slow`. Stores look at the page's code mark after writing (see `visor_memory`).
 
 mod access;
+mod home;
 mod slow;
 mod space;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod tlb;
 mod walk;
 
 pub(crate) use access::{Word, peek, poke};
+pub(crate) use home::CpuBox;
+pub(crate) use home::{
+    Home, KERNEL_AT, KERNEL_TARGETS_AT, KERNEL_TARGETS_MASK, KernelTables, SPACES, TargetsAt, USER_AT, USER_TARGETS_AT,
+    USER_TARGETS_MASK, UserTables,
+};
 pub(crate) use space::Privilege;
+pub(crate) use tables::{ENTRIES, LoadTable, StoreTable, Tables};
 pub(crate) use tlb::{Mmu, Paging};
 pub(crate) use walk::Access;

@@ -4,6 +4,7 @@
 use visor_memory::{Frame, Gpa, PAGE, RamPage};
 use visor_x86::exception::{Exception, Vector};
 
+use crate::account::Phase;
 use crate::cpu::Cpu;
 use crate::mmu::access::{peek, poke};
 use crate::mmu::space::Fill;
@@ -54,6 +55,7 @@ impl Cpu {
         if let Some((gpa, page)) = self.mmu.code_page(lin, user) {
             return Ok(FetchPlace { gpa: Gpa(gpa + offset), page });
         }
+        self.stats.tlb.fetch_misses += 1;
         self.check_canonical(lin, 1, 1)?;
         let who = if user { Privilege::User } else { Privilege::Supervisor };
         let t = self.translate(lin, Access::Fetch, who)?;
@@ -66,6 +68,7 @@ impl Cpu {
     /// A load that the TLB did not serve.
     #[cold]
     pub(crate) fn load_slow(&mut self, lin: u64, data: &mut [u8], who: Privilege) -> Guest<()> {
+        self.stats.tlb.load_misses += 1;
         self.check_alignment(lin, data.len(), who)?;
         let room = (PAGE - lin % PAGE) as usize;
         if data.len() > room {
@@ -92,6 +95,7 @@ impl Cpu {
     /// A store that the TLB did not serve. Nothing is written if any byte of it faults.
     #[cold]
     pub(crate) fn store_slow(&mut self, lin: u64, data: &[u8], who: Privilege, op: Option<&Op>) -> Guest<()> {
+        self.stats.tlb.store_misses += 1;
         self.check_alignment(lin, data.len(), who)?;
         let room = (PAGE - lin % PAGE) as usize;
         if data.len() > room {
@@ -129,8 +133,10 @@ impl Cpu {
             if apic {
                 self.apic_read((at.0 % PAGE) as u32 + done as u32, piece);
             } else {
-                self.stats.mmio += 1;
+                let entered = self.account.enter(Phase::Devices);
                 self.io().mmio_read(Gpa(at.0 + done as u64), piece);
+                let ticks = self.account.leave(entered);
+                self.stats.exits.mmio.add(ticks);
             }
             done += n;
         }
@@ -146,8 +152,10 @@ impl Cpu {
             if apic {
                 self.apic_write((at.0 % PAGE) as u32 + done as u32, piece);
             } else {
-                self.stats.mmio += 1;
+                let entered = self.account.enter(Phase::Devices);
                 self.io().mmio_write(Gpa(at.0 + done as u64), piece);
+                let ticks = self.account.leave(entered);
+                self.stats.exits.mmio.add(ticks);
             }
             done += n;
         }
@@ -171,9 +179,10 @@ impl Cpu {
     /// Host address for a read-modify-write of `size` bytes at `lin`, or `None` if it crosses a page, is not RAM, or is
     /// watched by a data breakpoint.
     pub(crate) fn rmw_host(&mut self, lin: u64, size: u64, who: Privilege) -> Guest<Option<*mut u8>> {
-        if let Some(host) = self.mmu.space.store[who as usize].lookup(lin, size) {
+        if let Some(host) = self.mmu.store(who).lookup(lin, size) {
             return Ok(Some(host));
         }
+        self.stats.tlb.store_misses += 1;
         self.check_alignment(lin, size as usize, who)?;
         if lin % PAGE + size > PAGE {
             return Ok(None);

@@ -1,22 +1,9 @@
-//! One address space of the soft TLB: direct-mapped tables by privilege mode and kind of access, with bitmaps beside them
-//! that tell which entries are in use, global, or parts of large pages; flushes visit only those.
+//! What flushes need to know of the soft TLB's tables: bitmaps that tell which entries are in use, global, or parts of large
+//! pages, so that a flush visits only those; and the address spaces to which the tables belong.
 
-/// Entries in one table.
-pub(crate) const ENTRIES: usize = 1024;
-/// One entry: hits when `lin - tag <= 4096 - size`, and then `lin + addend` is the host address.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct TlbEntry {
-    /// Linear address of the page; in an empty entry a page that maps to another entry, which can never match.
-    pub(crate) tag: u64,
-    /// Host address of the page minus `tag` (wrapping).
-    pub(crate) addend: u64,
-}
+use std::sync::atomic::AtomicU32;
 
-/// A table for one kind of access in one mode.
-#[derive(Clone, Debug)]
-#[repr(C)]
-pub(crate) struct Table(pub(crate) [TlbEntry; ENTRIES]);
+use crate::mmu::tables::{ENTRIES, Entry, Tables, index};
 
 /// Whose rights an access uses; selects the pair of tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +40,16 @@ pub(crate) struct Fill {
 }
 
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
 struct Bits([u64; ENTRIES / 64]);
 
+impl Default for Bits {
+    fn default() -> Self {
+        Bits([0; ENTRIES / 64])
+    }
+}
+
 /// Bitmaps over one table's entries.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Marks {
     used: Bits,
     global: Bits,
@@ -67,21 +58,27 @@ struct Marks {
 
 /// A Bloom filter over page numbers with one hash: may say yes wrongly, never no.
 #[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
 pub(super) struct Filter([u64; 16]);
 
-/// The tables of one address space (PCID).
+/// A pair of tables with its bitmaps.
 #[derive(Debug)]
-#[repr(C)]
-pub(crate) struct Space {
-    /// Loads, by [`Privilege`].
-    pub(crate) load: [Table; 4],
-    /// Stores, by [`Privilege`].
-    pub(crate) store: [Table; 4],
-    /// By kind (loads, stores) and privilege.
-    marks: [[Marks; 4]; 2],
+pub(super) struct Kept {
+    tables: *mut Tables,
+    load: Marks,
+    store: Marks,
     /// 1 GiB regions with parts of large pages.
     giant: Filter,
+}
+
+/// An address space (PCID) and its tables.
+#[derive(Debug)]
+pub(crate) struct Space {
+    /// Ring 3.
+    pub(super) user: Kept,
+    /// Supervisor with RFLAGS.AC.
+    pub(super) ac: Kept,
+    /// Which user tables of the CPU's home these are.
+    pub(super) slot: usize,
     /// See `Mmu::generation`, lower half.
     pub(super) generation: u64,
     /// Pages in the lower half whose code may be cached.
@@ -93,38 +90,24 @@ pub(crate) struct Space {
     pub(super) last_use: u64,
 }
 
-impl Table {
-    /// Host address of `size` bytes at `lin` if the table permits the access and it stays within one page.
-    #[inline(always)]
-    pub(crate) fn lookup(&self, lin: u64, size: u64) -> Option<*mut u8> {
-        let e = &self.0[index(lin)];
-        if lin.wrapping_sub(e.tag) <= 4096 - size { Some(lin.wrapping_add(e.addend) as *mut u8) } else { None }
-    }
-}
-
-impl Space {
-    pub(super) fn new(pcid: u16) -> Box<Self> {
-        // SAFETY: all zeroes is a valid value of every field.
-        let mut space = unsafe { Box::<Space>::new_zeroed().assume_init() };
-        space.pcid = pcid;
-        space.valid = true;
-        for table in space.load.iter_mut().chain(&mut space.store) {
-            table.0[0] = empty(0);
-        }
-        space
+impl Kept {
+    /// Around empty tables, which must live as long as this.
+    pub(super) fn new(tables: *mut Tables) -> Self {
+        Kept { tables, load: Marks::default(), store: Marks::default(), giant: Filter::default() }
     }
 
-    /// Permits loads (`store`: stores) by `who`.
-    pub(crate) fn fill(&mut self, store: bool, who: Privilege, fill: &Fill) {
+    /// Permits loads, and stores if the frame's code mark `mark` is given.
+    pub(super) fn fill(&mut self, fill: &Fill, mark: Option<*const AtomicU32>) {
+        let entry = Entry { tag: fill.lin & !0xfff, host: fill.host as u64 };
         let i = index(fill.lin);
-        let tag = fill.lin & !0xfff;
-        let entry = TlbEntry { tag, addend: (fill.host as u64).wrapping_sub(tag) };
-        let tables = if store { &mut self.store } else { &mut self.load };
-        tables[who as usize].0[i] = entry;
-        let marks = &mut self.marks[usize::from(store)][who as usize];
-        marks.used.set(i, true);
-        marks.global.set(i, fill.global);
-        marks.large.set(i, fill.large);
+        // SAFETY: the tables live as long as this, and belong to the CPU that calls.
+        let tables = unsafe { &mut *self.tables };
+        tables.put_load(entry);
+        self.load.set(i, fill);
+        if let Some(mark) = mark {
+            tables.put_store(entry, mark);
+            self.store.set(i, fill);
+        }
         if fill.large {
             self.giant.add(fill.lin >> 30);
         }
@@ -132,12 +115,10 @@ impl Space {
 
     /// Drops every entry (`keep_global`: but the global ones).
     pub(super) fn clear(&mut self, keep_global: bool) {
-        for (store, marks) in self.marks.iter_mut().enumerate() {
-            let tables = if store == 1 { &mut self.store } else { &mut self.load };
-            for (table, marks) in tables.iter_mut().zip(marks) {
-                marks.clear(table, keep_global);
-            }
-        }
+        // SAFETY: as in `fill`.
+        let tables = unsafe { &mut *self.tables };
+        self.load.clear(keep_global, |i| tables.empty_load(i));
+        self.store.clear(keep_global, |i| tables.empty_store(i));
         if !keep_global {
             self.giant = Filter::default();
         }
@@ -145,47 +126,82 @@ impl Space {
 
     /// Drops what translates the page of `lin`, which may be large.
     pub(super) fn drop_page(&mut self, lin: u64) {
-        let giant = self.giant.has(lin >> 30);
+        // SAFETY: as in `fill`.
+        let tables = unsafe { &mut *self.tables };
         let i = index(lin);
-        for (store, marks) in self.marks.iter_mut().enumerate() {
-            let tables = if store == 1 { &mut self.store } else { &mut self.load };
-            for (table, marks) in tables.iter_mut().zip(marks) {
-                table.0[i] = empty(i);
-                marks.used.set(i, false);
-                if giant {
-                    // A page of 1 GiB cannot be told from one of 2 MiB here: drop the whole gigabyte's large ones.
-                    marks.drop_large(table, lin);
+        tables.empty(i);
+        self.load.used.set(i, false);
+        self.store.used.set(i, false);
+        if self.giant.has(lin >> 30) {
+            // A page of 1 GiB cannot be told from one of 2 MiB here: drop the whole gigabyte's large ones.
+            for i in self.load.large_entries() {
+                if (tables.load.tag(i) ^ lin) >> 30 == 0 {
+                    tables.empty_load(i);
+                    self.load.used.set(i, false);
+                }
+            }
+            for i in self.store.large_entries() {
+                if (tables.store.page.tag(i) ^ lin) >> 30 == 0 {
+                    tables.empty_store(i);
+                    self.store.used.set(i, false);
                 }
             }
         }
     }
 }
 
+impl Space {
+    pub(super) fn new(pcid: u16, slot: usize, user: *mut Tables, ac: *mut Tables) -> Box<Self> {
+        Box::new(Space {
+            user: Kept::new(user),
+            ac: Kept::new(ac),
+            slot,
+            generation: 0,
+            code: Filter::default(),
+            pcid,
+            valid: true,
+            last_use: 0,
+        })
+    }
+
+    /// Drops every entry (`keep_global`: but the global ones).
+    pub(super) fn clear(&mut self, keep_global: bool) {
+        self.user.clear(keep_global);
+        self.ac.clear(keep_global);
+    }
+
+    /// Drops what translates the page of `lin`.
+    pub(super) fn drop_page(&mut self, lin: u64) {
+        self.user.drop_page(lin);
+        self.ac.drop_page(lin);
+    }
+}
+
 impl Marks {
-    fn clear(&mut self, table: &mut Table, keep_global: bool) {
+    fn set(&mut self, i: usize, fill: &Fill) {
+        self.used.set(i, true);
+        self.global.set(i, fill.global);
+        self.large.set(i, fill.large);
+    }
+
+    fn clear(&mut self, keep_global: bool, mut empty: impl FnMut(usize)) {
         for word in 0..self.used.0.len() {
             let mut bits = self.used.0[word] & if keep_global { !self.global.0[word] } else { !0 };
             self.used.0[word] &= !bits;
             while bits != 0 {
-                let i = word * 64 + bits.trailing_zeros() as usize;
-                table.0[i] = empty(i);
+                empty(word * 64 + bits.trailing_zeros() as usize);
                 bits &= bits - 1;
             }
         }
     }
 
-    fn drop_large(&mut self, table: &mut Table, lin: u64) {
-        for word in 0..self.used.0.len() {
-            let mut bits = self.used.0[word] & self.large.0[word];
-            while bits != 0 {
-                let i = word * 64 + bits.trailing_zeros() as usize;
-                if (table.0[i].tag ^ lin) >> 30 == 0 {
-                    table.0[i] = empty(i);
-                    self.used.set(i, false);
-                }
-                bits &= bits - 1;
-            }
-        }
+    /// Entries in use that are parts of large pages.
+    fn large_entries(&self) -> impl Iterator<Item = usize> + use<> {
+        let words: Vec<u64> = self.used.0.iter().zip(&self.large.0).map(|(u, l)| u & l).collect();
+        words
+            .into_iter()
+            .enumerate()
+            .flat_map(|(w, bits)| (0..64).filter(move |b| bits >> b & 1 != 0).map(move |b| w * 64 + b))
     }
 }
 
@@ -215,15 +231,4 @@ impl Filter {
         let hash = page.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
         ((hash >> 6) as usize, 1 << (hash & 63))
     }
-}
-
-/// The entry that a linear address maps to.
-#[inline(always)]
-fn index(lin: u64) -> usize {
-    (lin >> 12) as usize & (ENTRIES - 1)
-}
-
-/// The empty entry at `i`: page 0 maps to entry 0, so an empty entry 0 has the tag of a page that maps to entry 1.
-fn empty(i: usize) -> TlbEntry {
-    TlbEntry { tag: if i == 0 { 1 << 12 } else { 0 }, addend: 0 }
 }

@@ -1,11 +1,11 @@
 //! The soft TLB.
 
 use super::space::Fill;
-use super::{Mmu, Privilege};
+use super::{Home, Mmu, Privilege};
 
 fn mmu() -> Mmu {
     let ram = visor_memory::RamRange { start: visor_memory::Gpa(0), len: 0x10000 };
-    Mmu::new(&visor_memory::GuestMemory::new(&[ram]).unwrap())
+    Mmu::new(&visor_memory::GuestMemory::new(&[ram]).unwrap(), Home::new().unwrap())
 }
 
 fn put(m: &mut Mmu, lin: u64, global: bool, large: bool) {
@@ -14,7 +14,8 @@ fn put(m: &mut Mmu, lin: u64, global: bool, large: bool) {
 }
 
 fn hit(m: &Mmu, lin: u64) -> bool {
-    let hits = [&m.space.load, &m.space.store].map(|t| t[0].lookup(lin, 8).is_some());
+    let hits = [m.load(Privilege::Supervisor).lookup(lin, 8), m.store(Privilege::Supervisor).lookup(lin, 8)]
+        .map(|h| h.is_some());
     assert_eq!(hits[0], hits[1]);
     hits[0]
 }
@@ -43,7 +44,8 @@ fn a_cr3_load_keeps_global_pages_only() {
 #[test]
 fn spaces_keep_their_entries_and_generation() {
     let mut m = mmu();
-    put(&mut m, 0x5000, false, false);
+    m.fill(true, Privilege::User, &Fill { lin: 0x5000, host: 0x7000_5000 as *mut u8, global: false, large: false });
+    let hit = |m: &Mmu, lin| m.store(Privilege::User).lookup(lin, 8).is_some();
     let first = m.code_generation[0];
     m.switch(1, true);
     assert!(!hit(&m, 0x5000));

@@ -2,12 +2,14 @@
 //!
 //! With PCIDs (SDM 3A §4.10.1) several [`Space`]s are kept, so that a switch of address spaces costs no refills.
 
+use std::sync::Arc;
+
 use visor_memory::RamPage;
 
-use crate::mmu::space::{Fill, Filter, Privilege, Space};
+use crate::mmu::home::{Home, SPACES};
+use crate::mmu::space::{Fill, Filter, Kept, Privilege, Space};
+use crate::mmu::tables::{LoadTable, StoreTable};
 
-/// Address spaces kept at a time; Linux rotates through six PCIDs.
-const SPACES: usize = 8;
 /// Entries of the code TLB.
 const CODE_ENTRIES: usize = 512;
 
@@ -41,8 +43,17 @@ pub(crate) enum Paging {
 pub(crate) struct Mmu {
     /// Whose rights loads and stores of instructions use; follows CPL, RFLAGS.AC and CR4.SMAP.
     pub(crate) privilege: Privilege,
-    /// The tables of the current address space.
-    pub(crate) space: Box<Space>,
+    /// The tables in force, by [`Privilege`].
+    load: [*const LoadTable; 4],
+    store: [*const StoreTable; 4],
+    /// The GS base under which generated code sees them.
+    pub(crate) window: u64,
+    /// Where the tables are.
+    pub(crate) home: Arc<Home>,
+    /// Supervisor accesses of every address space. What is not global belongs to the current one.
+    kernel: Kept,
+    /// The current address space.
+    space: Box<Space>,
     /// Host address of frame 0.
     pub(crate) ram_base: u64,
     /// Code marks, one word per frame.
@@ -66,6 +77,8 @@ pub(crate) struct Mmu {
     /// A global page in the lower half was cached: INVLPG there concerns every space.
     lower_global: bool,
     clock: u64,
+    /// Flushes of more than one page.
+    pub(crate) flushes: u64,
 }
 
 // SAFETY: `code_marks` points into the machine's RAM tables, which the CPU keeps alive through its `ram` field; the host
@@ -73,12 +86,18 @@ pub(crate) struct Mmu {
 unsafe impl Send for Mmu {}
 
 impl Mmu {
-    /// Empty tables over `ram`.
-    pub(crate) fn new(ram: &visor_memory::GuestMemory) -> Self {
+    /// Empty tables over `ram`, in `home`.
+    pub(crate) fn new(ram: &visor_memory::GuestMemory, home: Arc<Home>) -> Self {
         let none = CodeEntry { key: !0, generation: 0, gpa: 0, page: None };
         let mut mmu = Mmu {
             privilege: Privilege::Supervisor,
-            space: Space::new(0),
+            load: [std::ptr::null(); 4],
+            store: [std::ptr::null(); 4],
+            window: 0,
+            // SAFETY: addresses of fields only.
+            kernel: Kept::new(unsafe { &raw mut (*home.kernel()).tables }),
+            space: space(&home, 0, 0),
+            home,
             ram_base: ram.base() as u64,
             code_marks: ram.frames().code_marks(),
             code_generation: [1, 2],
@@ -92,9 +111,57 @@ impl Mmu {
             upper_not_global: false,
             lower_global: false,
             clock: 2,
+            flushes: 0,
         };
         mmu.space.generation = 1;
+        mmu.look_at_space();
         mmu
+    }
+
+    /// The table of loads with the rights of `who`.
+    #[inline(always)]
+    pub(crate) fn load(&self, who: Privilege) -> &LoadTable {
+        // SAFETY: set by `look_at_space` to tables in the home, which lives as long as this; only this CPU changes them.
+        unsafe { &*self.load[who as usize] }
+    }
+
+    /// The table of stores with the rights of `who`.
+    #[inline(always)]
+    pub(crate) fn store(&self, who: Privilege) -> &StoreTable {
+        // SAFETY: as in `load`.
+        unsafe { &*self.store[who as usize] }
+    }
+
+    /// Says that the code at `lin` is translated at host address `code`.
+    pub(crate) fn put_target(&self, lin: u64, code: u64, user: bool) {
+        // SAFETY: the CPU that lives in the home calls, and no translated code runs.
+        unsafe {
+            match (user, lin >> 63 != 0) {
+                (true, false) => (*self.home.user(self.space.slot)).targets.put(lin, code),
+                (false, true) => (*self.home.kernel()).targets.put(lin, code),
+                // What is remembered there would not be forgotten in time.
+                _ => {}
+            }
+        }
+    }
+
+    /// Forgets where user code of `slot` is translated.
+    fn forget_targets(home: &Home, slot: usize) {
+        // SAFETY: as in `put_target`.
+        unsafe { (*home.user(slot)).targets.clear() };
+    }
+
+    /// Makes the tables of `space` those in force.
+    fn look_at_space(&mut self) {
+        let user = self.home.user(self.space.slot);
+        // SAFETY: addresses of fields only.
+        unsafe {
+            let kernel = &raw const (*self.home.kernel()).tables;
+            let tables = [kernel, &raw const (*user).ac, &raw const (*user).user, self.home.aligned().cast_const()];
+            self.load = tables.map(|t| &raw const (*t).load);
+            self.store = tables.map(|t| &raw const (*t).store);
+        }
+        self.window = self.home.window(self.space.slot);
     }
 
     /// The generation that code at `lin` belongs to. What was found at `lin` under one generation is valid while this
@@ -106,6 +173,8 @@ impl Mmu {
 
     /// Drops everything, in every address space.
     pub(crate) fn flush_all(&mut self) {
+        self.flushes += 1;
+        self.kernel.clear(false);
         self.space.clear(false);
         for space in &mut self.others {
             space.valid = false;
@@ -121,9 +190,12 @@ impl Mmu {
             self.move_upper();
         }
         if self.space.pcid != pcid {
+            self.kernel.clear(true);
             self.activate(pcid);
         }
         if !keep {
+            self.flushes += 1;
+            self.kernel.clear(true);
             self.space.clear(true);
             self.move_lower();
         }
@@ -131,7 +203,9 @@ impl Mmu {
 
     /// Drops what is not global in the space of `pcid`.
     pub(crate) fn flush_pcid(&mut self, pcid: u16) {
+        self.flushes += 1;
         if self.space.pcid == pcid {
+            self.kernel.clear(true);
             self.space.clear(true);
             self.move_lower();
             if self.upper_not_global {
@@ -153,6 +227,7 @@ impl Mmu {
 
     /// INVLPG.
     pub(crate) fn flush_page(&mut self, lin: u64) {
+        self.kernel.drop_page(lin);
         self.space.drop_page(lin);
         if lin >> 63 != 0 || self.lower_global {
             for space in self.others.iter_mut().filter(|s| s.valid) {
@@ -165,6 +240,7 @@ impl Mmu {
     /// INVPCID type 0: one page of one address space.
     pub(crate) fn flush_page_of(&mut self, pcid: u16, lin: u64) {
         if self.space.pcid == pcid {
+            self.kernel.drop_page(lin);
             self.space.drop_page(lin);
             self.flush_code_page(lin);
         }
@@ -174,6 +250,7 @@ impl Mmu {
             generation += 1;
             space.generation = generation;
             space.code = Filter::default();
+            Self::forget_targets(&self.home, space.slot);
         }
         self.clock = generation;
         if lin >> 63 != 0 {
@@ -187,9 +264,13 @@ impl Mmu {
             return;
         }
         self.lower_global |= fill.global && fill.lin >> 63 == 0;
-        self.space.fill(false, who, fill);
-        if store {
-            self.space.fill(true, who, fill);
+        let frame = ((fill.host as u64).wrapping_sub(self.ram_base) >> 12) as usize;
+        // SAFETY: filled pages are RAM, each frame of which has a mark.
+        let mark = store.then(|| unsafe { self.code_marks.add(frame) });
+        match who {
+            Privilege::Supervisor => self.kernel.fill(fill, mark),
+            Privilege::SupervisorAc => self.space.ac.fill(fill, mark),
+            Privilege::User | Privilege::UserAligned => self.space.user.fill(fill, mark),
         }
     }
 
@@ -253,7 +334,8 @@ impl Mmu {
         let i = match self.others.iter().position(|s| s.pcid == pcid) {
             Some(i) => i,
             None if self.others.len() < SPACES - 1 => {
-                self.others.push(Space::new(pcid));
+                let slot = self.others.len() + 1;
+                self.others.push(space(&self.home, pcid, slot));
                 self.others.len() - 1
             }
             None => {
@@ -271,6 +353,7 @@ impl Mmu {
             self.move_lower();
         }
         self.code_generation[0] = self.space.generation;
+        self.look_at_space();
     }
 
     fn move_lower(&mut self) {
@@ -278,6 +361,7 @@ impl Mmu {
         self.space.generation = self.clock;
         self.space.code = Filter::default();
         self.code_generation[0] = self.clock;
+        Self::forget_targets(&self.home, self.space.slot);
     }
 
     fn move_upper(&mut self) {
@@ -285,7 +369,15 @@ impl Mmu {
         self.upper_code = Filter::default();
         self.upper_not_global = false;
         self.code_generation[1] = self.clock;
+        // SAFETY: as in `put_target`.
+        unsafe { (*self.home.kernel()).targets.clear() };
     }
+}
+
+fn space(home: &Home, pcid: u16, slot: usize) -> Box<Space> {
+    let user = home.user(slot);
+    // SAFETY: addresses of fields only.
+    unsafe { Space::new(pcid, slot, &raw mut (*user).user, &raw mut (*user).ac) }
 }
 
 #[inline]

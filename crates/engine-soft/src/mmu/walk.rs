@@ -73,6 +73,7 @@ impl Cpu {
         if self.mmu.paging == Paging::Long && !is_canonical(lin) {
             return self.fail(Exception::gp(0));
         }
+        self.stats.tlb.walks += u64::from(self.mmu.paging != Paging::Off);
         for _ in 0..RETRIES {
             match self.walk(lin, access, who) {
                 Ok(t) => return Ok(t),

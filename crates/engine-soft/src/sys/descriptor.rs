@@ -97,7 +97,7 @@ impl Cpu {
     #[inline]
     pub(super) fn sys_read<T: Word>(&mut self, lin: u64) -> Guest<T> {
         let lin = if self.long_mode() { lin } else { lin & 0xffff_ffff };
-        match self.mmu.space.load[Privilege::Supervisor as usize].lookup(lin, T::SIZE) {
+        match self.mmu.load(Privilege::Supervisor).lookup(lin, T::SIZE) {
             // SAFETY: a TLB hit is `SIZE` bytes of guest RAM.
             Some(host) => Ok(unsafe { crate::mmu::peek(host) }),
             None => self.read_sys(lin),

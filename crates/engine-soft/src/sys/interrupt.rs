@@ -5,6 +5,7 @@ use visor_x86::paging::is_canonical;
 use visor_x86::regs::Rflags;
 use visor_x86::segment::Segment;
 
+use crate::account::Phase;
 use crate::cpu::Cpu;
 use crate::op::{Faulted, Guest};
 use crate::sys::descriptor::{CS, Descriptor, SS, is_stack, kind, null_segment};
@@ -89,18 +90,26 @@ impl Cpu {
     /// Delivers `event`: pushes the frame and enters the handler, nesting exceptions as the SDM says. Sets `shutdown`
     /// on a triple fault.
     pub(crate) fn deliver(&mut self, event: Event) {
+        let entered = self.account.enter(Phase::Helpers);
+        self.deliver_event(event);
+        let ticks = self.account.leave(entered);
+        match event {
+            Event::Exception(_) => self.stats.exits.exception.add(ticks),
+            Event::Interrupt(_) | Event::Nmi => self.stats.exits.interrupt.add(ticks),
+        }
+    }
+
+    fn deliver_event(&mut self, event: Event) {
         let flags = self.rflags();
         let delivery = |vector, error, flags| Delivery { vector, cause: Cause::Hardware, error, rip: self.rip, flags };
         let (first, current) = match event {
             Event::Exception(e) => {
-                self.stats.exceptions += 1;
                 self.deliver_exception(e);
                 return;
             }
             Event::Interrupt(vector) => (None, delivery(vector, None, flags)),
             Event::Nmi => (Some(Vector::Nmi), delivery(Vector::Nmi as u8, None, flags)),
         };
-        self.stats.interrupts += 1;
         self.shadow = false;
         self.release_debug();
         if let Err(Faulted) = self.enter(&current) {

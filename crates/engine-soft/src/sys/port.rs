@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use visor_x86::exception::Exception;
 use visor_x86::regs::Rflags;
 
+use crate::account::Phase;
 use crate::cpu::Cpu;
 use crate::op::{Flow, Guest, Op};
 use crate::sys::operand::{end, ones};
@@ -42,15 +43,19 @@ impl Cpu {
 
     fn port_read(&mut self, port: u16, size: u8) -> u64 {
         let mut data = [0; 4];
-        self.stats.pio += 1;
+        let entered = self.account.enter(Phase::Devices);
         self.io().pio_read(port, &mut data[..usize::from(size)]);
+        let ticks = self.account.leave(entered);
+        self.stats.exits.pio.add(ticks);
         self.watch_port(port, u64::from(size));
         u64::from(u32::from_le_bytes(data)) & ones(size)
     }
 
     fn port_write(&mut self, port: u16, size: u8, value: u64) {
-        self.stats.pio += 1;
+        let entered = self.account.enter(Phase::Devices);
         self.io().pio_write(port, &value.to_le_bytes()[..usize::from(size)]);
+        let ticks = self.account.leave(entered);
+        self.stats.exits.pio.add(ticks);
         self.watch_port(port, u64::from(size));
     }
 }

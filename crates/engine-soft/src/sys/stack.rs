@@ -87,7 +87,7 @@ impl Cpu {
 
     /// Stores `size` bytes with the rights of `who`.
     pub(super) fn store_as(&mut self, lin: u64, size: u8, value: u64, who: Privilege) -> Guest<()> {
-        if let Some(host) = self.mmu.space.store[who as usize].lookup(lin, u64::from(size)) {
+        if let Some(host) = self.mmu.store(who).lookup(lin, u64::from(size)) {
             // SAFETY: a TLB hit is `size` bytes of writable guest RAM.
             unsafe {
                 match size {

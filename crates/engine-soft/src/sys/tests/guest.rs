@@ -57,7 +57,7 @@ impl CpuIo for Bus {
 }
 
 pub(super) struct Guest {
-    pub(super) cpu: Box<Cpu>,
+    pub(super) cpu: crate::mmu::CpuBox,
     pub(super) blocks: Blocks,
     pub(super) bus: Bus,
     pub(super) ram: Arc<GuestMemory>,
@@ -88,7 +88,8 @@ impl Guest {
             fpu_unit: Arc::new(FpuUnit::new().unwrap()),
             clock: TscClock { hz: 1_000_000_000 },
             epoch_tsc: 0,
-        });
+        })
+        .unwrap();
         Guest { cpu, blocks: Blocks::default(), bus: Bus::default(), ram }
     }
 
@@ -116,7 +117,7 @@ impl Guest {
         // SAFETY: only the lifetime is changed; `io` is cleared below.
         let io: &'static dyn CpuIo = unsafe { std::mem::transmute::<&dyn CpuIo, &'static dyn CpuIo>(&self.bus) };
         self.cpu.io = Some(std::ptr::NonNull::from(io));
-        let stop = crate::run::run(&mut self.cpu, &mut self.blocks);
+        let stop = crate::run::run(&mut self.cpu, &mut self.blocks, None);
         self.cpu.io = None;
         stop
     }

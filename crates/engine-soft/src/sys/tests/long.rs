@@ -210,6 +210,7 @@ fn debug_registers_catch_execution_and_data() {
 fn pcid_switches_keep_entries_that_the_guest_did_not_flush() {
     let mut g = Guest::long();
     g.cpu.cr4 |= 1 << 17;
+    g.cpu.cpl = 3;
     g.cpu.mode_changed();
     g.cpu.read::<u64>(0x5000, 3).unwrap();
     g.put64(PT + 8 * 5, 0);

@@ -1,0 +1,36 @@
+//! Linux guests that tests and measurements are made with: Debian's unmodified kernel, and an initial ramfs with busybox and
+//! programs in C that are compiled on the spot.
+//!
+//! - `bench/`: the guest benchmark, whose rows `cargo xtask bench guest` compares; [`bench`] makes its guest;
+//! - [`ramfs`]: an initial ramfs; [`cc`]: the C compiler.
+//!
+//! The kernel and busybox are Debian packages, fetched by name into visor's cache. The compiler is the host's.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod bench;
+pub mod cc;
+pub mod ramfs;
+
+use std::path::PathBuf;
+
+use visor_image::{ImageError, ImageStore, Silent, Unpacked};
+
+/// Debian's kernel for virtual machines.
+pub const KERNEL: &str = "linux-image-cloud-amd64";
+/// The shell and tools of every guest.
+pub const BUSYBOX: &str = "busybox-static";
+
+/// The packages `names`, unpacked in visor's cache.
+///
+/// # Errors
+/// See [`visor_image::ImageErrorKind`].
+pub fn packages(names: &[&str]) -> Result<Unpacked, ImageError> {
+    let store = ImageStore::open(&ImageStore::default_directory());
+    Unpacked::get(&store, names, &mut Silent)
+}
+
+/// Sources that come with this crate.
+pub(crate) fn sources(part: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(part)
+}

@@ -1,0 +1,68 @@
+//! Comparisons with QEMU's software engine, both sides alternately in one run, medians of several pairs.
+//!
+//! - `boot`: one kernel from exec to its first line; `guest`: the rows of the guest benchmark;
+//! - `side`: the commands of both sides, and a run of one; `table`: what is printed.
+
+mod boot;
+mod guest;
+mod side;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+/// What to compare.
+#[derive(Subcommand)]
+pub(crate) enum What {
+    /// Boot of one kernel and initramfs from exec to its first user-space line.
+    Boot {
+        /// Pairs of runs; the medians are printed.
+        #[arg(short = 'n', long, default_value_t = 3)]
+        pairs: usize,
+        /// The kernel (default: that of the image `tiny`).
+        #[arg(long, requires = "initrd")]
+        kernel: Option<String>,
+        /// The initramfs, whose init prints a line with `READY`.
+        #[arg(long, requires = "kernel")]
+        initrd: Option<String>,
+    },
+    /// The rows of the guest benchmark: natively, in QEMU and in visor. Fails if a row of visor's is missing or slower than
+    /// the fastest QEMU.
+    Guest(GuestArgs),
+}
+
+/// Arguments of `bench guest`.
+#[derive(clap::Args)]
+pub(crate) struct GuestArgs {
+    /// Rounds of runs; the medians are printed.
+    #[arg(short = 'n', long, default_value_t = 3)]
+    pairs: usize,
+    /// Only these rows, by comma: boot, the benchmark's, and twice for the one on two vCPUs.
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Virtual CPUs of the guests (row twice: always 2).
+    #[arg(long, default_value_t = 1)]
+    cpus: u32,
+    /// A QEMU to compare with, instead of the one in PATH; may be given several times. The command may hold {kernel},
+    /// {initrd}, {append} and {cpus}; a path alone gets the usual arguments.
+    #[arg(long = "qemu", value_name = "CMD")]
+    qemus: Vec<String>,
+    /// Further arguments of `visor run`, such as `--tier 1`.
+    #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
+    visor: String,
+    /// Write the medians and all runs as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Seconds that one run may take.
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+}
+
+/// Runs a comparison.
+pub(crate) fn run(what: What) -> anyhow::Result<()> {
+    match what {
+        What::Boot { pairs, kernel, initrd } => boot::run(pairs, kernel.zip(initrd)),
+        What::Guest(args) => guest::run(&args),
+    }
+}
