@@ -11,6 +11,7 @@
 
 mod convert;
 mod error;
+mod foreign;
 mod format;
 mod lock;
 mod newfile;

@@ -10,11 +10,12 @@ use visor_block::{BlockBackend, BlockError, BlockErrorKind};
 use visor_qcow2::{FileStorage, Image, Info, OpenOptions, Source, Storage};
 
 use crate::error::{host_error, in_image};
+use crate::foreign;
 use crate::format::Format;
 use crate::lock::lock;
 use crate::qcow2::Qcow2Disk;
 use crate::raw::{Access, RawDisk, RawOptions, open_file};
-use crate::source::RawSource;
+use crate::source::{RawSource, SourceDisk};
 
 /// Images behind each other.
 const MAX_CHAIN: usize = 64;
@@ -66,6 +67,8 @@ pub enum Opened {
     Raw(Arc<RawSource>),
     /// A qcow2 image.
     Qcow2(Arc<Image>),
+    /// An image of another format, for reading only.
+    Foreign(Format, Arc<dyn Source>),
 }
 
 impl Opened {
@@ -74,6 +77,7 @@ impl Opened {
         match self {
             Opened::Raw(_) => Format::Raw,
             Opened::Qcow2(_) => Format::Qcow2,
+            Opened::Foreign(format, _) => *format,
         }
     }
 
@@ -82,6 +86,7 @@ impl Opened {
         match self {
             Opened::Raw(s) => s.clone(),
             Opened::Qcow2(i) => i.clone(),
+            Opened::Foreign(_, s) => s.clone(),
         }
     }
 }
@@ -105,7 +110,8 @@ pub fn open_disk(path: &Path, options: &ImageOptions) -> Result<Arc<dyn BlockBac
     }
     match open_as(file, path, format, options, &mut Vec::new())? {
         Opened::Qcow2(image) => Ok(Arc::new(Qcow2Disk::new(image, path, read_only, options.threads, options.discard)?)),
-        Opened::Raw(_) => Err(unsupported(path, "this format cannot be used by a machine; convert it first")),
+        Opened::Foreign(_, source) => Ok(Arc::new(SourceDisk::new(source, path, options.threads)?)),
+        Opened::Raw(_) => Err(unsupported(path, "it was opened as raw twice")),
     }
 }
 
@@ -145,7 +151,23 @@ fn open_as(
     match format {
         Format::Raw => Ok(Opened::Raw(Arc::new(RawSource::new(file).map_err(in_image(path))?))),
         Format::Qcow2 => open_qcow2(file, path, options, chain).map(|i| Opened::Qcow2(Arc::new(i))),
-        other => Err(unsupported(path, &format!("{other} images are not known yet"))),
+        other if options.access == Access::ReadWrite => {
+            Err(unsupported(path, &format!("{other} images are only read; convert it first, or open it read-only")))
+        }
+        other => {
+            let folder = real_path(&file, path)?.parent().unwrap_or(Path::new("/")).to_owned();
+            let mut opener = |name: &str, kind| {
+                let (file, found) = open_named(name, &folder, path, options, false)?;
+                match kind {
+                    foreign::Kind::Extent => Ok(foreign::Named::Extent(file)),
+                    foreign::Kind::Parent => {
+                        let format = Format::probe(&file, &found)?;
+                        open_as(file, &found, format, options, chain).map(|o| foreign::Named::Parent(o.source()))
+                    }
+                }
+            };
+            Ok(Opened::Foreign(other, foreign::open(file, path, other, &mut opener)?))
+        }
     }
 }
 

@@ -1,10 +1,16 @@
-//! Raw files and devices as something to read from.
+//! Raw files and devices as something to read from, and whatever can be read as a read-only disk.
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
 
 use nix::unistd::{Whence, lseek64};
+use visor_block::{BlockBackend, BlockError, BlockGeometry, BlockOp, BlockRequest, SECTOR};
 use visor_qcow2::{Error, FileStorage, Result, Source, Storage};
+
+use crate::error::{block_error, host_error};
+use crate::pool::Pool;
 
 /// A raw image for reading. Its length is rounded up to whole sectors.
 #[derive(Debug)]
@@ -48,5 +54,52 @@ impl Source for RawSource {
         }
         let hole = lseek64(file, at as i64, Whence::SeekHole).map_or(at + len, |h| h as u64);
         Ok((false, hole.saturating_sub(at).clamp(1, len)))
+    }
+}
+
+/// Something that can be read, as a read-only disk.
+pub(crate) struct SourceDisk {
+    geometry: BlockGeometry,
+    pool: Pool,
+}
+
+impl SourceDisk {
+    pub(crate) fn new(source: Arc<dyn Source>, path: &Path, threads: usize) -> std::result::Result<Self, BlockError> {
+        let geometry = BlockGeometry { sectors: source.size() / SECTOR, physical_block: 4096, read_only: true };
+        let pool = Pool::new(threads.clamp(1, 8), "source", move |r| serve(&*source, geometry, r))
+            .map_err(|e| host_error("no threads for", path, e))?;
+        Ok(SourceDisk { geometry, pool })
+    }
+}
+
+fn serve(source: &dyn Source, geometry: BlockGeometry, mut request: BlockRequest) {
+    let result = crate::request::check(&request, &geometry).and_then(|at| match request.op {
+        BlockOp::Read => {
+            let mut data = vec![0; request.buffer.len().min(1 << 20)];
+            let mut done = 0;
+            while done < request.buffer.len() {
+                let n = data.len().min(request.buffer.len() - done);
+                source.read(at + done as u64, &mut data[..n]).map_err(block_error)?;
+                request.buffer.put(done, &data[..n])?;
+                done += n;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    });
+    request.complete(result);
+}
+
+impl BlockBackend for SourceDisk {
+    fn geometry(&self) -> BlockGeometry {
+        self.geometry
+    }
+
+    fn submit(&self, request: BlockRequest) {
+        self.pool.submit(request);
+    }
+
+    fn drain(&self) {
+        self.pool.drain();
     }
 }

@@ -8,7 +8,7 @@ use visor_disk::{Access, ConvertOptions, Format, ImageOptions, NewFile, Opened, 
 use visor_qcow2::{CreateOptions, FileStorage, Image, Preallocation, Report, Source};
 
 use super::args::Which;
-use super::failure;
+use super::{create, failure};
 use super::names::{self, find};
 use super::work::{Work, block_failure, host_failure, human, image_failure, open};
 use crate::args::parse_size;
@@ -86,6 +86,7 @@ pub(super) fn compact(which: &Which, rewrite: bool, quiet: bool) -> Result<u8, F
         Opened::Qcow2(image) if rewrite => rewrite_qcow2(image, &path, &mut work)?,
         Opened::Qcow2(image) => compact_qcow2(image, &path, &mut work)?,
         Opened::Raw(source) => compact_raw(&**source, &path, &mut work)?,
+        Opened::Foreign(format, _) => return Err(create::cannot_make(*format)),
     }
     drop(opened);
     work.finish();
@@ -197,6 +198,7 @@ pub(super) fn resize(which: &Which, size: &str, quiet: bool) -> Result<u8, Failu
             image.resize(new, Preallocation::Off, &mut |done, _| work.at(done)).map_err(image_failure(&path))?;
         }
         Opened::Raw(source) => resize_raw(&path, &**source, old, new)?,
+        Opened::Foreign(format, _) => return Err(create::cannot_make(*format)),
     }
     if which.json {
         println!("{}", json!({ "disk": path, "before": old, "size": new }));
