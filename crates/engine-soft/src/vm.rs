@@ -18,6 +18,7 @@ use crate::cpu::{Cpu, attention};
 use crate::fabric::{CpuPort, Fabric};
 use crate::mmu::CpuBox;
 use crate::options::{SoftOptions, Tier};
+use crate::perf_map::PerfMap;
 use crate::run;
 use crate::translate::Translator;
 use crate::sys::{ResetKind, announced};
@@ -59,6 +60,14 @@ impl SoftEngine {
 }
 
 impl SoftEngine {
+    fn perf_map(&self) -> Result<Option<Arc<PerfMap>>, EngineError> {
+        if !self.options.perf_map {
+            return Ok(None);
+        }
+        let map = PerfMap::create().map_err(|e| EngineError::host("cannot write the perf map in /tmp", e))?;
+        Ok(Some(Arc::new(map)))
+    }
+
     /// What it was made with.
     pub fn options(&self) -> &SoftOptions {
         &self.options
@@ -82,6 +91,7 @@ impl Engine for SoftEngine {
             clock: self.clock,
             epoch_tsc: host_tsc(),
             options: self.options.clone(),
+            perf_map: self.perf_map()?,
         }))
     }
 }
@@ -94,6 +104,7 @@ struct SoftVm {
     /// Host TSC at which guest time and the guest's TSCs were zero.
     epoch_tsc: u64,
     options: SoftOptions,
+    perf_map: Option<Arc<PerfMap>>,
 }
 
 impl SoftVm {
@@ -101,7 +112,7 @@ impl SoftVm {
         if self.options.tier == Tier::Interpreter {
             return Ok(None);
         }
-        let translator = Translator::new(self.options.code_cache as usize, self.options.eager)
+        let translator = Translator::new(&self.options, self.perf_map.clone())
             .map_err(|e| EngineError::host("the host gives no memory for translated code (memfd, PROT_EXEC)", e))?;
         let port = port.clone();
         self.memory.frames().watch(move |frame| port.code_changed(frame));
@@ -177,7 +188,6 @@ impl Vcpu for SoftVcpu {
         self.cpu.io = Some(std::ptr::NonNull::from(io));
         self.cpu.account.start();
         let stop = run::run(&mut self.cpu, &mut self.blocks, self.translator.as_deref_mut());
-        if std::env::var_os("VDBG").is_some() { eprintln!("STOP {stop:?} rip {:x} gpr {:x?} status {:x} sys {:x} cpl {} timer {:x} tsc {:x} ctx", self.cpu.rip, &self.cpu.gpr[..16], self.cpu.status, self.cpu.sysflags, self.cpu.cpl, self.cpu.timer_tsc, self.cpu.tsc()); }
         self.cpu.io = None;
         self.cpu.account.stop();
         Ok(stop)

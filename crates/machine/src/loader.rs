@@ -4,9 +4,10 @@ use std::sync::{Arc, PoisonError};
 
 use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
 use visor_engine::GuestMemory;
-use visor_firmware::acpi::{self, AcpiConfig, PciConfig, PciRoute, SmiCommand};
+use visor_firmware::acpi::{self, AcpiConfig, IommuConfig, PciConfig, PciRoute, SmiCommand};
 use visor_firmware::smbios::{self, SmbiosConfig};
 use visor_firmware::{Boot, BootSource, MemoryMap, boot};
+use visor_iommu::{HOST_ADDRESS_BITS, IOAPIC_SOURCE, IOMMU_BASE};
 use visor_x86::CpuState;
 
 use crate::board::Built;
@@ -88,6 +89,11 @@ fn describe(config: &MachineConfig, built: &Built) -> AcpiConfig {
         mouse: true,
         hpet: built.hpet,
         pci,
+        iommu: built.iommu.then_some(IommuConfig {
+            base: IOMMU_BASE,
+            address_bits: HOST_ADDRESS_BITS,
+            ioapic_source: IOAPIC_SOURCE.0,
+        }),
     }
 }
 

@@ -8,6 +8,7 @@ use visor_chipset::LegacyReplacement;
 use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
 use visor_firmware::{Boot, MemoryMap, ram_layout};
+use visor_iommu::Iommu;
 use visor_x86::cpuid::Cpuid;
 
 use crate::agent::AgentPort;
@@ -73,6 +74,7 @@ impl Machine {
         let listener = Listener::default();
         let control = Control::new(config.cpus, config.no_reboot, waker.clone(), listener.clone());
         let clock = Arc::new(GuestClock::new());
+        let iommu = config.iommu.then(|| Iommu::new(memory.clone(), vm.msi()));
         let pio = Arc::new(Bus::default());
         let mut board = Board {
             config,
@@ -81,7 +83,8 @@ impl Machine {
             vm: vm.clone(),
             clock: clock.clone(),
             timers: Timers::new(waker.clone()),
-            irqs: Irqs::new(&vm),
+            irqs: Irqs::new(&vm, iommu.as_ref()),
+            iommu,
             power: control.clone(),
             serial: SerialLine::new(waker.clone(), listener.clone()),
             pio: pio.clone(),

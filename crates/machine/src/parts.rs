@@ -11,6 +11,8 @@ use visor_chipset::{
 use visor_device::{IrqLine, IrqSink, MmioDevice};
 use visor_firmware::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg};
 use visor_firmware::{HIGH_RAM, LOW_RAM_LIMIT};
+use visor_iommu::{IOMMU_BASE, IOMMU_LEN};
+use visor_pci::edu::Edu;
 use visor_pci::{Apertures, PciBus};
 use visor_virtio::blk::{Blk, BlkConfig};
 use visor_virtio::console::{Console, ConsoleConfig, PortConfig};
@@ -40,6 +42,7 @@ const MEM64: u64 = 64 << 30;
 /// that device numbers of the rest do not depend on them.
 pub(crate) const PARTS: &[Part] = &[
     Part { name: "interrupt controllers", wanted: always, build: interrupts },
+    Part { name: "iommu", wanted: |c| c.iommu, build: iommu },
     Part { name: "pit", wanted: always, build: pit },
     Part { name: "acpi-pm", wanted: always, build: acpi_pm },
     Part { name: "rtc", wanted: always, build: rtc },
@@ -53,6 +56,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "pci", wanted: always, build: pci },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
+    Part { name: "edu", wanted: |c| c.edu, build: edu },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
 ];
 
@@ -66,6 +70,17 @@ fn interrupts(b: &mut Board<'_>) -> Result<(), MachineError> {
     b.built.devices.push(b.irqs.pic.clone());
     b.built.devices.push(b.irqs.ioapic.clone());
     Ok(())
+}
+
+fn iommu(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let Some(iommu) = b.iommu.clone() else { return Ok(()) };
+    let registers = b.plain(iommu.registers());
+    b.built.iommu = true;
+    Ok(b.mmio.claim(IOMMU_BASE, IOMMU_LEN, registers)?)
+}
+
+fn edu(b: &mut Board<'_>) -> Result<(), MachineError> {
+    b.pci_function(|w| Edu::new(w.memory, w.msi, w.intx))
 }
 
 fn pit(b: &mut Board<'_>) -> Result<(), MachineError> {

@@ -37,6 +37,10 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
+    /// Put an IOMMU (Intel VT-d) between PCI functions and memory, and between interrupt requests and CPUs.
+    pub iommu: bool,
+    /// Add the teaching device that test kernels use ([`visor_pci::edu`]).
+    pub edu: bool,
     /// Stop instead of rebooting when the guest resets itself.
     pub no_reboot: bool,
     /// Stop after this much of the host's time.
@@ -59,6 +63,8 @@ impl MachineSpec {
             decompress: true,
             disks: Vec::new(),
             debug_exit: false,
+            iommu: false,
+            edu: false,
             no_reboot: false,
             time_limit: None,
             uuid: [0; 16],

@@ -55,6 +55,8 @@ fn machine(args: &RunArgs, kernel: PathBuf) -> Result<MachineSpec, Failure> {
         cmdline: args.append.clone().unwrap_or_default(),
         disks: args.disk.iter().map(|d| open_disk(d)).collect::<Result<_, _>>()?,
         debug_exit: args.debug_exit,
+        iommu: args.iommu,
+        edu: args.edu,
         no_reboot: args.no_reboot,
         ..MachineSpec::new(FileSource::Path(kernel))
     })

@@ -36,6 +36,7 @@ impl Cpu {
             return Ok(Place::Bus(t.gpa));
         }
         let Some(page) = self.ram.page(t.gpa) else { return Ok(Place::Bus(t.gpa)) };
+        self.note_key(t.leaf);
         let fill = Fill { lin, host: page.host, global: t.global, large: t.large };
         self.mmu.fill(access == Access::Store, who, &fill);
         Ok(Place::Ram(page))

@@ -7,7 +7,7 @@
 use std::sync::atomic::AtomicU32;
 
 /// Entries in one table.
-pub(crate) const ENTRIES: usize = 1024;
+pub(crate) const ENTRIES: usize = 4096;
 
 /// Pages from which loads are permitted in one privilege mode.
 #[repr(C)]

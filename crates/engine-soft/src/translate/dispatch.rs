@@ -1,5 +1,6 @@
 //! The loop around translated code: finds or makes the translation at RIP, enters it, and acts on why it was left.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use visor_memory::{Frame, PAGE};
@@ -16,6 +17,8 @@ use super::{translate, unit};
 use crate::cpu::Cpu;
 use crate::mmu::Home;
 use crate::op::{Guest, REG_BLOCK_RIP};
+use crate::options::SoftOptions;
+use crate::perf_map::PerfMap;
 
 /// How often code is interpreted before it is translated.
 const HOT: u8 = 2;
@@ -52,6 +55,7 @@ pub(crate) struct Translator {
     pub(super) branched: Option<u32>,
     pub(super) stats: TranslatorCounts,
     page: Box<[u8; PAGE as usize]>,
+    perf_map: Option<Arc<PerfMap>>,
 }
 
 /// What is known of the code at RIP.
@@ -62,26 +66,27 @@ enum Found {
 }
 
 impl Translator {
-    /// A translator with a cache of `bytes`. With `eager` it translates what it meets for the first time.
+    /// A translator that tells `perf_map` what it makes.
     ///
     /// # Errors
     /// The host's, if it gives no memory that may be executed.
-    pub(crate) fn new(bytes: usize, eager: bool) -> std::io::Result<Box<Self>> {
-        let mut cache = CodeCache::new(bytes)?;
+    pub(crate) fn new(options: &SoftOptions, perf_map: Option<Arc<PerfMap>>) -> std::io::Result<Box<Self>> {
+        let mut cache = CodeCache::new(options.code_cache as usize)?;
         let host = HostCpu { avx: std::is_x86_feature_detected!("avx"), fsgsbase: has_fsgsbase() };
         let functions = Helpers {
             interpret: helpers::interpret as *const () as u64,
             refill: helpers::refill as *const () as u64,
+            only_refill: helpers::only_refill as *const () as u64,
             wrote_code: helpers::wrote_code as *const () as u64,
         };
         let stubs = Stubs::write(&mut cache, functions, host).ok_or(std::io::ErrorKind::OutOfMemory)?;
         // SAFETY: the stub at this address is such a function.
         let enter = unsafe { std::mem::transmute::<u64, extern "sysv64" fn(u64, u64)>(cache.address(stubs.enter)) };
         Ok(Box::new(Translator {
-            map: Map::new(cache, if eager { 0 } else { HOT }),
+            map: Map::new(cache, if options.eager { 0 } else { HOT }),
             stubs,
             enter,
-            flavour: HostFlavour { pext: std::is_x86_feature_detected!("bmi2") },
+            flavour: HostFlavour { pext: std::is_x86_feature_detected!("bmi2"), retry_ranges: options.eager },
             host,
             alarm: Alarm::default(),
             upper: 0,
@@ -90,6 +95,7 @@ impl Translator {
             branched: None,
             stats: TranslatorCounts::default(),
             page: Box::new([0; PAGE as usize]),
+            perf_map,
         }))
     }
 
@@ -259,6 +265,10 @@ impl Translator {
         let at = self.map.cache.next();
         let build = Build::new(&self.stubs, at, first, key.context, key.page, self.flavour);
         let built = translate(build, &unit, start);
+        if let Some(map) = &self.perf_map {
+            let ring = if key.context.is_user() { "user" } else { "kernel" };
+            map.add(self.map.cache.address(at), built.code.len() as u64, &format!("{ring}:{:x}", cpu.rip));
+        }
         let inserted = self.map.insert(key, built);
         debug_assert!(inserted, "there was room");
     }
