@@ -46,6 +46,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: IsoCommand,
     },
+    /// Create, inspect, check, convert and snapshot virtual disks.
+    Disk {
+        #[command(subcommand)]
+        command: crate::disk::DiskCommand,
+    },
 }
 
 const RUN_EXAMPLES: &str = "Examples:
@@ -91,9 +96,10 @@ pub(crate) struct RunArgs {
     /// Which engine runs the CPUs.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
-    /// Attach a raw disk image (vda, vdb, ... after an image's own vda, or sda, sdb, ...: see --bus); `FILE,ro` attaches it
-    /// read-only. Without an image or a kernel the machine boots from it.
-    #[arg(long, value_name = "FILE[,ro]")]
+    /// Attach a disk: a name of `visor disk ls`, or a raw or qcow2 image (vda, vdb, ... after an image's own vda, or sda, sdb, ...:
+    /// see --bus). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
+    /// taken as raw that way may not be made to look like another format by its guest.
+    #[arg(long, value_name = "DISK[,ro][,format=FORMAT]")]
     pub(crate) disk: Vec<String>,
     /// How disks of --disk are connected; by default virtio with an image or --kernel.
     #[arg(long, value_enum, value_name = "BUS")]
@@ -245,7 +251,7 @@ pub(crate) enum ImageCommand {
 }
 
 /// A size: digits with an optional K, M, G, T (binary), MiB without one.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use visor_block::BlockBackend;
-use visor_disk::{Access, RawDisk, RawOptions};
+use visor_disk::{Access, ImageOptions, RawDisk, RawOptions, open_disk};
 
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{FirmwareKind, FirmwareSpec};
@@ -188,8 +188,7 @@ impl Disk {
         let disk = RawDisk::open(path, access, &RawOptions::default()).map_err(|e| {
             MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
         })?;
-        let serial = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Disk { backend: Arc::new(disk), serial, bus: DiskBus::default() })
+        Ok(Disk { backend: Arc::new(disk), serial: serial(path), bus: DiskBus::default() })
     }
 
     /// The same disk, connected to `bus`.
@@ -197,6 +196,21 @@ impl Disk {
         self.bus = bus;
         self
     }
+
+    /// The image at `path` of whatever format `options` say or its contents show; its serial number is the file's name.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::File`] if it cannot be opened or is in use.
+    pub fn open(path: &Path, options: &ImageOptions) -> Result<Self, MachineError> {
+        let backend = open_disk(path, options).map_err(|e| {
+            MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
+        })?;
+        Ok(Disk { backend, serial: serial(path), bus: DiskBus::default() })
+    }
+}
+
+fn serial(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 impl std::fmt::Debug for Disk {
