@@ -224,6 +224,9 @@ impl Vcpu for SoftVcpu {
         let mut stats = account::report(&self.cpu.stats, &self.cpu.account, self.cpu.clock);
         stats.decoder = self.blocks.stats;
         stats.tlb.flushes = self.cpu.mmu.flushes;
+        if let Some(t) = &self.translator {
+            t.report(&self.cpu, &mut stats);
+        }
         stats
     }
 }

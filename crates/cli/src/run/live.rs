@@ -67,7 +67,7 @@ impl Live {
     pub(super) fn start(spec: MachineSpec, args: &RunArgs, tell: impl Fn(&str)) -> Result<Self, Failure> {
         let precious = args.disk.iter().any(|d| !d.ends_with(",ro"));
         let config = spec.validate().map_err(failure)?;
-        let engine = choose_with(wish(args.engine), &engine_options(&args.tuning)).map_err(|e| {
+        let engine = choose_with(wish(args.engine), &engine_options(&args.tuning, args.stats.is_some())).map_err(|e| {
             let invalid = e.kind == EngineErrorKind::Invalid;
             let failure = Failure::from(anyhow::Error::from(e).context("the engine cannot be used"));
             failure.hint(match invalid {

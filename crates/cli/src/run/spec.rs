@@ -87,8 +87,8 @@ pub(super) fn wish(engine: EngineArg) -> EngineChoice {
     }
 }
 
-/// What the user asked of it.
-pub(super) fn engine_options(args: &TuningArgs) -> EngineOptions {
+/// What the user asked of it; `count` for the statistics.
+pub(super) fn engine_options(args: &TuningArgs, count: bool) -> EngineOptions {
     let range = args.debug.iter().rev().find_map(|d| match d {
         DebugArg::TranslateRange(range) => Some(range.clone()),
         DebugArg::Lockstep => None,
@@ -98,6 +98,7 @@ pub(super) fn engine_options(args: &TuningArgs) -> EngineOptions {
         lockstep: args.debug.contains(&DebugArg::Lockstep),
         translate_range: range,
         code_cache: args.code_cache,
+        count,
         perf_map: args.perf_map,
     }
 }
