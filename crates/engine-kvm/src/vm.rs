@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
     CpuId, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry, kvm_msi,
-    kvm_userspace_memory_region,
 };
 use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_X2APIC_API_USE_32BIT_IDS,
@@ -16,6 +15,7 @@ use visor_x86::cpuid::Cpuid;
 
 use crate::failed;
 use crate::kick::Kick;
+use crate::slots::Slots;
 use crate::vcpu::KvmVcpu;
 
 /// Inputs of the I/O APIC for which the kernel reserves interrupt routes.
@@ -25,6 +25,7 @@ const IOAPIC_ROUTES: usize = 24;
 pub(crate) struct KvmVm {
     fd: Arc<VmFd>,
     memory: Arc<GuestMemory>,
+    slots: Arc<Slots>,
     msi: Arc<KvmMsi>,
     boot: OnceLock<Arc<Kick>>,
 }
@@ -42,19 +43,18 @@ impl KvmVm {
         if let Err(e) = fd.enable_cap(&cap) {
             tracing::debug!("KVM_CAP_X2APIC_API: {e}");
         }
-        for (slot, (range, offset)) in memory.layout().iter().enumerate() {
-            let region = kvm_userspace_memory_region {
-                slot: slot as u32,
-                flags: 0,
-                guest_phys_addr: range.start.0,
-                memory_size: range.len,
-                userspace_addr: memory.base() as u64 + offset,
-            };
-            // SAFETY: the memory is mapped as long as `memory` lives, which this VM keeps.
-            unsafe { fd.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
-        }
+        let slots = Slots::new(fd.clone(), &memory);
+        slots.show(&memory.mappings())?;
+        let slots = Arc::new(slots);
+        let (seen, follower) = (Arc::downgrade(&memory), slots.clone());
+        memory.on_remap(move || {
+            let Some(memory) = seen.upgrade() else { return };
+            if let Err(e) = follower.show(&memory.mappings()) {
+                tracing::error!("the guest's memory cannot be mapped anew: {e}");
+            }
+        });
         let msi = Arc::new(KvmMsi { fd: fd.clone(), level: Mutex::new(VecDeque::new()) });
-        Ok(KvmVm { fd, memory, msi, boot: OnceLock::new() })
+        Ok(KvmVm { fd, memory, slots, msi, boot: OnceLock::new() })
     }
 }
 
@@ -83,6 +83,10 @@ impl Vm for KvmVm {
         if let Some(kick) = self.boot.get() {
             kick.nmi();
         }
+    }
+
+    fn collect_writes(&self) {
+        self.slots.collect(&self.memory);
     }
 }
 

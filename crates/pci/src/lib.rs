@@ -19,6 +19,7 @@ mod chipset;
 mod config;
 mod dma;
 pub mod edu;
+mod host_bridge;
 mod interrupts;
 mod intx;
 mod msi;
@@ -29,8 +30,10 @@ mod tests;
 
 pub use bar::{BarKind, BarRange};
 pub use bus::{Apertures, PciBus};
+pub use chipset::ChipsetSink;
 pub use config::{CONFIG_SIZE, Capability, Command, ConfigSpace, Identity};
 pub use dma::{DmaDirection, DmaMemory, DmaRemapper, DmaTarget, SourceId};
+pub use host_bridge::ShadowArea;
 pub use interrupts::Interrupts;
 pub use intx::{IntxLine, IntxPin, IntxRoute, IntxRouter};
 pub use msi::Msi;
@@ -87,6 +90,11 @@ pub trait PciDevice: Send {
     /// A store to BAR `bar`, as [`PciDevice::bar_read`].
     fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8]) {
         let _ = (bar, offset, data);
+    }
+
+    /// BAR `bar` is now decoded at `at`, or nowhere. Called with the function locked.
+    fn bar_moved(&mut self, bar: u8, at: Option<u64>) {
+        let _ = (bar, at);
     }
 
     /// Back to the state after power-on, configuration space included.

@@ -10,6 +10,7 @@ fn full(cpus: u32) -> AcpiConfig {
         cpus,
         s5: 5,
         s3: 1,
+        pm_base: 0x600,
         smi: Some(SmiCommand { port: 0xb2, enable: 0xf1, disable: 0xf0 }),
         uart: true,
         keyboard: true,
