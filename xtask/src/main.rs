@@ -3,12 +3,13 @@
 //! - `tidy`: the rules of ARCHITECTURE.md that a program can check;
 //! - `test`: everything that must pass, in the order in which failures are cheapest;
 //! - `bench`: comparisons, both sides in one run;
-//! - `fuzz`: long runs of what the tests run briefly.
+//! - `fuzz`, `stress`: long runs of what the tests run briefly.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bench;
 mod shell;
+mod stress;
 mod test;
 mod tidy;
 
@@ -42,6 +43,8 @@ enum Task {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// Run the stress guest: changing code, faults, debuggers, memory order, a kernel that patches itself, compilers.
+    Stress(stress::StressArgs),
     /// Run a fuzzer for long.
     Fuzz {
         /// `cpu`: instructions against the host; `kernel`: random bytes as kernels.
@@ -57,6 +60,7 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy { bless } => tidy::run(bless),
         Task::Test { lint } => test::run(lint),
         Task::Bench { what } => bench::run(what),
+        Task::Stress(args) => stress::run(&args),
         Task::Fuzz { target, rest } => test::fuzz(&target, &rest),
     }
 }
