@@ -315,7 +315,7 @@ fn options() -> u32 {
 }
 
 /// Copies from a RAM page; other threads may write it meanwhile.
-fn read_page(page: RamPage, offset: u64, out: &mut [u8]) {
+pub(crate) fn read_page(page: RamPage, offset: u64, out: &mut [u8]) {
     for (i, b) in out.iter_mut().enumerate() {
         // SAFETY: callers keep the range within the page, which lives as long as guest RAM.
         *b = unsafe { page.host.add(offset as usize + i).read_volatile() };

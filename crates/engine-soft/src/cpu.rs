@@ -16,6 +16,7 @@ use crate::clock::TscClock;
 use crate::fabric::{CpuPort, Fabric};
 use crate::mmu::{CpuBox, Home, Mmu};
 use crate::op::{Faulted, Guest, Op};
+use crate::translate::Frame;
 use crate::sys::{Debug, MsrFile, ResetKind};
 
 /// Bits of a CPU's attention word: reasons to leave straight-line execution at the next block boundary.
@@ -26,6 +27,8 @@ pub mod attention {
     pub const INTERRUPT: u32 = 1 << 1;
     /// Work from another CPU waits.
     pub const WORK: u32 = 1 << 2;
+    /// The alarm of translated code rang: look at the clock.
+    pub const TIMER: u32 = 1 << 3;
 }
 
 /// Execution mode of the code that runs, part of the key of a decoded block.
@@ -121,6 +124,8 @@ pub struct Cpu {
     pub fpu_unit: Arc<FpuUnit>,
     /// Soft TLBs and translation state.
     pub(crate) mmu: Mmu,
+    /// What translated code and its stubs use.
+    pub(crate) frame: Frame,
 
     /// Control registers.
     pub cr0: u64,
@@ -267,6 +272,7 @@ impl Cpu {
             fpu: Box::default(),
             fpu_unit: parts.fpu_unit,
             mmu,
+            frame: Frame::default(),
             cr0: 0,
             cr2: 0,
             cr3: 0,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use visor_apic::{Delivery, DeliveryMode, Ipi, LocalApic, Lowest, Message};
 use visor_engine::{MsiSink, VcpuId};
+use visor_memory::Frame;
 
 use crate::cpu::attention;
 
@@ -26,6 +27,8 @@ pub(crate) struct CpuPort {
     pub(crate) init: AtomicBool,
     /// A start-up IPI waits: 100h plus its vector, or 0.
     pub(crate) sipi: AtomicU32,
+    /// Frames whose code has changed, for the translator.
+    changed: Mutex<Vec<Frame>>,
     apic: Mutex<LocalApic>,
     asleep: Mutex<()>,
     bell: Condvar,
@@ -40,10 +43,23 @@ impl CpuPort {
             nmi: AtomicU32::new(0),
             init: AtomicBool::new(false),
             sipi: AtomicU32::new(0),
+            changed: Mutex::default(),
             apic: Mutex::new(apic),
             asleep: Mutex::new(()),
             bell: Condvar::new(),
         }
+    }
+
+    /// Code in `frame` has changed.
+    pub(crate) fn code_changed(&self, frame: Frame) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+        self.attention.fetch_or(attention::WORK, Ordering::SeqCst);
+    }
+
+    /// Takes the frames whose code has changed.
+    pub(crate) fn take_changed(&self) -> Vec<Frame> {
+        self.attention.fetch_and(!attention::WORK, Ordering::SeqCst);
+        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The local APIC. Never held while another port is locked or the machine is called.

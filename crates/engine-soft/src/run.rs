@@ -10,17 +10,21 @@ use crate::blocks::{Blocks, Run};
 use crate::cpu::{Cpu, Mode, attention};
 use crate::op::{Flow, Op, REG_BLOCK_RIP};
 use crate::sys::{Activity, Event};
+use crate::translate::Translator;
 
 /// Blocks between two looks at the clock. A block is some tens of nanoseconds, so a timer is late by some microseconds.
 const CLOCK_INTERVAL: u32 = 128;
 
 /// Runs guest code until something of [`Stop`] arises.
-pub(crate) fn run(cpu: &mut Cpu, blocks: &mut Blocks) -> Stop {
+pub(crate) fn run(cpu: &mut Cpu, blocks: &mut Blocks, mut translator: Option<&mut Translator>) -> Stop {
+    if let Some(t) = &mut translator {
+        t.attach(cpu);
+    }
     let mut fuel = 0u32;
     loop {
         if fuel == 0 || cpu.port.attention.load(Ordering::Relaxed) != 0 {
             fuel = CLOCK_INTERVAL;
-            if let Some(stop) = attend(cpu) {
+            if let Some(stop) = attend(cpu, translator.as_deref_mut()) {
                 return stop;
             }
         }
@@ -29,7 +33,7 @@ pub(crate) fn run(cpu: &mut Cpu, blocks: &mut Blocks) -> Stop {
             step(cpu, blocks);
             fuel = 0;
         } else {
-            let _ = go(cpu, blocks, cpu.mode);
+            advance(cpu, blocks, translator.as_deref_mut());
         }
         if cpu.halted || cpu.shutdown {
             fuel = 0;
@@ -39,9 +43,21 @@ pub(crate) fn run(cpu: &mut Cpu, blocks: &mut Blocks) -> Stop {
 
 /// Timers, interrupts, halts and kicks.
 #[cold]
-fn attend(cpu: &mut Cpu) -> Option<Stop> {
+fn attend(cpu: &mut Cpu, mut translator: Option<&mut Translator>) -> Option<Stop> {
     loop {
-        if cpu.port.attention.fetch_and(!attention::KICK, Ordering::SeqCst) & attention::KICK != 0 {
+        let why = cpu.port.attention.fetch_and(!(attention::KICK | attention::TIMER), Ordering::SeqCst);
+        if why & attention::WORK != 0 {
+            let changed = cpu.port.take_changed();
+            if let Some(t) = &mut translator {
+                t.invalidate(changed);
+            }
+        }
+        if let Some(t) = &mut translator
+            && why & attention::TIMER != 0
+        {
+            t.alarm_rang();
+        }
+        if why & attention::KICK != 0 {
             return Some(Stop::Kicked);
         }
         cpu.tick_timer();
@@ -64,6 +80,21 @@ fn attend(cpu: &mut Cpu) -> Option<Stop> {
             }
         }
     }
+}
+
+/// Translated code, or one interpreted block.
+#[inline(always)]
+fn advance(cpu: &mut Cpu, blocks: &mut Blocks, translator: Option<&mut Translator>) {
+    if let Some(t) = translator {
+        match t.run(cpu) {
+            Ok(true) => return,
+            // Translated code may have changed how what follows has to be run.
+            Ok(false) if cpu.mode.single || cpu.shadow => return,
+            Ok(false) => {}
+            Err(_) => return cpu.deliver(Event::Exception(cpu.fault)),
+        }
+    }
+    let _ = go(cpu, blocks, cpu.mode);
 }
 
 /// One instruction with everything looked at around it: breakpoints, single-step, interrupt shadow.
@@ -124,7 +155,7 @@ fn execute(cpu: &mut Cpu, run: Run) -> Flow {
 /// Makes RIP exact after `op` has ended a block with `flow`.
 #[cold]
 #[inline(never)]
-fn leave(cpu: &mut Cpu, op: &Op, flow: Flow) {
+pub(crate) fn leave(cpu: &mut Cpu, op: &Op, flow: Flow) {
     match flow {
         Flow::Again => cpu.rip = op.rip(cpu),
         Flow::Fault => {

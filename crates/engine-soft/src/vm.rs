@@ -17,8 +17,10 @@ use crate::clock::{TscClock, host_tsc};
 use crate::cpu::{Cpu, attention};
 use crate::fabric::{CpuPort, Fabric};
 use crate::mmu::CpuBox;
-use crate::options::SoftOptions;
+use crate::options::{SoftOptions, Tier};
+use crate::perf_map::PerfMap;
 use crate::run;
+use crate::translate::Translator;
 use crate::sys::{ResetKind, announced};
 
 /// Most CPUs of one VM; xAPIC ids have eight bits, of which 255 is broadcast.
@@ -58,6 +60,14 @@ impl SoftEngine {
 }
 
 impl SoftEngine {
+    fn perf_map(&self) -> Result<Option<Arc<PerfMap>>, EngineError> {
+        if !self.options.perf_map {
+            return Ok(None);
+        }
+        let map = PerfMap::create().map_err(|e| EngineError::host("cannot write the perf map in /tmp", e))?;
+        Ok(Some(Arc::new(map)))
+    }
+
     /// What it was made with.
     pub fn options(&self) -> &SoftOptions {
         &self.options
@@ -80,6 +90,8 @@ impl Engine for SoftEngine {
             fpu: self.fpu.clone(),
             clock: self.clock,
             epoch_tsc: host_tsc(),
+            options: self.options.clone(),
+            perf_map: self.perf_map()?,
         }))
     }
 }
@@ -91,6 +103,21 @@ struct SoftVm {
     clock: TscClock,
     /// Host TSC at which guest time and the guest's TSCs were zero.
     epoch_tsc: u64,
+    options: SoftOptions,
+    perf_map: Option<Arc<PerfMap>>,
+}
+
+impl SoftVm {
+    fn translator(&self, port: &Arc<CpuPort>) -> Result<Option<Box<Translator>>, EngineError> {
+        if self.options.tier == Tier::Interpreter {
+            return Ok(None);
+        }
+        let translator = Translator::new(&self.options, self.perf_map.clone())
+            .map_err(|e| EngineError::host("the host gives no memory for translated code (memfd, PROT_EXEC)", e))?;
+        let port = port.clone();
+        self.memory.frames().watch(move |frame| port.code_changed(frame));
+        Ok(Some(translator))
+    }
 }
 
 impl Vm for SoftVm {
@@ -109,6 +136,7 @@ impl Vm for SoftVm {
         if id.0 >= MAX_VCPUS || !self.fabric.add(port.clone()) {
             return Err(EngineError::new(EngineErrorKind::Invalid, format!("CPU id {} is taken or too large", id.0)));
         }
+        let translator = self.translator(&port)?;
         let parts = crate::cpu::Parts {
             id,
             cpuid: cpuid.clone(),
@@ -122,6 +150,7 @@ impl Vm for SoftVm {
         Ok(Box::new(SoftVcpu {
             cpu: Cpu::new(parts).map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?,
             blocks: Blocks::default(),
+            translator,
         }))
     }
 
@@ -149,6 +178,7 @@ impl Vm for SoftVm {
 struct SoftVcpu {
     cpu: CpuBox,
     blocks: Blocks,
+    translator: Option<Box<Translator>>,
 }
 
 impl Vcpu for SoftVcpu {
@@ -157,7 +187,8 @@ impl Vcpu for SoftVcpu {
         let io: &'static dyn CpuIo = unsafe { std::mem::transmute::<&dyn CpuIo, &'static dyn CpuIo>(io) };
         self.cpu.io = Some(std::ptr::NonNull::from(io));
         self.cpu.account.start();
-        let stop = run::run(&mut self.cpu, &mut self.blocks);
+        let stop = run::run(&mut self.cpu, &mut self.blocks, self.translator.as_deref_mut());
+        if std::env::var_os("VDBG").is_some() { eprintln!("STOP {stop:?} rip {:x} gpr {:x?} status {:x} sys {:x} cpl {} timer {:x} tsc {:x} ctx", self.cpu.rip, &self.cpu.gpr[..16], self.cpu.status, self.cpu.sysflags, self.cpu.cpl, self.cpu.timer_tsc, self.cpu.tsc()); }
         self.cpu.io = None;
         self.cpu.account.stop();
         Ok(stop)

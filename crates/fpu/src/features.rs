@@ -71,6 +71,11 @@ fn detect() -> FpuFeatures {
     found
 }
 
+/// The host can execute `code`, which belongs to this unit.
+pub fn host_executes(code: Code) -> bool {
+    required(code).is_some_and(|needed| host_features().contains(needed))
+}
+
 /// The groups all of which `code` needs, or `None` when it is not in any group of this unit.
 pub(crate) fn required(code: Code) -> Option<FpuFeatures> {
     if code == Code::Wait {

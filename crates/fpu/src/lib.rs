@@ -31,11 +31,12 @@ mod x87;
 #[cfg(test)]
 mod tests;
 
-pub use features::{FpuFeatures, host_features};
+pub use features::{FpuFeatures, host_executes, host_features};
 pub use image::{
     FxLayout, XCR0_AVX, XCR0_SSE, XCR0_SUPPORTED, XCR0_X87, XSAVE_AREA_SIZE, fxrstor, fxsave, xrstor, xsave, xsavec,
     xsavec_size,
 };
 pub use op::{FpuClass, FpuFault, FpuOp, MemFault, OpRegs, OperandMemory};
-pub use state::{FpuState, MXCSR_DEFAULT, MXCSR_MASK};
+pub use state::{FpuState, MXCSR_DEFAULT, MXCSR_MASK, OFFSET_FOP, OFFSET_MXCSR, OFFSET_XMM, OFFSET_YMM_HI};
 pub use unit::FpuUnit;
+pub use vector::operand_alignment;

@@ -18,11 +18,13 @@ const FCW_RESET: u16 = 0x40;
 /// Offset of ST(0) in [`FpuState`].
 pub(crate) const OFFSET_ST: usize = 32;
 /// Offset of XMM0 in [`FpuState`].
-pub(crate) const OFFSET_XMM: usize = 160;
+pub const OFFSET_XMM: usize = 160;
 /// Offset of the upper half of YMM0 in [`FpuState`].
-pub(crate) const OFFSET_YMM_HI: usize = 576;
+pub const OFFSET_YMM_HI: usize = 576;
+/// Offset of the last x87 opcode in [`FpuState`]; the pointers to its instruction and operand follow (2 + 8 + 8 bytes).
+pub const OFFSET_FOP: usize = 6;
 /// Offset of MXCSR in [`FpuState`].
-pub(crate) const OFFSET_MXCSR: usize = 24;
+pub const OFFSET_MXCSR: usize = 24;
 
 /// The x87, MMX, SSE and AVX registers of one vCPU.
 ///
@@ -64,6 +66,7 @@ const _: () = {
     assert!(std::mem::offset_of!(FpuState, ymm_hi) == OFFSET_YMM_HI);
     assert!(std::mem::offset_of!(X87State, st) == OFFSET_ST);
     assert!(std::mem::offset_of!(X87State, mxcsr) == OFFSET_MXCSR);
+    assert!(std::mem::offset_of!(X87State, fop) == OFFSET_FOP);
 };
 
 /// Mask of the 80 bits a stack register holds.
@@ -243,6 +246,12 @@ impl FpuState {
     /// Sets MXCSR; reserved bits are dropped. (LDMXCSR and the image functions check them.)
     pub fn set_mxcsr(&mut self, value: u32) {
         self.x87.mxcsr = value & MXCSR_MASK;
+    }
+
+    /// No x87 exception is pending, and all are masked.
+    #[inline]
+    pub fn x87_is_quiet(&self) -> bool {
+        self.x87.fcw & 0x3F == 0x3F && !self.x87.pending()
     }
 
     /// An x87 exception is pending: the next waiting x87 or MMX instruction takes #MF.

@@ -227,6 +227,12 @@ impl VectorOp {
     }
 }
 
+/// Alignment in bytes that the memory operand of a vector instruction must have.
+pub fn operand_alignment(ins: &Instruction) -> u8 {
+    let size = u8::try_from(ins.memory_size().size()).unwrap_or(1);
+    required_alignment(ins, ins.encoding() == iced_x86::EncodingKind::VEX, Access::Read, size)
+}
+
 /// Alignment the memory operand must have: all 16-byte operands of legacy instructions except the
 /// unaligned moves and string comparisons; of VEX instructions only the aligned moves
 /// (Intel SDM 2A §2.4, tables 2-14 to 2-22).

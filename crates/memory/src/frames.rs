@@ -1,7 +1,8 @@
 //! Which frames hold code that an engine has decoded or translated, and whether it is still current.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
 
@@ -10,20 +11,29 @@ use crate::{Frame, PAGE};
 /// Bytes covered by one bit of a frame's code mark.
 pub const GRANULE: u64 = 128;
 
+/// Told of frames whose code was hit.
+type Watcher = Box<dyn Fn(Frame) + Send + Sync>;
+
 /// Per-frame tables, indexed by frame number.
-#[derive(Debug)]
 pub struct Frames {
     /// Bit *n* set: the 128 bytes from *n* × 128 hold code that an engine keeps.
     code: Box<[AtomicU32]>,
     /// Counts the writes that hit marked code.
     stamp: Box<[AtomicU32]>,
+    watchers: RwLock<Vec<Watcher>>,
+}
+
+impl fmt::Debug for Frames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frames({})", self.code.len())
+    }
 }
 
 impl Frames {
     pub(crate) fn new(count: usize) -> Self {
         let zeroes = || (0..count).map(|_| AtomicU32::new(0)).collect();
         register_barrier();
-        Frames { code: zeroes(), stamp: zeroes() }
+        Frames { code: zeroes(), stamp: zeroes(), watchers: RwLock::default() }
     }
 
     /// Marks `len` bytes from `offset` of `frame` as code, before the caller reads them, and returns the stamp under
@@ -31,8 +41,8 @@ impl Frames {
     pub fn mark_code(&self, frame: Frame, offset: u64, len: u64) -> u32 {
         let mask = granules(offset, len);
         let code = &self.code[frame.0 as usize];
-        if code.load(Ordering::Relaxed) & mask != mask {
-            code.fetch_or(mask, Ordering::SeqCst);
+        // Writers who see any mark look again with care (`hit`); only the first one must not escape those who are just testing.
+        if code.load(Ordering::Relaxed) & mask != mask && code.fetch_or(mask, Ordering::SeqCst) == 0 {
             barrier();
         }
         self.stamp[frame.0 as usize].load(Ordering::Acquire)
@@ -59,6 +69,8 @@ impl Frames {
     #[cold]
     fn hit(&self, frame: Frame, offset: u64, len: u64) -> bool {
         let code = &self.code[frame.0 as usize];
+        // Either this sees a mark set meanwhile, or whoever set it reads what has just been written.
+        fence(Ordering::SeqCst);
         if code.load(Ordering::Relaxed) & granules(offset, len) == 0 {
             return false;
         }
@@ -67,7 +79,15 @@ impl Frames {
         code.store(0, Ordering::SeqCst);
         // A marker that ran between the two lines has lost its mark but holds the new stamp: bump once more.
         self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
+        for watcher in self.watchers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            watcher(frame);
+        }
         true
+    }
+
+    /// `f` is called, by whoever wrote and from any thread, for each frame whose stamp has moved. It must not wait.
+    pub fn watch(&self, f: impl Fn(Frame) + Send + Sync + 'static) {
+        self.watchers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(f));
     }
 
     /// Address of the code marks (one `u32` per frame), for generated code that tests them inline.

@@ -9,6 +9,7 @@
 //! window 1:  | CPU | kernel tables | user 1 |
 //! ```
 
+use std::mem::offset_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -47,6 +48,26 @@ pub(crate) struct UserTables {
 pub(crate) const KERNEL_AT: usize = CPU_BYTES;
 /// See [`KERNEL_AT`].
 pub(crate) const USER_AT: usize = KERNEL_AT + size_of::<KernelTables>();
+/// Offsets of a table of branch targets from the GS base.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TargetsAt {
+    pub(crate) neg_lin: i32,
+    pub(crate) code: i32,
+}
+
+/// Of the kernel.
+pub(crate) const KERNEL_TARGETS_AT: TargetsAt = targets_at::<KERNEL_TARGETS>(KERNEL_AT + offset_of!(KernelTables, targets));
+/// Of user code.
+pub(crate) const USER_TARGETS_AT: TargetsAt = targets_at::<USER_TARGETS>(USER_AT + offset_of!(UserTables, targets));
+/// Bits of a linear address that select an entry there.
+pub(crate) const KERNEL_TARGETS_MASK: u64 = Targets::<KERNEL_TARGETS>::MASK;
+/// Likewise.
+pub(crate) const USER_TARGETS_MASK: u64 = Targets::<USER_TARGETS>::MASK;
+
+const fn targets_at<const N: usize>(at: usize) -> TargetsAt {
+    TargetsAt { neg_lin: (at + offset_of!(Targets<N>, neg_lin)) as i32, code: (at + offset_of!(Targets<N>, code)) as i32 }
+}
+
 const WINDOW: usize = USER_AT + size_of::<UserTables>();
 const LEN: usize = USER_AT + SPACES * size_of::<UserTables>() + ALIGNED;
 /// Tables that stay empty, for ring 3 under alignment checks.

@@ -132,6 +132,25 @@ impl Mmu {
         unsafe { &*self.store[who as usize] }
     }
 
+    /// Says that the code at `lin` is translated at host address `code`.
+    pub(crate) fn put_target(&self, lin: u64, code: u64, user: bool) {
+        // SAFETY: the CPU that lives in the home calls, and no translated code runs.
+        unsafe {
+            match (user, lin >> 63 != 0) {
+                (true, false) => (*self.home.user(self.space.slot)).targets.put(lin, code),
+                (false, true) => (*self.home.kernel()).targets.put(lin, code),
+                // What is remembered there would not be forgotten in time.
+                _ => {}
+            }
+        }
+    }
+
+    /// Forgets where user code of `slot` is translated.
+    fn forget_targets(home: &Home, slot: usize) {
+        // SAFETY: as in `put_target`.
+        unsafe { (*home.user(slot)).targets.clear() };
+    }
+
     /// Makes the tables of `space` those in force.
     fn look_at_space(&mut self) {
         let user = self.home.user(self.space.slot);
@@ -231,6 +250,7 @@ impl Mmu {
             generation += 1;
             space.generation = generation;
             space.code = Filter::default();
+            Self::forget_targets(&self.home, space.slot);
         }
         self.clock = generation;
         if lin >> 63 != 0 {
@@ -341,6 +361,7 @@ impl Mmu {
         self.space.generation = self.clock;
         self.space.code = Filter::default();
         self.code_generation[0] = self.clock;
+        Self::forget_targets(&self.home, self.space.slot);
     }
 
     fn move_upper(&mut self) {
@@ -348,6 +369,8 @@ impl Mmu {
         self.upper_code = Filter::default();
         self.upper_not_global = false;
         self.code_generation[1] = self.clock;
+        // SAFETY: as in `put_target`.
+        unsafe { (*self.home.kernel()).targets.clear() };
     }
 }
 

@@ -1,3 +1,82 @@
-//! Tier 2.
+//! Tier 2: guest code becomes host code of the same instruction set.
+//!
+//! What is executed often enough is translated, unit by unit (`unit`), and stays in a cache (`cache`) until its bytes change or
+//! the cache is full. Most instructions stay what they are (`native`), with registers renamed (`regs`) and memory operands checked
+//! through the soft TLB (`address`); branches are linked to each other (`branch`, `map`); everything else, and every access
+//! that the soft TLB does not serve, is a call of the interpreter for one instruction. The guest's flags are the host's
+//! (`unit` finds out where they are alive), and so are the vector and x87 registers while code that uses them runs.
+//!
+//! - `classify`: which instruction is translated how;
+//! - `context`: what of the CPU's mode code is made for;
+//! - `asm`, `build`: code under construction;
+//! - `stubs`, `frame`: the way in and out;
+//! - `targets`: where indirect branches go;
+//! - `map`: translations by place; linking and invalidation;
+//! - `dispatch`: the loop around it; `helpers`, `refill`: what code calls;
+//! - `alarm`: how a timer gets translated code to come back.
+
+mod address;
+pub(crate) mod alarm;
+mod asm;
+mod branch;
+mod build;
+mod cache;
+mod classify;
+mod context;
+mod dispatch;
+pub(crate) mod frame;
+mod helpers;
+mod map;
+mod native;
+mod refill;
+mod regs;
+mod stubs;
 mod targets;
+mod unit;
+
+pub(crate) use dispatch::Translator;
+pub(crate) use frame::Frame;
 pub(crate) use targets::Targets;
+
+use build::{Build, Built};
+use classify::Kind;
+use unit::Insn;
+
+/// Translates `unit`, which starts at offset `start` of its page.
+fn translate(mut build: Build<'_>, unit: &[Insn], start: u16) -> Built {
+    if build.page.is_none() {
+        build.set_page(start);
+    }
+    let entry = build.asm.here() as u32;
+    for insn in unit {
+        one(&mut build, insn);
+    }
+    if let Some(last) = unit.last()
+        && last.kind.falls_through()
+    {
+        build.go(last.next().into(), last);
+    }
+    build.finish(start.into(), entry, unit.len() as u32)
+}
+
+fn one(b: &mut Build<'_>, insn: &Insn) {
+    match insn.kind {
+        Kind::Plain | Kind::Vector | Kind::X87 => {
+            if !b.same(insn) {
+                b.interpret(insn);
+            }
+        }
+        Kind::Nop => {}
+        Kind::Lea => b.lea(insn),
+        Kind::Push => b.push(insn),
+        Kind::Pop => b.pop(insn),
+        Kind::Leave => b.leave_frame(insn),
+        Kind::Jcc => b.jcc(insn),
+        Kind::Counted => b.counted(insn),
+        Kind::Jmp => b.jmp(insn),
+        Kind::Call => b.call(insn),
+        Kind::Indirect | Kind::CallIndirect | Kind::Return => b.indirect(insn),
+        Kind::Interpret { ends: false } => b.interpret(insn),
+        Kind::Interpret { ends: true } => b.interpret_and_leave(insn),
+    }
+}

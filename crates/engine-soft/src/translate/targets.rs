@@ -12,7 +12,7 @@ pub(crate) struct Targets<const N: usize> {
 
 /// The lowest bit of a linear address that selects an entry. Return addresses differ in all bits, entries of functions only from
 /// bit 4 on.
-const LOW: u32 = 1;
+pub(super) const LOW: u32 = 1;
 
 impl<const N: usize> Targets<N> {
     /// The bits of a linear address that select the entry, for PEXT.

@@ -117,7 +117,7 @@ impl Guest {
         // SAFETY: only the lifetime is changed; `io` is cleared below.
         let io: &'static dyn CpuIo = unsafe { std::mem::transmute::<&dyn CpuIo, &'static dyn CpuIo>(&self.bus) };
         self.cpu.io = Some(std::ptr::NonNull::from(io));
-        let stop = crate::run::run(&mut self.cpu, &mut self.blocks);
+        let stop = crate::run::run(&mut self.cpu, &mut self.blocks, None);
         self.cpu.io = None;
         stop
     }

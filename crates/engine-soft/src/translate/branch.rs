@@ -1,0 +1,233 @@
+//! Near branches.
+//!
+//! A branch within the page, or of code that is made for its address, is a jump that the engine links to the target's
+//! translation. Every other one looks its target up in the table of branch targets. Every cycle in guest code has a backward or
+//! an indirect branch: those look at the attention word.
+
+use iced_x86::{Code, OpKind};
+
+use super::address::{Access, Check};
+use super::asm::{Hole, Rm, Sum};
+use super::build::Build;
+use super::classify::Kind;
+use super::frame::field;
+use super::regs::{self, Host, Place};
+use super::unit::Insn;
+use crate::mmu::{KERNEL_TARGETS_AT, Privilege, TargetsAt, USER_TARGETS_AT};
+use crate::op::REG_BLOCK_RIP;
+
+impl Build<'_> {
+    /// Goes to offset `off` of the page.
+    pub(super) fn go(&mut self, off: i64, insn: &Insn) {
+        if (0..4096).contains(&off) || self.is_linked_everywhere() {
+            let way = self.way(off);
+            let jump = self.asm.jmp();
+            self.leads_to(jump, way);
+            return;
+        }
+        self.linear(Host::R14, off);
+        let Some(missing) = self.find_target() else {
+            let way = self.way(off);
+            let out = self.asm.jmp();
+            self.leaves_to(out, way);
+            return;
+        };
+        self.asm.raw(&[0xff, 0xe1]); // jmp rcx
+        let _ = insn;
+        let way = self.way(off);
+        self.looks_up(missing, way);
+    }
+
+    /// Links across pages hold until the engine breaks them: the code is the kernel's.
+    fn is_linked_everywhere(&self) -> bool {
+        self.page.is_some_and(|p| p >> 63 != 0)
+    }
+
+    /// Conditional branch.
+    pub(super) fn jcc(&mut self, insn: &Insn) {
+        let target = insn.target();
+        let condition = (insn.ins.condition_code() as u8).wrapping_sub(1);
+        let near = (0..4096).contains(&target) || self.is_linked_everywhere();
+        if near && target > i64::from(insn.off) {
+            let way = self.way(target);
+            let jump = self.asm.jcc(condition);
+            self.leads_to(jump, way);
+            return;
+        }
+        let over = self.asm.jcc(condition ^ 1);
+        self.poll_if_backward(insn, target);
+        self.go(target, insn);
+        self.asm.fill_here(over);
+    }
+
+    fn poll_if_backward(&mut self, insn: &Insn, target: i64) {
+        if target <= i64::from(insn.off) {
+            let way = self.way(target);
+            self.poll(way, insn.live_taken != 0);
+        }
+    }
+
+    /// Relative jump.
+    pub(super) fn jmp(&mut self, insn: &Insn) {
+        let target = insn.target();
+        self.poll_if_backward(insn, target);
+        self.go(target, insn);
+    }
+
+    /// LOOP and JRCXZ.
+    pub(super) fn counted(&mut self, insn: &Insn) {
+        let Place::Host(count) = regs::place(regs::RCX) else { return };
+        let loops = insn.ins.code() == Code::Loop_rel8_64_RCX;
+        if loops {
+            self.asm.lea(true, count, Sum { base: Some(count), index: None, disp: -1 });
+        }
+        self.asm.mov(Host::RCX, count);
+        let zero = self.asm.jrcxz();
+        let not_zero = self.asm.jmp();
+        self.asm.land(zero);
+        let (at_zero, otherwise) =
+            if loops { (i64::from(insn.next()), insn.target()) } else { (insn.target(), i64::from(insn.next())) };
+        self.poll_if_backward(insn, at_zero);
+        self.go(at_zero, insn);
+        self.asm.fill_here(not_zero);
+        self.poll_if_backward(insn, otherwise);
+        self.go(otherwise, insn);
+    }
+
+    /// Relative call.
+    pub(super) fn call(&mut self, insn: &Insn) {
+        self.poll_here_if(insn, insn.target() <= i64::from(insn.off));
+        let start = self.asm.here();
+        let misses = self.push_return(insn);
+        self.or_leave(misses, start, insn);
+        self.go(insn.target(), insn);
+    }
+
+    /// Indirect jump or call, or return.
+    pub(super) fn indirect(&mut self, insn: &Insn) {
+        self.poll_here_if(insn, true);
+        if self.context.privilege() == Privilege::SupervisorAc {
+            self.interpret_and_leave(insn);
+            return;
+        }
+        let start = self.asm.here();
+        let mut misses = self.target(insn);
+        misses.extend(self.find_target());
+        match insn.kind {
+            Kind::CallIndirect => {
+                self.asm.store(Rm::State(field!(jump_to)), Host::RCX);
+                self.asm.store(Rm::State(field!(jump_lin)), Host::R14);
+                misses.extend(self.push_return(insn));
+                self.asm.load(Host::R14, Rm::State(field!(jump_lin)));
+                self.asm.op(false, &[0xff], 4, Rm::State(field!(jump_to)));
+            }
+            Kind::Return => {
+                let more = if insn.ins.op_count() == 1 { i32::from(insn.ins.immediate16()) } else { 0 };
+                self.move_stack(8 + more);
+                self.asm.raw(&[0xff, 0xe1]); // jmp rcx
+            }
+            _ => self.asm.raw(&[0xff, 0xe1]),
+        }
+        self.or_leave(misses, start, insn);
+    }
+
+    /// R14 becomes the target of an indirect branch.
+    fn target(&mut self, insn: &Insn) -> Vec<Hole> {
+        let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: true };
+        if insn.kind == Kind::Return {
+            let misses = self.check_stack(0, check);
+            self.asm.load(Host::R14, Rm::Checked);
+            return misses;
+        }
+        if insn.ins.op0_kind() == OpKind::Register {
+            self.fetch(Host::R14, insn.ins.op0_register().number());
+            return Vec::new();
+        }
+        self.operand_address(&insn.ins);
+        let misses = self.check(check);
+        self.asm.load(Host::R14, Rm::Checked);
+        misses
+    }
+
+    /// RCX becomes the code for linear address R14; the jump returned is taken if it is not in the table. Keeps the flags.
+    /// `None`: there is no table for this context, and nothing has been emitted.
+    fn find_target(&mut self) -> Option<Hole> {
+        let (mask, at) = match self.context.privilege() {
+            Privilege::Supervisor => (field!(kernel_targets_mask), KERNEL_TARGETS_AT),
+            Privilege::User => (field!(user_targets_mask), USER_TARGETS_AT),
+            _ => return None,
+        };
+        if !self.host.pext {
+            return Some(self.find_target_slowly(mask, at));
+        }
+        let a = &mut self.asm;
+        a.pext(Host::RCX, Host::R14, mask);
+        a.load(Host::RCX, Rm::Table8(at.neg_lin));
+        a.lea(true, Host::RCX, Sum { base: Some(Host::RCX), index: Some((Host::R14, 0)), disp: 0 });
+        let hit = a.jrcxz();
+        let missing = a.jmp();
+        a.land(hit);
+        a.pext(Host::RCX, Host::R14, mask);
+        a.load(Host::RCX, Rm::Table8(at.code));
+        Some(missing)
+    }
+
+    /// As `find_target`, for hosts without a fast PEXT.
+    fn find_target_slowly(&mut self, mask: i32, at: TargetsAt) -> Hole {
+        let a = &mut self.asm;
+        super::address::save_flags(a);
+        a.load32(Host::RCX, Rm::Reg(Host::R14));
+        a.op(false, &[0x23], Host::RCX.0, Rm::State(mask));
+        a.raw(&[0xc1, 0xe1, 3 - crate::translate::targets::LOW as u8]); // shl ecx, imm8: from bits of the address to 8-byte entries
+        a.store(Rm::State(field!(spill)), Host::R14);
+        a.op(true, &[0x03], Host::R14.0, Rm::Table(at.neg_lin));
+        a.load(Host::R14, Rm::State(field!(spill)));
+        let other = a.jcc(super::asm::cond::NE);
+        a.load(Host::RCX, Rm::Table(at.code));
+        super::address::restore_flags(a);
+        let found = a.jmp();
+        a.fill_here(other);
+        super::address::restore_flags(a);
+        let missing = a.jmp();
+        a.fill_here(found);
+        missing
+    }
+
+    /// The return address goes onto the stack; R14 and RCX are lost, the flags stay.
+    fn push_return(&mut self, insn: &Insn) -> Vec<Hole> {
+        let check = Check { access: Access::Store, size: 8, align: 1, keep_flags: insn.live_in != 0 };
+        let misses = self.check_stack(-8, check);
+        let back = i64::from(insn.next());
+        let small = self.page.and_then(|p| i32::try_from(p.wrapping_add(back as u64) as i64).ok());
+        let entry_in_rcx = match small {
+            Some(lin) => {
+                self.asm.store_imm(Rm::Checked, lin);
+                true
+            }
+            None => {
+                self.keep_entry(check);
+                self.linear(Host::RCX, back);
+                self.asm.store(Rm::Checked, Host::RCX);
+                false
+            }
+        };
+        self.move_stack(-8);
+        // The call goes on whatever it has overwritten.
+        self.after_push(check, entry_in_rcx);
+        misses
+    }
+
+    /// Sets the page from the linear address in R14, for code at offset `start` that runs wherever it is mapped.
+    pub(super) fn set_page(&mut self, start: u16) {
+        self.asm.lea(true, Host::RCX, Sum { base: Some(Host::R14), index: None, disp: -i32::from(start) });
+        self.asm.store(Rm::State(regs::slot(REG_BLOCK_RIP.into())), Host::RCX);
+    }
+
+    /// Leaves, to come back to `insn`, if something wants attention.
+    fn poll_here_if(&mut self, insn: &Insn, wanted: bool) {
+        if wanted {
+            let way = self.way(i64::from(insn.off));
+            self.poll(way, insn.live_in != 0);
+        }
+    }
+}

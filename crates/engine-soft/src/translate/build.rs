@@ -1,0 +1,350 @@
+//! A translation under construction: its code, its cold code, and what the engine must know of both.
+
+use iced_x86::Encoder;
+
+use super::asm::{Asm, Hole, Rm, Sum};
+use super::cache::At;
+use super::context::Context;
+use super::regs::{self, Host, Place};
+use super::stubs::Stubs;
+use super::unit::Insn;
+use crate::op::REG_BLOCK_RIP;
+
+/// What the interpreter needs to execute one instruction of translated code.
+#[derive(Clone, Debug)]
+pub(super) struct Site {
+    pub(super) ins: iced_x86::Instruction,
+    /// Offset in the page.
+    pub(super) off: u16,
+    /// Linear address of the page, where the code is made for one.
+    pub(super) page: Option<u64>,
+}
+
+impl Site {
+    /// The instruction is a branch whose target the table of branch targets should know.
+    pub(super) fn is_indirect(&self) -> bool {
+        use iced_x86::FlowControl::*;
+        matches!(self.ins.flow_control(), IndirectBranch | IndirectCall | Return)
+    }
+}
+
+/// No site.
+pub(super) const NO_SITE: u32 = u32::MAX;
+
+/// A way out of translated code to a known place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    /// Linear address, or (with `relative`) relative to the page that executes.
+    pub(super) target: u64,
+    pub(super) relative: bool,
+    /// The jump that leads out, if it may lead to a translation instead.
+    pub(super) jump: Option<At>,
+    /// The target is in the same page.
+    pub(super) near: bool,
+    /// Code that leaves to it.
+    pub(super) cold: At,
+    /// The target belongs into the table of branch targets.
+    pub(super) looked_up: bool,
+}
+
+/// A finished translation.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) code: Vec<u8>,
+    pub(super) sites: Vec<Site>,
+    pub(super) ways: Vec<Way>,
+    /// Offset of the entry for those who have set the page, behind the code that sets it.
+    pub(super) entry: u32,
+    /// Offset of code that leaves to the start of this translation.
+    pub(super) leave: u32,
+    /// Guest instructions.
+    pub(super) instructions: u32,
+}
+
+/// Code to be put behind the rest.
+enum Cold {
+    /// The instruction, which begins at `start`, is tried again once the TLB has its pages, or is interpreted and goes on at
+    /// `back`.
+    Interpret { from: Vec<Hole>, site: u32, start: usize, back: usize },
+    /// A store hit a frame with code.
+    WroteCode { from: Hole, size: u32, site: u32, back: usize },
+    /// A way out.
+    Way { from: Vec<Hole>, way: u32, poll: bool },
+    /// The branch, which begins at `start`, is tried again or interpreted, which ends the code.
+    Leave { from: Vec<Hole>, site: u32, start: usize },
+}
+
+/// See the module's documentation.
+pub(super) struct Build<'a> {
+    pub(super) asm: Asm,
+    pub(super) context: Context,
+    pub(super) host: HostFlavour,
+    /// Linear address of the page, if the code is made for one; otherwise it runs wherever the page is mapped.
+    pub(super) page: Option<u64>,
+    stubs: &'a Stubs,
+    /// Where the code will be.
+    at: At,
+    /// Numbers of the first site and way.
+    first: (u32, u32),
+    sites: Vec<Site>,
+    ways: Vec<Way>,
+    cold: Vec<Cold>,
+    pub(super) encoder: Encoder,
+    /// The vector (x87) registers are known to be loaded.
+    pub(super) vectors_loaded: bool,
+    pub(super) x87_loaded: bool,
+}
+
+/// What the host offers to translated code.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HostFlavour {
+    /// PEXT, as fast as other instructions.
+    pub(super) pext: bool,
+}
+
+impl<'a> Build<'a> {
+    pub(super) fn new(
+        stubs: &'a Stubs,
+        at: At,
+        first: (u32, u32),
+        context: Context,
+        page: Option<u64>,
+        host: HostFlavour,
+    ) -> Self {
+        Build {
+            asm: Asm::default(),
+            context,
+            host,
+            page,
+            stubs,
+            at,
+            first,
+            sites: Vec::new(),
+            ways: Vec::new(),
+            cold: Vec::new(),
+            encoder: Encoder::new(64),
+            vectors_loaded: false,
+            x87_loaded: false,
+        }
+    }
+
+    /// A number under which the interpreter finds `insn`.
+    pub(super) fn site(&mut self, insn: &Insn) -> u32 {
+        if self.sites.last().is_some_and(|s| s.off == insn.off) {
+            return self.first.0 + self.sites.len() as u32 - 1;
+        }
+        self.sites.push(Site { ins: insn.ins, off: insn.off, page: self.page });
+        self.first.0 + self.sites.len() as u32 - 1
+    }
+
+    /// `to` becomes the linear address of offset `off` of the page; the flags stay.
+    pub(super) fn linear(&mut self, to: Host, off: i64) {
+        match self.page {
+            Some(page) => self.asm.constant(to, page.wrapping_add(off as u64)),
+            None => {
+                self.asm.load(to, Rm::State(regs::slot(REG_BLOCK_RIP.into())));
+                match i32::try_from(off) {
+                    Ok(disp) => self.asm.add_constant(to, disp),
+                    // A branch reaches no further than 2 GiB from an instruction of the page.
+                    Err(_) => {
+                        let half = (off / 2) as i32;
+                        self.asm.add_constant(to, half);
+                        self.asm.add_constant(to, (off - i64::from(half)) as i32);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The interpreter executes `insn`, whose code begins at `start`, if one of `from` jumps; the code goes on here. Nothing of it
+    /// must have been done where they jump.
+    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+        let site = self.site(insn);
+        let back = self.asm.here();
+        self.cold.push(Cold::Interpret { from, site, start, back });
+    }
+
+    /// The interpreter executes the branch `insn`, whose code begins at `start`, if one of `from` jumps.
+    pub(super) fn or_leave(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+        let site = self.site(insn);
+        self.cold.push(Cold::Leave { from, site, start });
+    }
+
+    /// Tells the engine of a store of `size` bytes at R14 by `insn`, if `from` jumps. Without `insn` the code goes on whatever the
+    /// store hit.
+    pub(super) fn or_tell_write(&mut self, from: Hole, size: u32, insn: Option<&Insn>) {
+        let site = insn.map_or(NO_SITE, |insn| self.site(insn));
+        let back = self.asm.here();
+        self.cold.push(Cold::WroteCode { from, size, site, back });
+    }
+
+    /// The interpreter executes `insn` here, and the code goes on.
+    pub(super) fn interpret(&mut self, insn: &Insn) {
+        let site = self.site(insn);
+        self.asm.constant(Host::R14, site.into());
+        self.call_stub(self.stubs.call_interpreter);
+    }
+
+    /// The interpreter executes `insn` and the code ends.
+    pub(super) fn interpret_and_leave(&mut self, insn: &Insn) {
+        let site = self.site(insn);
+        self.asm.constant(Host::R14, site.into());
+        self.jump_to_stub(self.stubs.interpret);
+    }
+
+    /// Makes sure that the guest's vector registers are in the host's.
+    pub(super) fn need_vectors(&mut self) {
+        if !self.vectors_loaded {
+            self.load_unless_there(super::frame::field!(vectors_away), self.stubs.load_vectors);
+            self.vectors_loaded = true;
+        }
+    }
+
+    /// Makes sure that the guest's x87 and vector registers are in the host's.
+    pub(super) fn need_x87(&mut self) {
+        if !self.x87_loaded {
+            self.load_unless_there(super::frame::field!(x87_away), self.stubs.load_x87);
+            self.vectors_loaded = true;
+            self.x87_loaded = true;
+        }
+    }
+
+    fn load_unless_there(&mut self, flag: i32, stub: At) {
+        self.asm.load8(Host::RCX, Rm::State(flag));
+        let there = self.asm.jrcxz();
+        self.call_stub(stub);
+        self.asm.land(there);
+    }
+
+    /// A way out to offset `off` of the page, through a jump still to be made.
+    pub(super) fn way(&mut self, off: i64) -> u32 {
+        let near = (0..4096).contains(&off);
+        let (target, relative) = match self.page {
+            Some(page) => (page.wrapping_add(off as u64), false),
+            None => (off as u64, true),
+        };
+        self.ways.push(Way { target, relative, jump: None, near, cold: At(0), looked_up: false });
+        self.first.1 + self.ways.len() as u32 - 1
+    }
+
+    /// `from` leads to `way`, and may be linked to a translation.
+    pub(super) fn leads_to(&mut self, from: Hole, way: u32) {
+        let jump = At(self.at.0 + from.field() as u32);
+        self.ways[(way - self.first.1) as usize].jump = Some(jump);
+        self.cold.push(Cold::Way { from: vec![from], way, poll: false });
+    }
+
+    /// `from` leads to `way` because of the attention word.
+    pub(super) fn polls(&mut self, from: Hole, way: u32) {
+        self.cold.push(Cold::Way { from: vec![from], way, poll: true });
+    }
+
+    /// `from` leads to `way`, which is looked up and put into the table of branch targets.
+    pub(super) fn looks_up(&mut self, from: Hole, way: u32) {
+        self.ways[(way - self.first.1) as usize].looked_up = true;
+        self.leaves_to(from, way);
+    }
+
+    /// `from` leads to `way`, which is never linked.
+    pub(super) fn leaves_to(&mut self, from: Hole, way: u32) {
+        self.cold.push(Cold::Way { from: vec![from], way, poll: false });
+    }
+
+    /// Leaves the code if the attention word is set, to `way`. With `keep` the flags stay.
+    pub(super) fn poll(&mut self, way: u32, keep: bool) {
+        self.asm.load(Host::RCX, Rm::State(super::frame::field!(attention)));
+        if keep {
+            self.asm.load32(Host::RCX, Rm::At(Host::RCX, 0));
+            let quiet = self.asm.jrcxz();
+            let out = self.asm.jmp();
+            self.asm.land(quiet);
+            self.polls(out, way);
+        } else {
+            self.asm.op(false, &[0x83], 7, Rm::At(Host::RCX, 0));
+            self.asm.raw(&[0]);
+            let out = self.asm.jcc(super::asm::cond::NE);
+            self.polls(out, way);
+        }
+    }
+
+    /// Puts the value of guest register `guest` into `to`; the flags stay.
+    pub(super) fn fetch(&mut self, to: Host, guest: usize) {
+        match regs::place(guest) {
+            Place::Host(h) => self.asm.mov(to, h),
+            Place::Slot(at) => self.asm.load(to, Rm::State(at)),
+        }
+    }
+
+    /// Guest register `guest` becomes `from`.
+    pub(super) fn put(&mut self, guest: usize, from: Host) {
+        match regs::place(guest) {
+            Place::Host(h) => self.asm.mov(h, from),
+            Place::Slot(at) => self.asm.store(Rm::State(at), from),
+        }
+    }
+
+    /// Adds a constant to guest register RSP; the flags stay.
+    pub(super) fn move_stack(&mut self, by: i32) {
+        if let Place::Host(h) = regs::place(regs::RSP) {
+            self.asm.lea(true, h, Sum { base: Some(h), index: None, disp: by });
+        }
+    }
+
+    fn call_stub(&mut self, stub: At) {
+        let hole = self.asm.call();
+        self.asm.fill(hole, i64::from(stub.0) - i64::from(self.at.0));
+    }
+
+    pub(super) fn jump_to_stub(&mut self, stub: At) {
+        let hole = self.asm.jmp();
+        self.asm.fill(hole, i64::from(stub.0) - i64::from(self.at.0));
+    }
+
+    /// Puts the cold code behind the rest.
+    pub(super) fn finish(mut self, start: i64, entry: u32, instructions: u32) -> Built {
+        let way = self.way(start);
+        for cold in std::mem::take(&mut self.cold) {
+            match cold {
+                Cold::Interpret { from, site, start, back } => {
+                    from.into_iter().for_each(|h| self.asm.fill_here(h));
+                    self.asm.constant(Host::R14, site.into());
+                    self.call_stub(self.stubs.call_refill);
+                    let hole = self.asm.jmp();
+                    self.asm.fill(hole, back as i64);
+                    // Where `call_refill` returns to have the instruction tried again.
+                    let again = self.asm.jmp();
+                    self.asm.fill(again, start as i64);
+                }
+                Cold::WroteCode { from, size, site, back } => {
+                    self.asm.fill_here(from);
+                    self.asm.constant(Host::RCX, u64::from(size) << 32 | u64::from(site));
+                    self.call_stub(self.stubs.wrote_code);
+                    let hole = self.asm.jmp();
+                    self.asm.fill(hole, back as i64);
+                }
+                Cold::Way { from, way, poll } => {
+                    from.into_iter().for_each(|h| self.asm.fill_here(h));
+                    let cold = At(self.at.0 + self.asm.here() as u32);
+                    if !poll {
+                        self.ways[(way - self.first.1) as usize].cold = cold;
+                    }
+                    self.asm.constant(Host::R14, way.into());
+                    self.jump_to_stub(if poll { self.stubs.poll } else { self.stubs.link });
+                }
+                Cold::Leave { from, site, start } => {
+                    from.into_iter().for_each(|h| self.asm.fill_here(h));
+                    self.asm.constant(Host::R14, site.into());
+                    self.call_stub(self.stubs.call_refill);
+                    // Never: branches end the code.
+                    self.asm.raw(&[0x0f, 0x0b, 0x66, 0x90, 0x90]);
+                    let again = self.asm.jmp();
+                    self.asm.fill(again, start as i64);
+                }
+            }
+        }
+        let leave = self.asm.here() as u32;
+        self.asm.constant(Host::R14, way.into());
+        self.jump_to_stub(self.stubs.link);
+        Built { code: self.asm.bytes, sites: self.sites, ways: self.ways, entry, leave, instructions }
+    }
+}

@@ -1,0 +1,317 @@
+//! The loop around translated code: finds or makes the translation at RIP, enters it, and acts on why it was left.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use visor_memory::{Frame, PAGE};
+
+use super::alarm::Alarm;
+use super::build::{Build, HostFlavour};
+use super::cache::{At, CodeCache};
+use super::context::Context;
+use super::frame::Exit;
+use super::helpers;
+use super::map::{Key, Map};
+use super::stubs::{Helpers, HostCpu, Stubs};
+use super::{translate, unit};
+use crate::cpu::Cpu;
+use crate::mmu::Home;
+use crate::op::{Guest, REG_BLOCK_RIP};
+use crate::options::SoftOptions;
+use crate::perf_map::PerfMap;
+
+/// How often code is interpreted before it is translated.
+const HOT: u8 = 2;
+/// Room that the translation of one unit may take.
+const LARGEST: usize = 64 << 10;
+
+/// Counters.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TranslatorCounts {
+    /// Times translated code was entered.
+    pub(crate) entries: u64,
+    /// Instructions that the interpreter executed for translated code.
+    pub(crate) interpreted: u64,
+    /// Misses of the soft TLB that a page walk made good.
+    pub(crate) refills: u64,
+    /// Stores to frames with code.
+    pub(crate) checked_writes: u64,
+}
+
+/// The translator of one CPU.
+pub(crate) struct Translator {
+    pub(super) map: Map,
+    stubs: Stubs,
+    enter: extern "sysv64" fn(u64, u64),
+    flavour: HostFlavour,
+    host: HostCpu,
+    alarm: Alarm,
+    /// What the far links and the branch targets of the kernel were made under.
+    upper: u64,
+    units: u8,
+    /// GS base of this thread, where the CPU cannot set it by itself.
+    window: u64,
+    /// The site of a branch that a helper has executed before the code was left.
+    pub(super) branched: Option<u32>,
+    pub(super) stats: TranslatorCounts,
+    page: Box<[u8; PAGE as usize]>,
+    perf_map: Option<Arc<PerfMap>>,
+}
+
+/// What is known of the code at RIP.
+enum Found {
+    Code(At),
+    /// It is not, or cannot be, translated.
+    Cold,
+}
+
+impl Translator {
+    /// A translator that tells `perf_map` what it makes.
+    ///
+    /// # Errors
+    /// The host's, if it gives no memory that may be executed.
+    pub(crate) fn new(options: &SoftOptions, perf_map: Option<Arc<PerfMap>>) -> std::io::Result<Box<Self>> {
+        let mut cache = CodeCache::new(options.code_cache as usize)?;
+        let host = HostCpu { avx: std::is_x86_feature_detected!("avx"), fsgsbase: has_fsgsbase() };
+        let functions = Helpers {
+            interpret: helpers::interpret as *const () as u64,
+            refill: helpers::refill as *const () as u64,
+            wrote_code: helpers::wrote_code as *const () as u64,
+        };
+        let stubs = Stubs::write(&mut cache, functions, host).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        // SAFETY: the stub at this address is such a function.
+        let enter = unsafe { std::mem::transmute::<u64, extern "sysv64" fn(u64, u64)>(cache.address(stubs.enter)) };
+        Ok(Box::new(Translator {
+            map: Map::new(cache, if options.eager { 0 } else { HOT }),
+            stubs,
+            enter,
+            flavour: HostFlavour { pext: std::is_x86_feature_detected!("bmi2") },
+            host,
+            alarm: Alarm::default(),
+            upper: 0,
+            units: 0,
+            window: 0,
+            branched: None,
+            stats: TranslatorCounts::default(),
+            page: Box::new([0; PAGE as usize]),
+            perf_map,
+        }))
+    }
+
+    /// To be called when the thread begins to run `cpu`.
+    pub(crate) fn attach(&mut self, cpu: &mut Cpu) {
+        let word = std::ptr::from_ref(&cpu.port.attention);
+        cpu.frame.attention = word;
+        cpu.frame.fpu = &raw mut *cpu.fpu;
+        cpu.frame.cpu = std::ptr::from_mut(cpu);
+        cpu.frame.translator = std::ptr::from_mut(self);
+        self.window = 0;
+        self.alarm.attach(word);
+    }
+
+    /// The alarm has rung: it is set no longer, even if it was early.
+    pub(crate) fn alarm_rang(&mut self) {
+        self.alarm.rang();
+    }
+
+    /// Drops what was made of `frames`, whose bytes have changed.
+    pub(crate) fn invalidate(&mut self, frames: impl IntoIterator<Item = Frame>) {
+        for frame in frames {
+            self.map.invalidate(frame);
+        }
+    }
+
+    /// Runs translated code at RIP as long as there is some and nothing wants attention. False if the next block is to be interpreted.
+    ///
+    /// # Errors
+    /// The exception of an instruction fetch, in `cpu.fault`.
+    pub(crate) fn run(&mut self, cpu: &mut Cpu) -> Guest<bool> {
+        loop {
+            let Some(context) = Context::of(cpu) else { return Ok(false) };
+            let Found::Code(entry) = self.find(cpu, context)? else { return Ok(false) };
+            let exit = self.enter(cpu, entry);
+            let id = cpu.frame.exit_id;
+            match exit {
+                Exit::Poll => {
+                    cpu.rip = self.way_out(cpu, id);
+                    return Ok(true);
+                }
+                Exit::Link => {
+                    cpu.rip = self.way_out(cpu, id);
+                    if attention(cpu) {
+                        return Ok(true);
+                    }
+                    self.link(cpu, id, context)?;
+                }
+                Exit::Interpret => {
+                    self.stats.interpreted += 1;
+                    helpers::execute(cpu, &mut self.map, id);
+                    self.learn_target(cpu, context, id);
+                }
+                Exit::Done => {
+                    if let Some(id) = self.branched.take() {
+                        self.learn_target(cpu, context, id);
+                    }
+                }
+            }
+            if attention(cpu) || cpu.halted || cpu.shutdown {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn way_out(&self, cpu: &Cpu, id: u32) -> u64 {
+        let way = &self.map.ways[id as usize];
+        let base = if way.relative { cpu.gpr[usize::from(REG_BLOCK_RIP)] } else { 0 };
+        way.target.wrapping_add(base)
+    }
+
+    /// Lets way `id` lead to the translation at RIP, if there is one.
+    fn link(&mut self, cpu: &mut Cpu, id: u32, context: Context) -> Guest<()> {
+        let flushes = self.map.stats.flushes;
+        if let Found::Code(entry) = self.find(cpu, context)?
+            && self.map.stats.flushes == flushes
+        {
+            self.map.link(id, entry);
+            if self.map.ways[id as usize].looked_up {
+                self.put_target(cpu, context);
+            }
+        }
+        Ok(())
+    }
+
+    /// If the instruction of site `id` was an indirect branch: puts where it went into the table.
+    fn learn_target(&mut self, cpu: &Cpu, context: Context, id: u32) {
+        if self.map.sites[id as usize].site.is_indirect() && Context::of(cpu) == Some(context) {
+            self.put_target(cpu, context);
+        }
+    }
+
+    /// Puts the translation at RIP into the table of branch targets, if it is known.
+    fn put_target(&mut self, cpu: &Cpu, context: Context) {
+        let lin = cpu.rip;
+        let Some(block) = self.map.recall(lin, cpu.mmu.generation(lin), context) else { return };
+        let code = self.map.cache.address(block.start);
+        cpu.mmu.put_target(lin, code, context.is_user());
+    }
+
+    fn enter(&mut self, cpu: &mut Cpu, entry: At) -> Exit {
+        cpu.gpr[usize::from(REG_BLOCK_RIP)] = cpu.rip & !(PAGE - 1);
+        let (clock, now) = (cpu.clock, cpu.timer_tsc);
+        if now != self.alarm.at() {
+            let tsc = cpu.tsc();
+            self.alarm.set(now, || clock.nanos(now.saturating_sub(tsc)));
+        }
+        let window = cpu.mmu.window;
+        if !self.host.fsgsbase && self.window != window {
+            set_gs_base(window);
+            self.window = window;
+        }
+        self.stats.entries += 1;
+        self.branched = None;
+        (self.enter)(window, self.map.cache.address(entry));
+        Exit::from_bits(cpu.frame.exit)
+    }
+
+    /// The translation at RIP.
+    fn find(&mut self, cpu: &mut Cpu, context: Context) -> Guest<Found> {
+        self.follow_changes(cpu, context);
+        let lin = cpu.rip;
+        if let Some(block) = self.map.recall(lin, cpu.mmu.generation(lin), context) {
+            return Ok(Found::Code(block.entry));
+        }
+        let place = cpu.fetch(lin)?;
+        let Some(page) = place.page else { return Ok(Found::Cold) };
+        let start = (lin % PAGE) as u16;
+        let made_for = if context.is_user() { None } else { Some(lin & !(PAGE - 1)) };
+        let key = Key { at: u64::from(page.frame.0) * PAGE + u64::from(start), context, page: made_for };
+        let generation = cpu.mmu.generation(lin);
+        if let Some(block) = self.map.find(&key, lin, generation) {
+            return Ok(Found::Code(block.entry));
+        }
+        if !self.map.is_hot(&key) {
+            return Ok(Found::Cold);
+        }
+        self.make(cpu, key, page, start);
+        Ok(self.map.find(&key, lin, generation).map_or(Found::Cold, |b| Found::Code(b.entry)))
+    }
+
+    /// Translates the code of `key`, at offset `start` of `page`.
+    fn make(&mut self, cpu: &mut Cpu, key: Key, page: visor_memory::RamPage, start: u16) {
+        if self.map.cache.room() < LARGEST {
+            self.map.clear();
+            cpu.mmu.home.clear_targets();
+        }
+        let mut unit;
+        loop {
+            crate::blocks::read_page(page, 0, &mut self.page[..]);
+            unit = unit::read(&self.page[..], start, key.context);
+            let Some(last) = unit.last() else {
+                self.map.give_up(key);
+                return;
+            };
+            let len = u64::from(last.next() - start);
+            // Marked before it is read for good.
+            cpu.ram.frames().mark_code(page.frame, start.into(), len);
+            let mut again = [0; PAGE as usize];
+            let range = usize::from(start)..usize::from(start) + len as usize;
+            crate::blocks::read_page(page, start.into(), &mut again[range.clone()]);
+            if again[range.clone()] == self.page[range] {
+                break;
+            }
+        }
+        let first = (self.map.sites.len() as u32, self.map.ways.len() as u32);
+        let at = self.map.cache.next();
+        let build = Build::new(&self.stubs, at, first, key.context, key.page, self.flavour);
+        let built = translate(build, &unit, start);
+        if let Some(map) = &self.perf_map {
+            let ring = if key.context.is_user() { "user" } else { "kernel" };
+            map.add(self.map.cache.address(at), built.code.len() as u64, &format!("{ring}:{:x}", cpu.rip));
+        }
+        let inserted = self.map.insert(key, built);
+        debug_assert!(inserted, "there was room");
+    }
+
+    /// Breaks what no longer holds: the kernel's code may have moved, or the floating-point units be in another state.
+    fn follow_changes(&mut self, cpu: &Cpu, context: Context) {
+        let upper = cpu.mmu.code_generation[1];
+        if upper != self.upper {
+            self.upper = upper;
+            self.map.unlink_far();
+        }
+        if context.units() != self.units {
+            self.units = context.units();
+            cpu.mmu.home.clear_targets();
+        }
+    }
+}
+
+#[inline]
+fn attention(cpu: &Cpu) -> bool {
+    cpu.port.attention.load(Ordering::Relaxed) != 0
+}
+
+/// The kernel lets programs set the GS base (AT_HWCAP2, bit 1).
+fn has_fsgsbase() -> bool {
+    // SAFETY: a plain library call.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
+}
+
+fn set_gs_base(base: u64) {
+    const ARCH_SET_GS: i32 = 0x1001;
+    // SAFETY: nothing else in this process uses GS.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, base) };
+}
+
+impl Home {
+    /// Forgets all branch targets, of every address space.
+    fn clear_targets(&self) {
+        // SAFETY: the caller is the CPU that lives here, and no translated code runs.
+        unsafe {
+            (*self.kernel()).targets.clear();
+            for i in 0..crate::mmu::SPACES {
+                (*self.user(i)).targets.clear();
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What translated code and the engine share besides the CPU's state: the fields that only generated code and its stubs use.
+
+use std::sync::atomic::AtomicU32;
+
+use visor_fpu::{FpuState, MXCSR_DEFAULT};
+
+use crate::cpu::Cpu;
+use crate::mmu::ENTRIES;
+use crate::translate::Translator;
+
+/// Why translated code was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Exit {
+    /// To the target of exit `id`, which may be linked.
+    Link = 0,
+    /// To the target of exit `id`, since something wants attention.
+    Poll = 1,
+    /// The instruction of site `id` is to be interpreted.
+    Interpret = 2,
+    /// RIP is exact.
+    Done = 3,
+}
+
+impl Exit {
+    pub(super) fn from_bits(bits: u32) -> Exit {
+        match bits {
+            0 => Exit::Link,
+            1 => Exit::Poll,
+            2 => Exit::Interpret,
+            _ => Exit::Done,
+        }
+    }
+}
+
+/// Part of the CPU, so that generated code reaches it through GS.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Frame {
+    /// The translator that runs, for helpers.
+    pub(super) translator: *mut Translator,
+    /// The CPU's attention word.
+    pub(super) attention: *const AtomicU32,
+    pub(super) fpu: *mut FpuState,
+    /// The CPU itself, for helpers.
+    pub(super) cpu: *mut Cpu,
+    /// 0 while the vector registers and MXCSR are those of the guest.
+    pub(super) vectors_away: u8,
+    /// 0 while the x87 registers are those of the guest; then the vectors are, too.
+    pub(super) x87_away: u8,
+    /// MXCSR of the engine itself.
+    mxcsr: u32,
+    /// An [`Exit`], and its id.
+    pub(super) exit: u32,
+    pub(super) exit_id: u32,
+    /// Where an indirect branch goes: host code.
+    pub(super) jump_to: u64,
+    /// Where it goes in the guest.
+    pub(super) jump_lin: u64,
+    /// What a scratch register held.
+    pub(super) spill: u64,
+    /// Flags of the guest, as LAHF and SETO AL give them, and its RAX meanwhile.
+    pub(super) flags: u32,
+    pub(super) kept_rax: u64,
+    /// Bits of an address that select a TLB entry.
+    pub(super) index_mask: u64,
+    /// Bits of an offset that must be clear for it to lie in a page.
+    pub(super) page_mask: u64,
+    /// Likewise, if it must be aligned to 16 or 32 bytes.
+    pub(super) page_mask_16: u64,
+    pub(super) page_mask_32: u64,
+    /// Bits of an address that select an entry of the branch targets of the kernel and of user code.
+    pub(super) kernel_targets_mask: u64,
+    pub(super) user_targets_mask: u64,
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Frame {
+            translator: std::ptr::null_mut(),
+            attention: std::ptr::null(),
+            fpu: std::ptr::null_mut(),
+            cpu: std::ptr::null_mut(),
+            vectors_away: 1,
+            x87_away: 1,
+            mxcsr: MXCSR_DEFAULT,
+            exit: 0,
+            exit_id: 0,
+            jump_to: 0,
+            jump_lin: 0,
+            spill: 0,
+            flags: 0,
+            kept_rax: 0,
+            index_mask: (ENTRIES as u64 - 1) << 12,
+            page_mask: !0xfff,
+            page_mask_16: !0xff0,
+            page_mask_32: !0xfe0,
+            kernel_targets_mask: crate::mmu::KERNEL_TARGETS_MASK,
+            user_targets_mask: crate::mmu::USER_TARGETS_MASK,
+        }
+    }
+}
+
+/// Offset of a field of [`Frame`] from the GS base.
+macro_rules! field {
+    ($name:ident) => {
+        (std::mem::offset_of!(crate::cpu::Cpu, frame) + std::mem::offset_of!(crate::translate::frame::Frame, $name)) as i32
+    };
+}
+pub(super) use field;
+
+/// Offset of [`Frame::mxcsr`].
+pub(super) const MXCSR: i32 = field!(mxcsr);
+
+/// Offset of the status flags of the CPU.
+pub(super) const STATUS: i32 = std::mem::offset_of!(Cpu, status) as i32;
+
+/// Offset of the base of segment `seg`.
+pub(super) fn segment_base(seg: usize) -> i32 {
+    (std::mem::offset_of!(Cpu, seg_base) + 8 * seg) as i32
+}

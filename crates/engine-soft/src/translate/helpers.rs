@@ -1,0 +1,80 @@
+//! What translated code calls.
+
+use visor_memory::Frame;
+
+use super::build::NO_SITE;
+use super::map::{Lowered, Map};
+use crate::cpu::{Cpu, Mode, attention};
+use crate::decode::lower;
+use crate::op::{Flow, Op, REG_BLOCK_RIP};
+use crate::run::leave;
+
+/// Executes the instruction of site `site`. 0: translated code goes on behind it; 1: RIP is exact.
+pub(super) extern "sysv64" fn interpret(cpu: *mut Cpu, site: u64) -> u32 {
+    // SAFETY: called by translated code of this CPU, whose `run` is on the stack and touches neither meanwhile; the translator
+    // is not part of the CPU.
+    let (cpu, translator) = unsafe { (&mut *cpu, &mut *(*cpu).frame.translator) };
+    translator.stats.interpreted += 1;
+    u32::from(!execute(cpu, &mut translator.map, site as u32))
+}
+
+/// Fills the TLB for the instruction of site `site`, if that is what it lacks, and answers 2: try again. Otherwise as
+/// [`interpret`].
+pub(super) extern "sysv64" fn refill(cpu: *mut Cpu, site: u64) -> u32 {
+    // SAFETY: as in `interpret`.
+    let (cpu, translator) = unsafe { (&mut *cpu, &mut *(*cpu).frame.translator) };
+    if super::refill::refill(cpu, &translator.map.sites[site as usize].site) {
+        translator.stats.refills += 1;
+        return 2;
+    }
+    translator.stats.interpreted += 1;
+    translator.branched = Some(site as u32);
+    u32::from(!execute(cpu, &mut translator.map, site as u32))
+}
+
+/// `info` / 2^32 bytes were stored at `host`, in a frame with code, by the instruction of site `info` % 2^32 (or by one that goes
+/// on in any case). 0: goes on; 1: RIP is exact, behind the instruction.
+pub(super) extern "sysv64" fn wrote_code(cpu: *mut Cpu, host: u64, info: u64) -> u32 {
+    // SAFETY: as in `interpret`.
+    let (cpu, translator) = unsafe { (&mut *cpu, &mut *(*cpu).frame.translator) };
+    let at = host.wrapping_sub(cpu.mmu.ram_base);
+    let hit = cpu.ram.frames().wrote(Frame((at >> 12) as u32), at & 0xfff, info >> 32);
+    translator.stats.checked_writes += 1;
+    let site = info as u32;
+    if !hit || site == NO_SITE {
+        return 0;
+    }
+    let site = &translator.map.sites[site as usize].site;
+    let page = site.page.unwrap_or(cpu.gpr[usize::from(REG_BLOCK_RIP)]);
+    cpu.rip = page.wrapping_add(u64::from(site.off) + site.ins.len() as u64);
+    1
+}
+
+/// Executes one instruction of translated code; true if the code may go on behind it, otherwise RIP is exact.
+pub(super) fn execute(cpu: &mut Cpu, map: &mut Map, site: u32) -> bool {
+    let state = &mut map.sites[site as usize];
+    if let Some(page) = state.site.page {
+        cpu.gpr[usize::from(REG_BLOCK_RIP)] = page;
+    }
+    let (ins, off, mode) = (&state.site.ins, state.site.off, cpu.mode);
+    let lowered = state.op.get_or_insert_with(|| prepare(cpu, ins, mode, off));
+    let (op, ends): (*const Op, bool) = (&raw const lowered.op, lowered.ends);
+    cpu.block_end = std::ptr::null();
+    // SAFETY: in a box that nobody drops before the next instruction.
+    let op = unsafe { &*op };
+    let flow = (op.run)(cpu, op);
+    cpu.stats.instructions += 1;
+    if flow == Flow::Next {
+        let changed = !cpu.block_end.is_null() || cpu.port.attention.load(std::sync::atomic::Ordering::Relaxed) & attention::WORK != 0;
+        cpu.rip = op.next_rip(cpu);
+        return !ends && !changed;
+    } else if flow != Flow::End {
+        leave(cpu, op, flow);
+    }
+    false
+}
+
+fn prepare(cpu: &mut Cpu, ins: &iced_x86::Instruction, mode: Mode, off: u16) -> Box<Lowered> {
+    let lowered = lower(cpu, ins, mode, off);
+    Box::new(Lowered { op: lowered.op, ends: lowered.ends })
+}

@@ -1,0 +1,363 @@
+//! Instructions that stay what they are: other registers, a checked address in place of the memory operand.
+
+use iced_x86::{Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register};
+
+use super::address::{Access, Check};
+use super::asm::{Rm, Sum};
+use super::build::Build;
+use super::classify::Kind;
+use super::regs::{self, Host, Place};
+use super::unit::Insn;
+
+/// A guest register in memory that the instruction has in a scratch register.
+#[derive(Clone, Copy)]
+struct Borrowed {
+    guest: usize,
+    scratch: Host,
+    read: bool,
+    written: bool,
+}
+
+/// What has to be done around an instruction besides its memory operand.
+#[derive(Default)]
+struct Plan {
+    /// The instruction with the host's registers.
+    host: Instruction,
+    borrowed: Vec<Borrowed>,
+    /// RCX must hold the guest's RCX: the instruction reads it without saying so, or names it where only the first four
+    /// registers can be named.
+    rcx_in: bool,
+    /// And it has changed it: all of it, or 32 bits that clear the others.
+    rcx_out: Option<bool>,
+    /// No register that needs a REX prefix may be named.
+    no_rex: bool,
+}
+
+impl Build<'_> {
+    /// Emits `insn`; false if it cannot be done, with nothing emitted.
+    pub(super) fn same(&mut self, insn: &Insn) -> bool {
+        let ins = &insn.ins;
+        let memory = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory);
+        let Some(mut plan) = plan(ins, memory.is_some()) else { return false };
+        if memory.is_some() {
+            redirect(&mut plan.host, if plan.no_rex { Register::RCX } else { Register::R14 });
+        }
+        // What cannot be named in the same encoding is left to the interpreter.
+        let Ok(_) = self.encoder.encode(&plan.host, 0) else {
+            let _ = self.encoder.take_buffer();
+            return false;
+        };
+        let code = self.encoder.take_buffer();
+        let access = memory.map(|i| access(ins, i));
+        match insn.kind {
+            Kind::Vector => self.need_vectors(),
+            Kind::X87 => self.need_x87(),
+            _ => {}
+        }
+        let start = self.asm.here();
+        let Some(access) = access else {
+            self.run(&plan, &code);
+            return true;
+        };
+        let size = ins.memory_size().size() as u32;
+        let check = Check { access, size, align: alignment(insn), keep_flags: insn.live_in != 0 };
+        self.operand_address(ins);
+        let misses = self.check(check);
+        let rcx_used = plan.no_rex || plan.rcx_in || plan.borrowed.iter().any(|b| b.scratch == Host::RCX);
+        if access == Access::Store && rcx_used {
+            self.keep_entry(check);
+        }
+        if plan.no_rex {
+            self.asm.mov(Host::RCX, Host::R14);
+        }
+        self.run(&plan, &code);
+        if access == Access::Store {
+            self.after_store(check, !rcx_used, insn.live_out != 0, insn);
+        }
+        self.or_interpret(misses, start, insn);
+        true
+    }
+
+    /// The instruction itself, with what it needs before and after.
+    fn run(&mut self, plan: &Plan, code: &[u8]) {
+        for b in plan.borrowed.iter().filter(|b| b.read) {
+            self.fetch(b.scratch, b.guest);
+        }
+        if plan.rcx_in {
+            self.fetch(Host::RCX, regs::RCX);
+        }
+        self.asm.raw(code);
+        match plan.rcx_out {
+            Some(true) => self.put(regs::RCX, Host::RCX),
+            Some(false) => self.put_32(regs::RCX, Host::RCX),
+            None => {}
+        }
+        for b in plan.borrowed.iter().filter(|b| b.written) {
+            self.put(b.guest, b.scratch);
+        }
+    }
+
+    fn put_32(&mut self, guest: usize, from: Host) {
+        if let Place::Host(h) = regs::place(guest) {
+            self.asm.load32(h, Rm::Reg(from));
+        }
+    }
+
+    /// LEA of 32 or 64 bits.
+    pub(super) fn lea(&mut self, insn: &Insn) {
+        let ins = &insn.ins;
+        let to = ins.op0_register();
+        let guest = to.full_register().number();
+        if ins.is_ip_rel_memory_operand() {
+            self.effective_address(ins);
+        } else if let (Place::Host(host), true) = (regs::place(guest), ins.memory_base() != Register::None) {
+            self.sum(ins, host, to.is_gpr64());
+            return;
+        } else {
+            self.effective_address(ins);
+        }
+        if !to.is_gpr64() {
+            self.asm.load32(Host::R14, Rm::Reg(Host::R14));
+        }
+        self.put(guest, Host::R14);
+    }
+
+    /// The effective address of `ins`, which has a base register, in `to`.
+    fn sum(&mut self, ins: &Instruction, to: Host, wide: bool) {
+        let base = self.part(ins.memory_base(), Host::R14);
+        let index = (ins.memory_index() != Register::None).then(|| self.part(ins.memory_index(), Host::RCX));
+        let scale = ins.memory_index_scale().trailing_zeros() as u8;
+        let wide = wide && ins.memory_base().is_gpr64();
+        let disp = ins.memory_displacement64() as i32;
+        self.asm.lea(wide, to, Sum { base: Some(base), index: index.map(|i| (i, scale)), disp });
+    }
+
+    /// PUSH of 64 bits.
+    pub(super) fn push(&mut self, insn: &Insn) {
+        let ins = &insn.ins;
+        let mut misses = Vec::new();
+        let start = self.asm.here();
+        let keep_flags = insn.live_in != 0;
+        if ins.op0_kind() == OpKind::Memory {
+            self.operand_address(ins);
+            misses = self.check(Check { access: Access::Load, size: 8, align: 1, keep_flags });
+            self.asm.load(Host::RCX, Rm::Checked);
+            self.asm.store(Rm::State(super::frame::field!(jump_lin)), Host::RCX);
+        }
+        let check = Check { access: Access::Store, size: 8, align: 1, keep_flags };
+        misses.extend(self.check_stack(-8, check));
+        let entry = match ins.op0_kind() {
+            OpKind::Register => match regs::place(ins.op0_register().number()) {
+                Place::Host(h) => {
+                    self.asm.store(Rm::Checked, h);
+                    true
+                }
+                Place::Slot(at) => self.store_through_rcx(check, at),
+            },
+            OpKind::Memory => self.store_through_rcx(check, super::frame::field!(jump_lin)),
+            _ => {
+                self.asm.store_imm(Rm::Checked, ins.immediate(0) as i32);
+                true
+            }
+        };
+        self.move_stack(-8);
+        self.after_store(check, entry, insn.live_out != 0, insn);
+        self.or_interpret(misses, start, insn);
+    }
+
+    fn store_through_rcx(&mut self, check: Check, from: i32) -> bool {
+        self.keep_entry(check);
+        self.asm.load(Host::RCX, Rm::State(from));
+        self.asm.store(Rm::Checked, Host::RCX);
+        false
+    }
+
+    /// Checks an access at `offset` from the guest's stack pointer.
+    pub(super) fn check_stack(&mut self, offset: i32, check: Check) -> Vec<super::asm::Hole> {
+        if let Place::Host(sp) = regs::place(regs::RSP) {
+            self.asm.lea(true, Host::R14, Sum { base: Some(sp), index: None, disp: offset });
+        }
+        self.check(check)
+    }
+
+    /// POP of a 64-bit register.
+    pub(super) fn pop(&mut self, insn: &Insn) {
+        let guest = insn.ins.op0_register().number();
+        let start = self.asm.here();
+        let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: insn.live_in != 0 };
+        let misses = self.check_stack(0, check);
+        match regs::place(guest) {
+            Place::Host(h) => self.asm.load(h, Rm::Checked),
+            Place::Slot(at) => {
+                self.asm.load(Host::RCX, Rm::Checked);
+                self.asm.store(Rm::State(at), Host::RCX);
+            }
+        }
+        if guest != regs::RSP {
+            self.move_stack(8);
+        }
+        self.or_interpret(misses, start, insn);
+    }
+
+    /// LEAVE.
+    pub(super) fn leave_frame(&mut self, insn: &Insn) {
+        let (Place::Host(sp), Place::Host(bp)) = (regs::place(regs::RSP), regs::place(regs::RBP)) else { return };
+        let start = self.asm.here();
+        self.asm.mov(Host::R14, bp);
+        let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: insn.live_in != 0 };
+        let misses = self.check(check);
+        self.asm.lea(true, sp, Sum { base: Some(bp), index: None, disp: 8 });
+        self.asm.load(bp, Rm::Checked);
+        self.or_interpret(misses, start, insn);
+    }
+}
+
+/// Which registers become which. `None` if there are not enough.
+fn plan(ins: &Instruction, memory: bool) -> Option<Plan> {
+    let mut plan = Plan { host: *ins, ..Plan::default() };
+    clear_prefixes(&mut plan.host);
+    implicit_rcx(ins, &mut plan);
+    plan.no_rex = (0..ins.op_count()).any(|i| ins.op_kind(i) == OpKind::Register && is_high(ins.op_register(i)));
+    let mut factory = None;
+    for i in 0..ins.op_count() {
+        if ins.op_kind(i) != OpKind::Register {
+            continue;
+        }
+        let register = ins.op_register(i);
+        if !register.is_gpr() || is_count(ins, i) {
+            continue;
+        }
+        let guest = if is_high(register) { register as usize - Register::AH as usize } else { register.full_register().number() };
+        if plan.no_rex {
+            no_rex_operand(ins, i, guest, memory, &mut plan)?;
+            continue;
+        }
+        match regs::place(guest) {
+            Place::Host(h) => plan.host.set_op_register(i, named(h, register.size())),
+            Place::Slot(_) => {
+                let f = factory.get_or_insert_with(InstructionInfoFactory::new);
+                let access = f.info_options(ins, InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE);
+                let access = access.op_access(i);
+                let scratch = borrow(&mut plan, guest, access, register.size(), memory)?;
+                plan.host.set_op_register(i, named(scratch, register.size()));
+            }
+        }
+    }
+    Some(plan)
+}
+
+/// A scratch register for guest register `guest`.
+fn borrow(plan: &mut Plan, guest: usize, access: OpAccess, size: usize, memory: bool) -> Option<Host> {
+    // A write of one or two bytes keeps the others, and a conditional one may keep all.
+    let written = !matches!(access, OpAccess::Read | OpAccess::CondRead);
+    let read = access != OpAccess::Write || size < 4;
+    if let Some(b) = plan.borrowed.iter_mut().find(|b| b.guest == guest) {
+        b.read |= read;
+        b.written |= written;
+        return Some(b.scratch);
+    }
+    let rcx_taken = plan.rcx_in || plan.rcx_out.is_some();
+    let free = [(Host::RCX, !rcx_taken), (Host::R14, !memory)];
+    let scratch = free.iter().find(|(h, free)| *free && plan.borrowed.iter().all(|b| b.scratch != *h))?.0;
+    plan.borrowed.push(Borrowed { guest, scratch, read, written });
+    Some(scratch)
+}
+
+/// Operand `i` of an instruction with AH, CH, DH or BH, none of whose operands may need a REX prefix.
+fn no_rex_operand(ins: &Instruction, i: u32, guest: usize, memory: bool, plan: &mut Plan) -> Option<()> {
+    match guest {
+        0 | 2 | 3 => Some(()),
+        // CL and CH: RCX itself stands in.
+        1 if !memory => {
+            plan.rcx_in = true;
+            plan.rcx_out = Some(true);
+            Some(())
+        }
+        5..=7 if !is_high(ins.op_register(i)) => Some(()),
+        _ => None,
+    }
+}
+
+/// RCX as an operand that the encoding does not name.
+fn implicit_rcx(ins: &Instruction, plan: &mut Plan) {
+    use Mnemonic::*;
+    let last = ins.op_count().wrapping_sub(1);
+    match ins.mnemonic() {
+        Cmpxchg8b | Cmpxchg16b => plan.rcx_in = true,
+        Pcmpestri | Pcmpestri64 | Pcmpistri | Vpcmpestri | Vpcmpestri64 | Vpcmpistri => plan.rcx_out = Some(false),
+        _ if ins.op_count() > 0 && is_count(ins, last) => plan.rcx_in = true,
+        _ => {}
+    }
+}
+
+/// Operand `i` is the CL of a shift.
+fn is_count(ins: &Instruction, i: u32) -> bool {
+    use Mnemonic::*;
+    i > 0
+        && i == ins.op_count() - 1
+        && ins.op_kind(i) == OpKind::Register
+        && ins.op_register(i) == Register::CL
+        && matches!(ins.mnemonic(), Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd)
+}
+
+fn is_high(r: Register) -> bool {
+    matches!(r, Register::AH | Register::CH | Register::DH | Register::BH)
+}
+
+/// The name of the `size` low bytes of a host register.
+pub(super) fn named(Host(n): Host, size: usize) -> Register {
+    let n = u32::from(n);
+    match size {
+        8 => Register::RAX + n,
+        4 => Register::EAX + n,
+        2 => Register::AX + n,
+        _ if n < 4 => Register::AL + n,
+        _ => Register::AL + n + 4,
+    }
+}
+
+pub(super) fn access(ins: &Instruction, operand: u32) -> Access {
+    use Mnemonic::*;
+    // What nearly every instruction is, without the long way.
+    match ins.mnemonic() {
+        Mov | Movzx | Movsx | Movsxd | Cmp | Test | Movaps | Movups | Movdqa | Movdqu | Vmovdqa | Vmovdqu | Movss | Movsd
+        | Movq | Movd => {
+            let stores = operand == 0 && !matches!(ins.mnemonic(), Cmp | Test);
+            return if stores { Access::Store } else { Access::Load };
+        }
+        _ => {}
+    }
+    let options = InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
+    match InstructionInfoFactory::new().info_options(ins, options).op_access(operand) {
+        OpAccess::Read | OpAccess::CondRead => Access::Load,
+        _ => Access::Store,
+    }
+}
+
+fn alignment(insn: &Insn) -> u32 {
+    match (insn.kind, insn.ins.mnemonic()) {
+        (Kind::Vector | Kind::X87, _) => visor_fpu::operand_alignment(&insn.ins).into(),
+        (_, Mnemonic::Cmpxchg16b) => 16,
+        _ => 1,
+    }
+}
+
+/// Makes the memory operand `[base]`.
+fn redirect(host: &mut Instruction, base: Register) {
+    host.set_memory_base(base);
+    host.set_memory_index(Register::None);
+    host.set_memory_index_scale(1);
+    host.set_memory_displacement64(0);
+    host.set_memory_displ_size(0);
+    host.set_segment_prefix(Register::None);
+}
+
+fn clear_prefixes(host: &mut Instruction) {
+    if !host.has_lock_prefix() {
+        host.set_has_rep_prefix(false);
+        host.set_has_repne_prefix(false);
+    }
+    host.set_has_xacquire_prefix(false);
+    host.set_has_xrelease_prefix(false);
+    host.set_segment_prefix(Register::None);
+}

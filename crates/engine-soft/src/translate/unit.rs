@@ -1,0 +1,191 @@
+//! The unit of translation: a straight run of guest instructions within one page, and which of the arithmetic flags each must
+//! preserve.
+//!
+//! A unit goes on behind conditional branches that jump forward (their taken path leaves it), and ends at every other transfer
+//! of control and at instructions that change how code runs.
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+
+use super::classify::{Kind, classify};
+use super::context::Context;
+
+/// Most instructions in a unit.
+const MAX: usize = 64;
+/// How far behind a branch to look for instructions that overwrite the flags.
+const AHEAD: usize = 6;
+
+/// Flags as a set, in the bits of [`iced_x86::RflagsBits`].
+pub(super) type Flags = u32;
+/// OF, SF, ZF, AF, CF, PF.
+pub(super) const STATUS: Flags = 0x3f;
+
+/// One guest instruction of a unit.
+#[derive(Clone, Debug)]
+pub(super) struct Insn {
+    pub(super) ins: Instruction,
+    pub(super) kind: Kind,
+    /// Offset in the page.
+    pub(super) off: u16,
+    /// Flags from before this instruction that it or a later one reads.
+    pub(super) live_in: Flags,
+    /// Flags that a later instruction reads.
+    pub(super) live_out: Flags,
+    /// Flags that the taken path of a branch reads.
+    pub(super) live_taken: Flags,
+}
+
+impl Insn {
+    /// Offset of the next instruction.
+    pub(super) fn next(&self) -> u16 {
+        self.off + self.ins.len() as u16
+    }
+
+    /// Target of a relative branch, relative to the page.
+    pub(super) fn target(&self) -> i64 {
+        self.ins.near_branch_target() as i64
+    }
+}
+
+/// Reads the unit at offset `start` of a page of code. Empty if its first instruction is not one, or goes on in the next page.
+pub(super) fn read(page: &[u8], start: u16, context: Context) -> Vec<Insn> {
+    let mut unit = Vec::new();
+    let mut decoder = decoder(page, start);
+    let mut ins = Instruction::default();
+    while unit.len() < MAX && decoder.can_decode() {
+        let off = decoder.ip() as u16;
+        decoder.decode_out(&mut ins);
+        // It may go on in the next page, or be too long; the interpreter knows.
+        if ins.is_invalid() {
+            break;
+        }
+        let kind = classify(&ins, context);
+        unit.push(Insn { ins, kind, off, live_in: STATUS, live_out: STATUS, live_taken: STATUS });
+        let backward = matches!(kind, Kind::Jcc) && (ins.near_branch_target() as i64) <= i64::from(off);
+        if kind.ends() || backward {
+            break;
+        }
+    }
+    find_liveness(&mut unit, page);
+    unit
+}
+
+fn decoder(page: &[u8], at: u16) -> Decoder<'_> {
+    Decoder::with_ip(64, &page[usize::from(at)..], u64::from(at), DecoderOptions::NO_PAUSE)
+}
+
+/// Backwards from what may be read behind the unit.
+fn find_liveness(unit: &mut [Insn], page: &[u8]) {
+    let mut live = match unit.last() {
+        Some(last) if last.kind.falls_through() => read_at(page, i64::from(last.next())),
+        _ => 0,
+    };
+    for i in unit.iter_mut().rev() {
+        i.live_out = live;
+        match i.kind {
+            Kind::Jcc | Kind::Jmp | Kind::Counted => {
+                i.live_taken = read_at(page, i.target());
+                live |= i.live_taken | read_by(&i.ins);
+            }
+            // Whoever is not translated sees the register as a whole, and so does code that is not known.
+            Kind::Interpret { .. } | Kind::Indirect | Kind::Call | Kind::Return | Kind::CallIndirect => live = STATUS,
+            _ => live = (live & !overwritten_by(&i.ins)) | read_by(&i.ins),
+        }
+        i.live_in = live;
+    }
+}
+
+fn read_by(ins: &Instruction) -> Flags {
+    ins.rflags_read() & STATUS
+}
+
+/// Flags that `ins` overwrites whatever its operands are.
+fn overwritten_by(ins: &Instruction) -> Flags {
+    use Mnemonic::*;
+    match ins.mnemonic() {
+        // Not with a count of zero.
+        Shl | Shr | Sar | Sal | Rol | Ror | Rcl | Rcr | Shld | Shrd => {
+            let last = ins.op_count() - 1;
+            let counted = ins.op_kind(last) == OpKind::Immediate8 && ins.immediate8() & 31 != 0;
+            if counted { ins.rflags_modified() & STATUS & !unsure(ins.mnemonic()) } else { 0 }
+        }
+        _ => ins.rflags_modified() & STATUS,
+    }
+}
+
+/// Flags that a shift leaves alone for some counts or on some processors.
+fn unsure(m: Mnemonic) -> Flags {
+    use iced_x86::RflagsBits as F;
+    match m {
+        Mnemonic::Rol | Mnemonic::Ror | Mnemonic::Rcl | Mnemonic::Rcr => STATUS & !F::CF,
+        _ => 0,
+    }
+}
+
+/// Flags that code at offset `at` of the page may read before it overwrites them.
+fn read_at(page: &[u8], at: i64) -> Flags {
+    let Some(at) = u16::try_from(at).ok().filter(|at| usize::from(*at) < page.len()) else { return STATUS };
+    let mut decoder = decoder(page, at);
+    let mut ins = Instruction::default();
+    let (mut read, mut open) = (0, STATUS);
+    for _ in 0..AHEAD {
+        if !decoder.can_decode() {
+            break;
+        }
+        decoder.decode_out(&mut ins);
+        if ins.is_invalid() || ins.flow_control() != FlowControl::Next {
+            // A conditional branch reads what it reads, and what is still open may be read behind it.
+            break;
+        }
+        read |= read_by(&ins) & open;
+        open &= !overwritten_by(&ins);
+        if open == 0 {
+            return read;
+        }
+    }
+    read | open
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(code: &[u8]) -> Vec<Insn> {
+        let mut page = vec![0xf4; 4096];
+        page[0x100..0x100 + code.len()].copy_from_slice(code);
+        read(&page, 0x100, Context::default())
+    }
+
+    #[test]
+    fn flags_are_dead_before_they_are_overwritten() {
+        // mov rax, [rdi]; test eax, eax; je +2; mov [rsi], eax; add eax, ebx; ret
+        let u = unit(&[0x48, 0x8b, 0x07, 0x85, 0xc0, 0x74, 0x02, 0x89, 0x06, 0x01, 0xd8, 0xc3]);
+        assert_eq!(u.len(), 6);
+        assert_eq!(u[0].live_in, 0, "TEST overwrites all that is read");
+        assert_eq!(u[1].live_in, 0);
+        assert_eq!(u[2].live_taken, 0, "ADD comes first there as well");
+        assert_eq!(u[3].live_in, 0);
+        assert_eq!(u[4].live_out, STATUS, "nobody knows who reads them behind RET");
+    }
+
+    #[test]
+    fn carries_survive_inc() {
+        // add eax, ebx; mov rcx, [rdi]; inc ecx; adc edx, 0; ret
+        let u = unit(&[0x01, 0xd8, 0x48, 0x8b, 0x0f, 0xff, 0xc1, 0x83, 0xd2, 0, 0xc3]);
+        assert_eq!(u[1].live_in, iced_x86::RflagsBits::CF);
+    }
+
+    #[test]
+    fn shifts_by_nothing_overwrite_nothing() {
+        // mov rax, [rdi]; shl eax, cl; ret
+        let u = unit(&[0x48, 0x8b, 0x07, 0xd3, 0xe0, 0xc3]);
+        assert_eq!(u[0].live_in, STATUS);
+    }
+
+    #[test]
+    fn a_unit_ends_with_its_page() {
+        let mut page = vec![0x90; 4096];
+        page[4095] = 0x0f;
+        assert_eq!(read(&page, 4090, Context::default()).len(), 5);
+        assert!(read(&page, 4095, Context::default()).is_empty());
+    }
+}
