@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
 
@@ -20,8 +20,12 @@ pub struct Frames {
     code: Box<[AtomicU32]>,
     /// Counts the writes that hit marked code.
     stamp: Box<[AtomicU32]>,
+    /// Held while marks and stamp of a frame change together; frame *n* has lock *n* modulo their number.
+    locks: [Mutex<()>; LOCKS],
     watchers: RwLock<Vec<Watcher>>,
 }
+
+const LOCKS: usize = 64;
 
 impl fmt::Debug for Frames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,19 +37,23 @@ impl Frames {
     pub(crate) fn new(count: usize) -> Self {
         let zeroes = || (0..count).map(|_| AtomicU32::new(0)).collect();
         register_barrier();
-        Frames { code: zeroes(), stamp: zeroes(), watchers: RwLock::default() }
+        Frames { code: zeroes(), stamp: zeroes(), locks: [const { Mutex::new(()) }; LOCKS], watchers: RwLock::default() }
     }
 
     /// Marks `len` bytes from `offset` of `frame` as code, before the caller reads them, and returns the stamp under
     /// which what it makes of them is valid.
     pub fn mark_code(&self, frame: Frame, offset: u64, len: u64) -> u32 {
         let mask = granules(offset, len);
-        let code = &self.code[frame.0 as usize];
-        // Writers who see any mark look again with care (`hit`); only the first one must not escape those who are just testing.
-        if code.load(Ordering::Relaxed) & mask != mask && code.fetch_or(mask, Ordering::SeqCst) == 0 {
+        let guard = self.lock(frame);
+        let before = self.code[frame.0 as usize].fetch_or(mask, Ordering::SeqCst);
+        // Writers who see any mark look again with care (`hit`); only the first one must not escape those who are just testing. Under
+        // the lock: who marks second must not read the code before all writers see the first mark.
+        if before == 0 {
             barrier();
         }
-        self.stamp[frame.0 as usize].load(Ordering::Acquire)
+        let stamp = self.stamp[frame.0 as usize].load(Ordering::Acquire);
+        drop(guard);
+        stamp
     }
 
     /// The current stamp of `frame`: code made under another one is stale.
@@ -63,7 +71,7 @@ impl Frames {
     #[inline]
     pub fn wrote(&self, frame: Frame, offset: u64, len: u64) -> bool {
         let code = &self.code[frame.0 as usize];
-        if code.load(Ordering::Relaxed) == 0 { false } else { self.hit(frame, offset, len) }
+        if code.load(Ordering::Acquire) == 0 { false } else { self.hit(frame, offset, len) }
     }
 
     #[cold]
@@ -74,15 +82,20 @@ impl Frames {
         if code.load(Ordering::Relaxed) & granules(offset, len) == 0 {
             return false;
         }
-        // The stamp moves first: whoever marks the frame anew after the clear reads the new stamp.
+        // Under the lock, so that nobody holds the new stamp without a mark. The stamp moves first: a writer who finds the marks
+        // gone, and so tells nobody, finds the stamp moved as well when it looks for code it made before.
+        let guard = self.lock(frame);
         self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
         code.store(0, Ordering::SeqCst);
-        // A marker that ran between the two lines has lost its mark but holds the new stamp: bump once more.
-        self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
+        drop(guard);
         for watcher in self.watchers.read().unwrap_or_else(PoisonError::into_inner).iter() {
             watcher(frame);
         }
         true
+    }
+
+    fn lock(&self, frame: Frame) -> MutexGuard<'_, ()> {
+        self.locks[frame.0 as usize % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `f` is called, by whoever wrote and from any thread, for each frame whose stamp has moved. It must not wait.
