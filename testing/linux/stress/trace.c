@@ -50,7 +50,7 @@ static void jump_labels(void) {
     tracefs();
     start_busy();
     static const char *const events[] = {"sched", "irq", "raw_syscalls", "timer", "signal", "kmem"};
-    for (long i = 0; i < rounds(8); i++) {
+    for (long i = 0; i < rounds(2); i++) {
         for (unsigned k = 0; k < sizeof events / sizeof *events; k++) {
             char path[100];
             snprintf(path, sizeof path, TRACE "events/%s/enable", events[k]);
