@@ -84,8 +84,14 @@ impl Engine for SoftEngine {
             let what = format!("a VM has 1 to {MAX_VCPUS} CPUs, not {}", config.vcpus);
             return Err(EngineError::new(EngineErrorKind::Invalid, what));
         }
+        let fabric = Arc::new(Fabric::default());
+        let told = Arc::downgrade(&fabric);
+        memory.on_remap(move || {
+            let ports = told.upgrade().map(|f| f.ports()).unwrap_or_default();
+            ports.iter().for_each(|p| p.notify(attention::REMAP));
+        });
         Ok(Box::new(SoftVm {
-            fabric: Arc::new(Fabric::default()),
+            fabric,
             memory,
             fpu: self.fpu.clone(),
             clock: self.clock,
@@ -188,7 +194,6 @@ impl Vcpu for SoftVcpu {
         self.cpu.io = Some(std::ptr::NonNull::from(io));
         self.cpu.account.start();
         let stop = run::run(&mut self.cpu, &mut self.blocks, self.translator.as_deref_mut());
-        if std::env::var_os("VDBG").is_some() { eprintln!("STOP {stop:?} rip {:x} gpr {:x?} status {:x} sys {:x} cpl {} timer {:x} tsc {:x} ctx", self.cpu.rip, &self.cpu.gpr[..16], self.cpu.status, self.cpu.sysflags, self.cpu.cpl, self.cpu.timer_tsc, self.cpu.tsc()); }
         self.cpu.io = None;
         self.cpu.account.stop();
         Ok(stop)

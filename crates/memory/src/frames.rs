@@ -1,7 +1,7 @@
 //! Which frames hold code that an engine has decoded or translated, and whether it is still current.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
@@ -23,6 +23,10 @@ pub struct Frames {
     /// Held while marks and stamp of a frame change together; frame *n* has lock *n* modulo their number.
     locks: [Mutex<()>; LOCKS],
     watchers: RwLock<Vec<Watcher>>,
+    /// First frame of device memory, which is marked to follow writes ([`Frames::follow`]) far more often than for code.
+    devices: u32,
+    /// Code of device memory has been marked.
+    device_code: AtomicBool,
 }
 
 const LOCKS: usize = 64;
@@ -34,16 +38,21 @@ impl fmt::Debug for Frames {
 }
 
 impl Frames {
-    pub(crate) fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize, devices: u32) -> Self {
         let zeroes = || (0..count).map(|_| AtomicU32::new(0)).collect();
         register_barrier();
-        Frames { code: zeroes(), stamp: zeroes(), locks: [const { Mutex::new(()) }; LOCKS], watchers: RwLock::default() }
+        let (watchers, device_code) = (RwLock::default(), AtomicBool::new(false));
+        let locks = [const { Mutex::new(()) }; LOCKS];
+        Frames { code: zeroes(), stamp: zeroes(), locks, watchers, devices, device_code }
     }
 
     /// Marks `len` bytes from `offset` of `frame` as code, before the caller reads them, and returns the stamp under
     /// which what it makes of them is valid.
     pub fn mark_code(&self, frame: Frame, offset: u64, len: u64) -> u32 {
         let mask = granules(offset, len);
+        if frame.0 >= self.devices {
+            self.device_code.store(true, Ordering::SeqCst);
+        }
         let guard = self.lock(frame);
         let before = self.code[frame.0 as usize].fetch_or(mask, Ordering::SeqCst);
         // Writers who see any mark look again with care (`hit`); only the first one must not escape those who are just testing. Under
@@ -54,6 +63,23 @@ impl Frames {
         let stamp = self.stamp[frame.0 as usize].load(Ordering::Acquire);
         drop(guard);
         stamp
+    }
+
+    /// Marks the whole of `frame`, so that the next write to it moves its stamp; true if it was marked. To be followed by
+    /// [`Frames::barrier`], the stamp, and then the bytes.
+    pub(crate) fn follow(&self, frame: Frame) -> bool {
+        let code = &self.code[frame.0 as usize];
+        code.load(Ordering::Relaxed) == !0 || code.fetch_or(!0, Ordering::SeqCst) == !0
+    }
+
+    /// Orders the marks made before on this thread against the writes of all others.
+    pub(crate) fn barrier(&self) {
+        barrier();
+    }
+
+    /// Moves the stamp of `frame`, for an engine that learns of writes without [`Frames::wrote`].
+    pub fn touch(&self, frame: Frame) {
+        self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
     }
 
     /// The current stamp of `frame`: code made under another one is stale.
@@ -82,23 +108,29 @@ impl Frames {
         if code.load(Ordering::Relaxed) & granules(offset, len) == 0 {
             return false;
         }
-        // Under the lock, so that nobody holds the new stamp without a mark. The stamp moves first: a writer who finds the marks
-        // gone, and so tells nobody, finds the stamp moved as well when it looks for code it made before.
+        // Under the lock, so that nobody who marks holds the new stamp without a mark. The stamp moves and the watchers are told
+        // before the marks go: a writer who finds the marks gone, and so tells nobody, has been told of its own code.
         let guard = self.lock(frame);
         self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
-        code.store(0, Ordering::SeqCst);
-        drop(guard);
-        for watcher in self.watchers.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            watcher(frame);
+        let is_code = frame.0 < self.devices || self.device_code.load(Ordering::SeqCst);
+        if is_code {
+            for watcher in self.watchers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+                watcher(frame);
+            }
         }
-        true
+        code.store(0, Ordering::SeqCst);
+        // `follow` takes no lock: where it found the mark that was just taken, it must see one more change.
+        self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
+        drop(guard);
+        is_code
     }
 
     fn lock(&self, frame: Frame) -> MutexGuard<'_, ()> {
         self.locks[frame.0 as usize % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `f` is called, by whoever wrote and from any thread, for each frame whose stamp has moved. It must not wait.
+    /// `f` is called, by whoever wrote and from any thread, for each frame whose stamp has moved. It must not wait, nor
+    /// mark code.
     pub fn watch(&self, f: impl Fn(Frame) + Send + Sync + 'static) {
         self.watchers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(f));
     }

@@ -76,6 +76,7 @@ impl Translator {
         let functions = Helpers {
             interpret: helpers::interpret as *const () as u64,
             refill: helpers::refill as *const () as u64,
+            only_refill: helpers::only_refill as *const () as u64,
             wrote_code: helpers::wrote_code as *const () as u64,
         };
         let stubs = Stubs::write(&mut cache, functions, host).ok_or(std::io::ErrorKind::OutOfMemory)?;
@@ -85,7 +86,7 @@ impl Translator {
             map: Map::new(cache, if options.eager { 0 } else { HOT }),
             stubs,
             enter,
-            flavour: HostFlavour { pext: std::is_x86_feature_detected!("bmi2") },
+            flavour: HostFlavour { pext: std::is_x86_feature_detected!("bmi2"), retry_ranges: options.eager },
             host,
             alarm: Alarm::default(),
             upper: 0,

@@ -32,6 +32,13 @@ pub(super) extern "sysv64" fn refill(cpu: *mut Cpu, site: u64) -> u32 {
     u32::from(!execute(cpu, &mut translator.map, site as u32))
 }
 
+/// Fills the TLB for the instruction of site `site` and answers 2, or 0 if that is not what it lacks.
+pub(super) extern "sysv64" fn only_refill(cpu: *mut Cpu, site: u64) -> u32 {
+    // SAFETY: as in `interpret`.
+    let (cpu, translator) = unsafe { (&mut *cpu, &mut *(*cpu).frame.translator) };
+    if super::refill::refill(cpu, &translator.map.sites[site as usize].site) { 2 } else { 0 }
+}
+
 /// `info` / 2^32 bytes were stored at `host`, in a frame with code, by the instruction of site `info` % 2^32 (or by one that goes
 /// on in any case). 0: goes on; 1: RIP is exact, behind the instruction.
 pub(super) extern "sysv64" fn wrote_code(cpu: *mut Cpu, host: u64, info: u64) -> u32 {

@@ -27,6 +27,8 @@ pub(super) struct Stubs {
     pub(super) call_interpreter: At,
     /// Called: the TLB did not serve site R14. Returns as `call_interpreter`, or 5 bytes further to have the instruction tried again.
     pub(super) call_refill: At,
+    /// Called: likewise, but does nothing else.
+    pub(super) only_refill: At,
     /// Called: R14 is a host address to which something was stored in a frame with code, and RCX the size.
     pub(super) wrote_code: At,
     /// Called: puts the guest's vector registers into the host's. Keeps the flags and all but R14.
@@ -40,6 +42,7 @@ pub(super) struct Stubs {
 pub(super) struct Helpers {
     pub(super) interpret: u64,
     pub(super) refill: u64,
+    pub(super) only_refill: u64,
     pub(super) wrote_code: u64,
 }
 
@@ -63,9 +66,10 @@ impl Stubs {
         let fpu = [save_vectors, load_vectors, load_x87];
         let call_interpreter = cache.append(&call(cache.next(), helpers.interpret, false, fpu))?;
         let call_refill = cache.append(&call(cache.next(), helpers.refill, false, fpu))?;
+        let only_refill = cache.append(&call(cache.next(), helpers.only_refill, false, fpu))?;
         let wrote_code = cache.append(&call(cache.next(), helpers.wrote_code, true, fpu))?;
         cache.keep();
-        Some(Stubs { enter, link, poll, interpret, call_interpreter, call_refill, wrote_code, load_vectors, load_x87 })
+        Some(Stubs { enter, link, poll, interpret, call_interpreter, call_refill, only_refill, wrote_code, load_vectors, load_x87 })
     }
 }
 
