@@ -156,6 +156,9 @@ pub(crate) struct FirmwareArgs {
     /// Keep UEFI's variables in this file, made if it is missing; without it they are forgotten.
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     pub(crate) efi_vars: Option<PathBuf>,
+    /// Write the boot's timeline to this file as an SVG picture, or with `-` print it when the machine ends.
+    #[arg(long, value_name = "FILE.svg|-")]
+    pub(crate) timeline: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

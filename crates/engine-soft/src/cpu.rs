@@ -106,6 +106,8 @@ pub struct Cpu {
     /// One past the last op of the running block. A store that changes code sets it to the op after the storing one, so
     /// that the block ends there.
     pub block_end: *const Op,
+    /// What execution has not reached yet and the machine wants to know of.
+    pub watches: Vec<visor_engine::Watch>,
     /// Bases of ES, CS, SS, DS, FS, GS as seen by this mode, then zero ([`crate::op::SEG_FLAT`]).
     pub seg_base: [u64; 7],
     /// The segment registers.
@@ -264,6 +266,7 @@ impl Cpu {
             rip: 0,
             rip_mask: 0xffff,
             block_end: std::ptr::null(),
+            watches: Vec::new(),
             seg_base: [0; 7],
             seg: [Segment::default(); 6],
             cpl: 0,

@@ -16,6 +16,7 @@ use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{Bootable, Image, LogPort};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
+use crate::timeline::Timeline;
 use crate::timers::Timers;
 
 /// A constructor of the table in [`crate::parts`].
@@ -40,6 +41,7 @@ pub(crate) struct Board<'a> {
     pub(crate) power: Arc<dyn PowerSink>,
     pub(crate) serial: SerialLine,
     pub(crate) log: LogPort,
+    pub(crate) timeline: Timeline,
     pub(crate) image: Option<&'a Image>,
     pub(crate) pio: Arc<Bus<Pio>>,
     pub(crate) mmio: Arc<Bus<Mmio>>,

@@ -8,6 +8,7 @@
 //! - `clock`, `timers`, `io_thread`: guest time, alarms and everything that happens outside of a CPU;
 //! - `life`, `vcpu`: the life cycle and the threads of the CPUs;
 //! - `loader`: kernel, ACPI and SMBIOS tables in memory; `firmware`: booting through a BIOS or UEFI instead;
+//! - `timeline`: how far a boot has come;
 //! - `chars`, `agent`: byte streams between guest and host.
 //!
 //! **Threads.** One per vCPU and one for I/O. A vCPU thread calls devices from within the engine (`bus_io`); the I/O thread calls
@@ -32,6 +33,7 @@ mod loader;
 mod machine;
 mod parts;
 mod spec;
+mod timeline;
 mod timers;
 mod vcpu;
 mod wake;
@@ -49,3 +51,4 @@ pub use life::{MachineState, StopReason};
 pub use machine::Machine;
 pub use parts::AGENT_PORT;
 pub use spec::{Disk, FileSource, MAX_DISKS, MAX_MEMORY, MIN_MEMORY, MachineConfig, MachineSpec};
+pub use timeline::{Phase, Timeline, TimelineEvent};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use visor_chipset::LegacyReplacement;
 use visor_device::Bus;
-use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
+use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig, Watch};
 use visor_firmware::{MemoryMap, ram_layout};
 use visor_x86::cpuid::Cpuid;
 
@@ -25,6 +25,7 @@ use crate::listener::Listener;
 use crate::loader::{Loaded, Loader};
 use crate::parts::PARTS;
 use crate::spec::MachineConfig;
+use crate::timeline::Timeline;
 use crate::timers::Timers;
 use crate::vcpu::{self, VcpuThread};
 use crate::wake::Waker;
@@ -37,6 +38,8 @@ pub struct Machine {
     built: Arc<Built>,
     serial: SerialLine,
     firmware_log: FirmwareLog,
+    timeline: Timeline,
+    watches: Vec<Watch>,
     agent: Option<AgentPort>,
     listener: Listener,
     notes: Vec<String>,
@@ -81,7 +84,8 @@ impl Machine {
         let control = Control::new(config.cpus, config.no_reboot, waker.clone(), listener.clone());
         let clock = Arc::new(GuestClock::new());
         let pio = Arc::new(Bus::default());
-        let log = LogPort { log: FirmwareLog::default(), listener: listener.clone() };
+        let timeline = Timeline::new(listener.clone());
+        let log = LogPort { log: FirmwareLog::default(), listener: listener.clone(), timeline: timeline.clone() };
         let mut board = Board {
             config,
             memory: memory.clone(),
@@ -93,6 +97,7 @@ impl Machine {
             power: control.clone(),
             serial: SerialLine::new(waker.clone(), listener.clone()),
             log,
+            timeline: timeline.clone(),
             image: image.as_ref(),
             pio: pio.clone(),
             mmio: Arc::new(Bus::default()),
@@ -112,7 +117,7 @@ impl Machine {
         let bios = config.firmware.as_ref().is_some_and(|f| f.kind == FirmwareKind::Bios);
         let tried = ordered(order, &built.bootable, bios).into_iter();
         let boot_devices = tried.map(|b| format!("{} {}", b.class, b.name)).collect();
-        let io = Arc::new(BusIo { pio, mmio, irqs });
+        let io = Arc::new(BusIo { pio, mmio, irqs, timeline: timeline.clone() });
         let ready = Ready { vcpus, io, boot, timers, waker, loader, time_limit: config.time_limit };
         Ok(Machine {
             name: config.name.clone(),
@@ -121,6 +126,8 @@ impl Machine {
             built: Arc::new(built),
             serial,
             firmware_log: log.log,
+            timeline,
+            watches: if config.timeline { Timeline::watches(bios) } else { Vec::new() },
             agent,
             listener,
             notes,
@@ -242,6 +249,11 @@ impl Machine {
         &self.firmware_log
     }
 
+    /// How far the boot has come; complete only if [`crate::MachineSpec::timeline`] was set.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
     /// The port to the agent in the guest.
     pub fn agent(&self) -> Option<AgentPort> {
         self.agent.clone()
@@ -275,7 +287,9 @@ impl Machine {
     fn spawn(&mut self, vcpus: Vec<Box<dyn Vcpu>>, io: Arc<BusIo>) -> Result<(), MachineError> {
         for (id, vcpu) in vcpus.into_iter().enumerate() {
             let stats = self.stats[id].clone();
-            let t = VcpuThread { id, vcpu, io: io.clone(), control: self.control.clone(), stats };
+            // The boot CPU is the one that boots.
+            let watches = if id == 0 { self.watches.clone() } else { Vec::new() };
+            let t = VcpuThread { id, vcpu, io: io.clone(), control: self.control.clone(), stats, watches };
             self.thread(format!("cpu{id}"), move || vcpu::main(t))?;
         }
         Ok(())

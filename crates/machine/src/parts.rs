@@ -22,6 +22,7 @@ use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{Bootable, Shadow, ShadowWrites, VarsFile};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
+use crate::timeline::{NotedDisk, Phase};
 
 /// Name of the port through which the host talks to a program in the guest.
 pub const AGENT_PORT: &str = "org.visor.agent.0";
@@ -175,6 +176,9 @@ fn fw_cfg(b: &mut Board<'_>) -> Result<(), MachineError> {
         boot_menu: false,
     };
     let fw_cfg = b.plain(FwCfg::new(&config, Some(b.memory.clone())));
+    let timeline = b.timeline.clone();
+    let first = move || timeline.note(Phase::Post, None);
+    fw_cfg.lock().unwrap_or_else(PoisonError::into_inner).on_select(Box::new(first));
     b.built.fw_cfg = Some(fw_cfg.clone());
     Ok(b.pio.claim(FW_CFG_PORT.into(), FW_CFG_PORTS.into(), fw_cfg)?)
 }
@@ -258,7 +262,9 @@ fn disks(b: &mut Board<'_>) -> Result<(), MachineError> {
     let queues = b.config.cpus.min(4) as u16;
     for disk in &b.config.disks {
         let config = BlkConfig { queues, serial: disk.serial.clone() };
-        let at = b.virtio(Blk::new(disk.backend.clone(), &config))?;
+        let (backend, timeline) = (disk.backend.clone(), b.timeline.clone());
+        let noted = Arc::new(NotedDisk { disk: backend, timeline, seen: false.into() });
+        let at = b.virtio(Blk::new(noted, &config))?;
         b.built.bootable.push(Bootable::virtio_disk(at, disk.serial.clone()));
     }
     Ok(())

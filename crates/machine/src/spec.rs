@@ -42,6 +42,8 @@ pub struct MachineSpec {
     pub debug_exit: bool,
     /// Stop instead of rebooting when the guest resets itself.
     pub no_reboot: bool,
+    /// Watch how far the boot comes ([`crate::Timeline`]).
+    pub timeline: bool,
     /// Stop after this much of the host's time.
     pub time_limit: Option<Duration>,
     /// The system's UUID.
@@ -108,6 +110,7 @@ impl Default for MachineSpec {
             disks: Vec::new(),
             debug_exit: false,
             no_reboot: false,
+            timeline: false,
             time_limit: None,
             uuid: [0; 16],
         }

@@ -59,6 +59,7 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         disks: args.disk.iter().map(|d| open_disk(d)).collect::<Result<_, _>>()?,
         debug_exit: args.debug_exit,
         no_reboot: args.no_reboot,
+        timeline: args.firmware.timeline.is_some(),
         ..MachineSpec::default()
     })
 }
