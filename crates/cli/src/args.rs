@@ -84,6 +84,12 @@ pub(crate) struct RunArgs {
     /// Give the guest an exit port at 0xf4: a byte V written there ends the machine with exit status (V << 1) | 1.
     #[arg(long)]
     pub(crate) debug_exit: bool,
+    /// Give the machine an IOMMU (Intel VT-d) that translates DMA and remaps interrupts once the guest enables it.
+    #[arg(long)]
+    pub(crate) iommu: bool,
+    /// Add the small teaching device (PCI 1234:11e8) that test kernels know from QEMU.
+    #[arg(long)]
+    pub(crate) edu: bool,
     /// End when the guest reboots or crashes, instead of starting it again.
     #[arg(long)]
     pub(crate) no_reboot: bool,

@@ -176,7 +176,7 @@ fn an_interrupt_presses_the_power_button_first() {
 
 #[test]
 fn uefi_boots_a_program_and_keeps_its_variables() {
-    let disk = file("efi.img", &efi_disk(&efi_program()));
+    let disk = file("efi.img", &efi_disk(&efi_program("variable was kept\r\n", "variable is new\r\n")));
     let vars = std::env::temp_dir().join(format!("visor-test-{}", std::process::id())).join("vars.fd");
     let _ = std::fs::remove_file(&vars);
     // Not KVM: hosts that are guests themselves often cannot execute OVMF's first instructions, with other hypervisors either.

@@ -93,8 +93,12 @@ impl KvmVcpu {
             Ok(VcpuExit::Hlt) => return Ok(Some(Stop::Halted)),
             Ok(VcpuExit::Shutdown) => return Ok(Some(Stop::TripleFault)),
             Ok(VcpuExit::SystemEvent(..)) => return Ok(Some(Stop::TripleFault)),
+            Ok(VcpuExit::FailEntry(reason, _)) => {
+                let what = format!("KVM: the host's processor refuses the state of CPU {} (reason {reason:#x})", self.id.0);
+                return Err(EngineError::new(EngineErrorKind::Host, what));
+            }
             Ok(VcpuExit::InternalError) => {
-                let what = format!("KVM: CPU {}: the host's KVM cannot execute what the guest does", self.id.0);
+                let what = format!("KVM: its instruction emulator gave up on CPU {} (InternalError)", self.id.0);
                 return Err(EngineError::new(EngineErrorKind::Host, what));
             }
             Ok(other) => {

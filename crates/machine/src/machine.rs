@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use visor_chipset::LegacyReplacement;
 use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig, Watch};
+use visor_iommu::Iommu;
 use visor_firmware::{MemoryMap, ram_layout};
 use visor_x86::cpuid::Cpuid;
 
@@ -83,6 +84,7 @@ impl Machine {
         let listener = Listener::default();
         let control = Control::new(config.cpus, config.no_reboot, waker.clone(), listener.clone());
         let clock = Arc::new(GuestClock::new());
+        let iommu = config.iommu.then(|| Iommu::new(memory.clone(), vm.msi()));
         let pio = Arc::new(Bus::default());
         let timeline = Timeline::new(listener.clone());
         let log = LogPort { log: FirmwareLog::default(), listener: listener.clone(), timeline: timeline.clone() };
@@ -93,7 +95,8 @@ impl Machine {
             vm: vm.clone(),
             clock: clock.clone(),
             timers: Timers::new(waker.clone()),
-            irqs: Irqs::new(&vm),
+            irqs: Irqs::new(&vm, iommu.as_ref()),
+            iommu,
             power: control.clone(),
             serial: SerialLine::new(waker.clone(), listener.clone()),
             log,

@@ -8,6 +8,8 @@ use visor_chipset::{
     I8042Wires, Pit, PitWires, PmBlock, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT, TEST_MEMORY,
     TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts, UART_LEN, Uart, UartWires, claim_ports,
 };
+use visor_iommu::{IOMMU_BASE, IOMMU_LEN};
+use visor_pci::edu::Edu;
 use visor_device::{Bus, IrqLine, IrqSink, MmioDevice, Pio};
 use visor_firmware::flash::{Flash, FlashStore};
 use visor_firmware::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg, FwCfgConfig};
@@ -45,6 +47,7 @@ const MEM64: u64 = 64 << 30;
 /// that device numbers of the rest do not depend on them.
 pub(crate) const PARTS: &[Part] = &[
     Part { name: "interrupt controllers", wanted: always, build: interrupts },
+    Part { name: "iommu", wanted: |c| c.iommu, build: iommu },
     Part { name: "pit", wanted: always, build: pit },
     Part { name: "acpi-pm", wanted: always, build: acpi_pm },
     Part { name: "rtc", wanted: always, build: rtc },
@@ -60,6 +63,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "pci", wanted: always, build: pci },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
+    Part { name: "edu", wanted: |c| c.edu, build: edu },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
 ];
 
@@ -72,6 +76,18 @@ fn interrupts(b: &mut Board<'_>) -> Result<(), MachineError> {
     b.mmio.claim(IOAPIC_BASE, IOAPIC_LEN, b.irqs.ioapic.clone())?;
     b.built.devices.push(b.irqs.pic.clone());
     b.built.devices.push(b.irqs.ioapic.clone());
+    Ok(())
+}
+
+fn iommu(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let Some(iommu) = b.iommu.clone() else { return Ok(()) };
+    let registers = b.plain(iommu.registers());
+    b.built.iommu = true;
+    Ok(b.mmio.claim(IOMMU_BASE, IOMMU_LEN, registers)?)
+}
+
+fn edu(b: &mut Board<'_>) -> Result<(), MachineError> {
+    b.pci_function(|w| Edu::new(w.memory, w.msi, w.intx))?;
     Ok(())
 }
 

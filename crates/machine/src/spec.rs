@@ -40,6 +40,10 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
+    /// Put an IOMMU (Intel VT-d) between PCI functions and memory, and between interrupt requests and CPUs.
+    pub iommu: bool,
+    /// Add the teaching device that test kernels use ([`visor_pci::edu`]).
+    pub edu: bool,
     /// Stop instead of rebooting when the guest resets itself.
     pub no_reboot: bool,
     /// Watch how far the boot comes ([`crate::Timeline`]).
@@ -109,6 +113,8 @@ impl Default for MachineSpec {
             decompress: true,
             disks: Vec::new(),
             debug_exit: false,
+            iommu: false,
+            edu: false,
             no_reboot: false,
             timeline: false,
             time_limit: None,

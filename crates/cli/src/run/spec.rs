@@ -58,6 +58,8 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         cmdline: args.append.clone().unwrap_or_default(),
         disks: args.disk.iter().map(|d| open_disk(d)).collect::<Result<_, _>>()?,
         debug_exit: args.debug_exit,
+        iommu: args.iommu,
+        edu: args.edu,
         no_reboot: args.no_reboot,
         timeline: args.firmware.timeline.is_some(),
         ..MachineSpec::default()
