@@ -16,8 +16,8 @@ use crate::clock::TscClock;
 use crate::fabric::{CpuPort, Fabric};
 use crate::mmu::{CpuBox, Home, Mmu};
 use crate::op::{Faulted, Guest, Op};
-use crate::translate::Frame;
 use crate::sys::{Debug, MsrFile, ResetKind};
+use crate::translate::Frame;
 
 /// Bits of a CPU's attention word: reasons to leave straight-line execution at the next block boundary.
 pub mod attention {
@@ -258,7 +258,6 @@ impl Cpu {
     /// The host's, if it gives no memory.
     pub(crate) fn new(parts: Parts) -> std::io::Result<CpuBox> {
         let home = Home::new()?;
-        let mmu = Mmu::new(&parts.ram, home.clone());
         let cpu = Cpu {
             gpr: [0; 18],
             status: 0,
@@ -276,7 +275,7 @@ impl Cpu {
             fault_is_trap: false,
             fpu: Box::default(),
             fpu_unit: parts.fpu_unit,
-            mmu,
+            mmu: Mmu::new(&parts.ram, home.clone()),
             frame: Frame::default(),
             cr0: 0,
             cr2: 0,

@@ -6,9 +6,9 @@ use visor_chipset::{AcpiPm, LegacyReplacement, PowerSink, Rtc, Uart};
 use visor_device::{Bus, Clock, Device, Mmio, Pio, TimerSlot};
 use visor_engine::{GuestMemory, MsiSink, Vm};
 use visor_firmware::MemoryMap;
+use visor_firmware::fw_cfg::FwCfg;
 use visor_iommu::Iommu;
 use visor_pci::{DmaMemory, IntxLine, IntxPin, PciAddress, PciBus, PciDevice, PciError, SourceId};
-use visor_firmware::fw_cfg::FwCfg;
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
 use visor_virtio::{VirtioDevice, VirtioPci};
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use visor_chipset::LegacyReplacement;
 use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig, Watch};
-use visor_iommu::Iommu;
 use visor_firmware::{MemoryMap, ram_layout};
+use visor_iommu::Iommu;
 use visor_x86::cpuid::Cpuid;
 
 use crate::agent::AgentPort;
@@ -72,12 +72,7 @@ impl Machine {
     pub fn new(config: &MachineConfig, engine: &dyn Engine) -> Result<Self, MachineError> {
         let cpuid = cpuid(config, engine)?;
         let image = Image::read(config)?;
-        let memory = GuestMemory::with_extra(&ram_layout(config.memory), &extra(image.as_ref()))
-            .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
-        let (memory, map) = (Arc::new(memory), MemoryMap::new(config.memory));
-        if let Some(image) = &image {
-            image.install(&memory);
-        }
+        let (memory, map) = (reserve(config, image.as_ref())?, MemoryMap::new(config.memory));
         let vm: Arc<dyn Vm> = engine.create_vm(&VmConfig { vcpus: config.cpus }, memory.clone())?.into();
         let waker =
             Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))?;
@@ -115,17 +110,14 @@ impl Machine {
         let loader = Loader::new(config, memory.clone(), &map, &built, cpu::brand(&cpuid));
         let boot = loader.load()?;
         let agent = built.agent.clone().map(|port| AgentPort::new(port, listener.clone()));
-        let notes = boot.notes.clone();
-        let order = config.firmware.as_ref().map(|f| &f.boot_order[..]).unwrap_or_default();
-        let bios = config.firmware.as_ref().is_some_and(|f| f.kind == FirmwareKind::Bios);
-        let tried = ordered(order, &built.bootable, bios).into_iter();
-        let boot_devices = tried.map(|b| format!("{} {}", b.class, b.name)).collect();
+        let (notes, bios) = (boot.notes.clone(), is_bios(config));
         let io = Arc::new(BusIo { pio, mmio, irqs, timeline: timeline.clone() });
         let ready = Ready { vcpus, io, boot, timers, waker, loader, time_limit: config.time_limit };
         Ok(Machine {
             name: config.name.clone(),
             control,
             clock,
+            boot_devices: tried(config, &built),
             built: Arc::new(built),
             serial,
             firmware_log: log.log,
@@ -134,7 +126,6 @@ impl Machine {
             agent,
             listener,
             notes,
-            boot_devices,
             stats: (0..config.cpus).map(|_| Arc::default()).collect(),
             ready: Some(ready),
             threads: Vec::new(),
@@ -339,6 +330,27 @@ impl Drop for OnPanic {
     fn drop(&mut self) {
         self.0.stop(StopReason::Failed(format!("the thread {} panicked", self.1)));
     }
+}
+
+/// Reserves RAM, and memory for firmware, with the firmware in it.
+fn reserve(config: &MachineConfig, image: Option<&Image>) -> Result<Arc<GuestMemory>, MachineError> {
+    let memory = GuestMemory::with_extra(&ram_layout(config.memory), &extra(image))
+        .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
+    if let Some(image) = image {
+        image.install(&memory);
+    }
+    Ok(Arc::new(memory))
+}
+
+fn is_bios(config: &MachineConfig) -> bool {
+    config.firmware.as_ref().is_some_and(|f| f.kind == FirmwareKind::Bios)
+}
+
+/// What a firmware tries to boot from, in words.
+fn tried(config: &MachineConfig, built: &Built) -> Vec<String> {
+    let order = config.firmware.as_ref().map(|f| &f.boot_order[..]).unwrap_or_default();
+    let devices = ordered(order, &built.bootable, is_bios(config)).into_iter();
+    devices.map(|b| format!("{} {}", b.class, b.name)).collect()
 }
 
 fn cpuid(config: &MachineConfig, engine: &dyn Engine) -> Result<Cpuid, MachineError> {

@@ -8,12 +8,12 @@ use visor_chipset::{
     I8042Wires, Pit, PitWires, PmBlock, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT, TEST_MEMORY,
     TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts, UART_LEN, Uart, UartWires, claim_ports,
 };
-use visor_iommu::{IOMMU_BASE, IOMMU_LEN};
-use visor_pci::edu::Edu;
 use visor_device::{Bus, IrqLine, IrqSink, MmioDevice, Pio};
 use visor_firmware::flash::{Flash, FlashStore};
 use visor_firmware::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg, FwCfgConfig};
 use visor_firmware::{HIGH_RAM, SHADOW};
+use visor_iommu::{IOMMU_BASE, IOMMU_LEN};
+use visor_pci::edu::Edu;
 use visor_pci::{Apertures, ChipsetSink, PciBus, ShadowArea};
 use visor_virtio::blk::{Blk, BlkConfig};
 use visor_virtio::console::{Console, ConsoleConfig, PortConfig};
