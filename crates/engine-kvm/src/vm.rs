@@ -25,6 +25,7 @@ const IOAPIC_ROUTES: usize = 24;
 pub(crate) struct KvmVm {
     fd: Arc<VmFd>,
     memory: Arc<GuestMemory>,
+    slots: Arc<Slots>,
     msi: Arc<KvmMsi>,
     boot: OnceLock<Arc<Kick>>,
 }
@@ -44,15 +45,16 @@ impl KvmVm {
         }
         let slots = Slots::new(fd.clone(), &memory);
         slots.show(&memory.mappings())?;
-        let (seen, slots) = (Arc::downgrade(&memory), Arc::new(slots));
+        let slots = Arc::new(slots);
+        let (seen, follower) = (Arc::downgrade(&memory), slots.clone());
         memory.on_remap(move || {
             let Some(memory) = seen.upgrade() else { return };
-            if let Err(e) = slots.show(&memory.mappings()) {
+            if let Err(e) = follower.show(&memory.mappings()) {
                 tracing::error!("the guest's memory cannot be mapped anew: {e}");
             }
         });
         let msi = Arc::new(KvmMsi { fd: fd.clone(), level: Mutex::new(VecDeque::new()) });
-        Ok(KvmVm { fd, memory, msi, boot: OnceLock::new() })
+        Ok(KvmVm { fd, memory, slots, msi, boot: OnceLock::new() })
     }
 }
 
@@ -81,6 +83,10 @@ impl Vm for KvmVm {
         if let Some(kick) = self.boot.get() {
             kick.nmi();
         }
+    }
+
+    fn collect_writes(&self) {
+        self.slots.collect(&self.memory);
     }
 }
 

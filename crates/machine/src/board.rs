@@ -2,14 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use visor_chipset::{AcpiPm, LegacyReplacement, PowerSink, Rtc, Uart};
+use visor_chipset::{AcpiPm, I8042, LegacyReplacement, PowerSink, Rtc, Uart};
 use visor_device::{Bus, Clock, Device, Mmio, Pio, TimerSlot};
 use visor_engine::{GuestMemory, MsiSink, Vm};
+use visor_display::{Screen, Vga};
 use visor_firmware::MemoryMap;
 use visor_firmware::fw_cfg::FwCfg;
 use visor_iommu::Iommu;
 use visor_pci::{DmaMemory, IntxLine, IntxPin, PciAddress, PciBus, PciDevice, PciError, SourceId};
+use visor_storage::Tray;
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
+use visor_virtio::input::TabletHandle;
 use visor_virtio::{VirtioDevice, VirtioPci};
 
 use crate::chars::SerialLine;
@@ -61,10 +64,18 @@ pub(crate) struct Built {
     /// Devices that keep it: the RTC and the wake logic.
     pub(crate) kept: Vec<Arc<Mutex<dyn Device>>>,
     pub(crate) pci: Option<Arc<Mutex<PciBus>>>,
+    pub(crate) i8042: Option<Arc<Mutex<I8042>>>,
+    pub(crate) tablet: Option<TabletHandle>,
+    pub(crate) vga: Option<Vga>,
+    pub(crate) screen: Option<Arc<Screen>>,
     pub(crate) pm: Option<Arc<Mutex<AcpiPm>>>,
     pub(crate) uart: Option<Arc<Mutex<Uart>>>,
     pub(crate) console: Option<ConsoleHandle>,
     pub(crate) agent: Option<ConsolePort>,
+    /// The trays of the CD-ROM drives.
+    pub(crate) trays: Vec<Tray>,
+    /// Network devices and what moves their frames.
+    pub(crate) net: Option<Arc<crate::net::Drive>>,
     /// Low half of the HPET's capabilities.
     pub(crate) hpet: Option<u32>,
     /// There is an IOMMU.
@@ -108,6 +119,13 @@ impl Board<'_> {
         let device = self.timed(make);
         self.built.kept.extend(self.built.devices.pop());
         device
+    }
+
+    /// Puts a function at a fixed place.
+    pub(crate) fn function(&mut self, at: PciAddress, function: impl PciDevice + 'static) -> Result<(), MachineError> {
+        let pci = self.built.pci.clone().ok_or(PciError::Full)?;
+        let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(pci.add(at, Arc::new(Mutex::new(function)))?)
     }
 
     /// Puts a virtio device into the next free slot, and tells which.

@@ -9,6 +9,8 @@ use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig, Watch};
 use visor_firmware::{MemoryMap, ram_layout};
 use visor_iommu::Iommu;
+use visor_net::Nic;
+use visor_storage::Tray;
 use visor_x86::cpuid::Cpuid;
 
 use crate::agent::AgentPort;
@@ -25,6 +27,7 @@ use crate::life::{Control, MachineState, StopReason};
 use crate::listener::Listener;
 use crate::loader::{Loaded, Loader};
 use crate::parts::PARTS;
+use crate::screen::VIDEO_MEMORY;
 use crate::spec::MachineConfig;
 use crate::timeline::Timeline;
 use crate::timers::Timers;
@@ -36,7 +39,7 @@ pub struct Machine {
     name: String,
     control: Arc<Control>,
     clock: Arc<GuestClock>,
-    built: Arc<Built>,
+    pub(crate) built: Arc<Built>,
     serial: SerialLine,
     firmware_log: FirmwareLog,
     timeline: Timeline,
@@ -72,7 +75,7 @@ impl Machine {
     pub fn new(config: &MachineConfig, engine: &dyn Engine) -> Result<Self, MachineError> {
         let cpuid = cpuid(config, engine)?;
         let image = Image::read(config)?;
-        let (memory, map) = (reserve(config, image.as_ref())?, MemoryMap::new(config.memory));
+        let (memory, map) = (memory(config, image.as_ref())?, MemoryMap::new(config.memory));
         let vm: Arc<dyn Vm> = engine.create_vm(&VmConfig { vcpus: config.cpus }, memory.clone())?.into();
         let waker =
             Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))?;
@@ -152,7 +155,14 @@ impl Machine {
                 loader: ready.loader,
                 deadline: ready.time_limit.map(|t| Instant::now() + t),
             };
-            self.thread("io".into(), move || io_thread::main(t))
+            self.thread("io".into(), move || io_thread::main(t))?;
+            match self.built.net.clone() {
+                Some(net) => {
+                    let control = self.control.clone();
+                    self.thread("net".into(), move || net.main(&control))
+                }
+                None => Ok(()),
+            }
         });
         match spawned {
             Ok(()) => {
@@ -181,6 +191,9 @@ impl Machine {
         let paused = self.ready.is_none() && self.control.pause();
         if paused {
             self.clock.pause();
+            if let Some(net) = &self.built.net {
+                net.settle();
+            }
         }
         paused
     }
@@ -191,6 +204,9 @@ impl Machine {
             self.clock.resume();
         }
         self.control.resume();
+        if let Some(net) = &self.built.net {
+            net.wake();
+        }
     }
 
     /// Presses the power button; true if the guest's operating system listens to it.
@@ -251,6 +267,16 @@ impl Machine {
     /// The port to the agent in the guest.
     pub fn agent(&self) -> Option<AgentPort> {
         self.agent.clone()
+    }
+
+    /// The trays of the CD-ROM drives, in the order of the specification: discs can be changed while the machine runs.
+    pub fn trays(&self) -> &[Tray] {
+        &self.built.trays
+    }
+
+    /// The network devices, in the order of [`crate::MachineSpec::nics`].
+    pub fn nics(&self) -> &[Arc<dyn Nic>] {
+        self.built.net.as_ref().map_or(&[], |net| net.nics())
     }
 
     /// Decisions worth telling, such as what the kernel is.
@@ -332,13 +358,12 @@ impl Drop for OnPanic {
     }
 }
 
-/// Reserves RAM, and memory for firmware, with the firmware in it.
-fn reserve(config: &MachineConfig, image: Option<&Image>) -> Result<Arc<GuestMemory>, MachineError> {
-    let memory = GuestMemory::with_extra(&ram_layout(config.memory), &extra(image))
+/// RAM, the firmware's image in it, and room for the memory of devices.
+fn memory(config: &MachineConfig, image: Option<&Image>) -> Result<Arc<GuestMemory>, MachineError> {
+    let devices = if config.display { VIDEO_MEMORY } else { 0 };
+    let memory = GuestMemory::with_extra(&ram_layout(config.memory), &extra(image, devices))
         .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
-    if let Some(image) = image {
-        image.install(&memory);
-    }
+    image.iter().for_each(|image| image.install(&memory));
     Ok(Arc::new(memory))
 }
 

@@ -24,7 +24,8 @@ use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{Bootable, Shadow, ShadowWrites, VarsFile};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
-use crate::timeline::{NotedDisk, Phase};
+use crate::storage::{self, DiskBus};
+use crate::timeline::Phase;
 
 /// Name of the port through which the host talks to a program in the guest.
 pub const AGENT_PORT: &str = "org.visor.agent.0";
@@ -61,9 +62,13 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "firmware log", wanted: |c| c.firmware.is_some(), build: firmware_log },
     Part { name: "flash", wanted: |c| c.firmware.is_some(), build: flash },
     Part { name: "pci", wanted: always, build: pci },
+    Part { name: "vga", wanted: |c| c.display, build: crate::screen::vga },
+    Part { name: "ide", wanted: always, build: storage::ide },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
     Part { name: "edu", wanted: |c| c.edu, build: edu },
+    Part { name: "tablet", wanted: |c| c.display, build: crate::screen::tablet },
+    Part { name: "network", wanted: |c| !c.nics.is_empty(), build: crate::net::build },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
 ];
 
@@ -146,8 +151,9 @@ fn acpi_pm(b: &mut Board<'_>) -> Result<(), MachineError> {
 }
 
 fn i8042(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let wires = I8042Wires { keyboard_irq: b.irqs.line(1), mouse_irq: b.irqs.line(12), power: b.power.clone() };
-    let i8042 = b.plain(I8042::new(wires));
+    let (clock, keyboard_irq, mouse_irq, power) = (b.clock.clone(), b.irqs.line(1), b.irqs.line(12), b.power.clone());
+    let i8042 = b.timed(|timer| I8042::new(I8042Wires { clock, timer, keyboard_irq, mouse_irq, power }));
+    b.built.i8042 = Some(i8042.clone());
     Ok(claim_ports(&b.pio, &i8042)?)
 }
 
@@ -276,11 +282,9 @@ fn rng(b: &mut Board<'_>) -> Result<(), MachineError> {
 
 fn disks(b: &mut Board<'_>) -> Result<(), MachineError> {
     let queues = b.config.cpus.min(4) as u16;
-    for disk in &b.config.disks {
+    for disk in b.config.disks.iter().filter(|d| d.bus == DiskBus::Virtio) {
         let config = BlkConfig { queues, serial: disk.serial.clone() };
-        let (backend, timeline) = (disk.backend.clone(), b.timeline.clone());
-        let noted = Arc::new(NotedDisk { disk: backend, timeline, seen: false.into() });
-        let at = b.virtio(Blk::new(noted, &config))?;
+        let at = b.virtio(Blk::new(b.timeline.note_requests(&disk.backend), &config))?;
         b.built.bootable.push(Bootable::virtio_disk(at, disk.serial.clone()));
     }
     Ok(())

@@ -13,6 +13,7 @@
 //! The engines report execution ([`Watch`]); what they report is a claim about addresses, so it holds for any system that
 //! does as PCs do, and phases that did not happen do not appear.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -142,6 +143,11 @@ impl Timeline {
         }
     }
 
+    /// `disk`, with its first request noted.
+    pub(crate) fn note_requests(&self, disk: &Arc<dyn BlockBackend>) -> Arc<dyn BlockBackend> {
+        Arc::new(NotedDisk { disk: disk.clone(), timeline: self.clone(), seen: AtomicBool::new(false) })
+    }
+
     /// What the boot CPU is to report; a boot sector only if a BIOS boots.
     pub(crate) fn watches(bios: bool) -> Vec<Watch> {
         let sector = bios.then_some(BOOT_SECTOR);
@@ -170,10 +176,10 @@ impl std::fmt::Debug for Timeline {
 }
 
 /// A disk whose first request is noted.
-pub(crate) struct NotedDisk {
-    pub(crate) disk: Arc<dyn BlockBackend>,
-    pub(crate) timeline: Timeline,
-    pub(crate) seen: std::sync::atomic::AtomicBool,
+struct NotedDisk {
+    disk: Arc<dyn BlockBackend>,
+    timeline: Timeline,
+    seen: AtomicBool,
 }
 
 impl BlockBackend for NotedDisk {
@@ -182,7 +188,6 @@ impl BlockBackend for NotedDisk {
     }
 
     fn submit(&self, request: BlockRequest) {
-        use std::sync::atomic::Ordering;
         if !self.seen.load(Ordering::Relaxed) && !self.seen.swap(true, Ordering::Relaxed) {
             self.timeline.note(Phase::DeviceSearch, None);
         }

@@ -92,6 +92,11 @@ pub trait PciDevice: Send {
         let _ = (bar, offset, data);
     }
 
+    /// BAR `bar` is now decoded at `at`, or nowhere. Called with the function locked.
+    fn bar_moved(&mut self, bar: u8, at: Option<u64>) {
+        let _ = (bar, at);
+    }
+
     /// Back to the state after power-on, configuration space included.
     fn reset(&mut self) {
         self.config_mut().reset();

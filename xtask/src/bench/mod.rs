@@ -2,9 +2,11 @@
 //!
 //! - `boot`: one kernel from exec to its first line; `guest`: the rows of the guest benchmark;
 //! - `firmware`: from exec to the boot loader's first byte, through SeaBIOS and OVMF;
+//! - `disk`: disk images against QEMU's tools;
 //! - `side`: the commands of both sides, and a run of one; `table`: what is printed.
 
 mod boot;
+mod disk;
 mod firmware;
 mod guest;
 mod side;
@@ -39,6 +41,18 @@ pub(crate) enum What {
     /// The rows of the guest benchmark: natively, in QEMU and in visor. Fails if a row of visor's is missing or slower than
     /// the fastest QEMU.
     Guest(GuestArgs),
+    /// Disk images: creating, converting, compacting and random requests against qemu-img.
+    Disk {
+        /// Pairs of runs; the medians are printed.
+        #[arg(short = 'n', long, default_value_t = 3)]
+        pairs: usize,
+        /// Where the images are made (default: target).
+        #[arg(long)]
+        directory: Option<PathBuf>,
+        /// Size of the disk that is copied, in MiB.
+        #[arg(long, default_value_t = 768)]
+        mib: u64,
+    },
 }
 
 /// Arguments of `bench guest`.
@@ -74,5 +88,6 @@ pub(crate) fn run(what: What) -> anyhow::Result<()> {
         What::Boot { pairs, kernel, initrd } => boot::run(pairs, kernel.zip(initrd)),
         What::Firmware { pairs } => firmware::run(pairs),
         What::Guest(args) => guest::run(&args),
+        What::Disk { pairs, directory, mib } => disk::run(pairs, directory.as_deref(), mib),
     }
 }

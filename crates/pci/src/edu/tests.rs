@@ -22,7 +22,7 @@ fn rig() -> (Edu, Arc<GuestMemory>, Arc<Log>, Arc<IrqLog>) {
     let (pio, mmio) = (Arc::new(Bus::<Pio>::default()), Arc::new(Bus::<Mmio>::default()));
     let irq = Arc::new(IrqLog::default());
     let apertures = Apertures { mem32: 0xc000_0000..0xfec0_0000, mem64: 0..0, io: 0xc000..0x1_0000 };
-    let bus = PciBus::new(apertures, 0x600, &pio, &mmio, irq.clone(), || ());
+    let bus = PciBus::new(apertures, Arc::new(()), &pio, &mmio, irq.clone(), || ());
     let ram = Arc::new(GuestMemory::new(&[RamRange { start: Gpa(0), len: 0x4000 }]).unwrap());
     let msi = Arc::new(Log::default());
     let mut edu = Edu::new(ram.clone().into(), msi.clone(), bus.intx(PciAddress::device(3), IntxPin::A)).unwrap();
