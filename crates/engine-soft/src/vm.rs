@@ -5,7 +5,7 @@ use std::sync::Arc;
 use visor_apic::{LocalApic, LocalApicConfig};
 use visor_engine::{
     CpuIo, Engine, EngineCaps, EngineError, EngineErrorKind, GuestMemory, Kicker, MsiSink, Stop, Vcpu, VcpuId,
-    VcpuStats, Vm, VmConfig,
+    VcpuStats, Vm, VmConfig, Watch,
 };
 use visor_fpu::FpuUnit;
 use visor_x86::cpuid::{Cpuid, Model, ModelConfig};
@@ -217,6 +217,13 @@ impl Vcpu for SoftVcpu {
 
     fn reset(&mut self) -> Result<(), EngineError> {
         self.cpu.reset(ResetKind::Power);
+        Ok(())
+    }
+
+    fn watch(&mut self, watches: &[Watch]) -> Result<(), EngineError> {
+        self.cpu.watches = watches.to_vec();
+        // Code that has been found already is looked for again.
+        self.cpu.mmu.flush_all();
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use visor_engine::EngineErrorKind;
 use visor_machine::{
     ChosenEngine, FileSource, Machine, MachineError, MachineErrorKind, MachineSpec, MachineState, SerialInput,
-    SerialOutput, StopReason, choose_with,
+    SerialOutput, StopReason, Timeline, choose_with,
 };
 
 use super::agent::Agent;
@@ -134,6 +134,11 @@ impl Live {
     /// Lines that the firmware has logged since the last call.
     pub(super) fn firmware_lines(&self) -> Vec<String> {
         self.machine.firmware_log().take()
+    }
+
+    /// How far the boot has come.
+    pub(super) fn timeline(&self) -> &Timeline {
+        self.machine.timeline()
     }
 
     /// What the firmware can boot from, in its order.

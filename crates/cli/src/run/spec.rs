@@ -51,7 +51,7 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
 }
 
 fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failure> {
-    let bus = bus(args.bus);
+    let bus = bus(args);
     let open = |d: &String| open_disk(d).map(|d| d.on(bus));
     Ok(MachineSpec {
         kernel: kernel.map(FileSource::Path),
@@ -66,13 +66,16 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         iommu: args.iommu,
         edu: args.edu,
         no_reboot: args.no_reboot,
+        timeline: args.firmware.timeline.is_some(),
         ..MachineSpec::default()
     })
 }
 
-/// Where disks go. A kernel that is booted directly is one for virtual machines.
-fn bus(wish: Option<BusArg>) -> DiskBus {
-    match wish {
+/// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system.
+fn bus(args: &RunArgs) -> DiskBus {
+    let through_firmware = args.image.is_none() && (args.kernel.is_none() || args.firmware.firmware.is_some());
+    match args.bus {
+        None if through_firmware => DiskBus::Ide,
         None | Some(BusArg::Virtio) => DiskBus::Virtio,
         Some(BusArg::Ide) => DiskBus::Ide,
     }
