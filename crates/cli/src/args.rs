@@ -46,12 +46,13 @@ const RUN_EXAMPLES: &str = "Examples:
   visor run tiny                                   a shell in a small Linux machine
   visor run tiny -- uname -a                       one command; its output, its exit status
   tar c src | visor run tiny -- tar x -C /tmp      standard input is the command's
+  visor run --disk sys.img                         boot a disk as a PC does, through its BIOS
   visor run --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0' --memory 512M";
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct RunArgs {
     /// The image to boot: `tiny`.
-    #[arg(required_unless_present = "kernel", conflicts_with = "kernel")]
+    #[arg(required_unless_present_any = ["kernel", "disk", "iso", "firmware"], conflicts_with_all = ["kernel", "firmware"])]
     pub(crate) image: Option<String>,
     /// A command to run in the guest instead of an interactive shell. Without one and without a terminal, the shell `sh` reads
     /// its commands from standard input.
@@ -78,10 +79,13 @@ pub(crate) struct RunArgs {
     /// Stop the machine after this time and exit with status 124 (90, 90s, 5m, 1h).
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) firmware: FirmwareArgs,
     /// Which engine runs the CPUs.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
-    /// Attach a raw disk image (vda, vdb, ... after an image's own vda, or sda, sdb, ...: see --bus); `FILE,ro` attaches it read-only.
+    /// Attach a raw disk image (vda, vdb, ... after an image's own vda, or sda, sdb, ...: see --bus); `FILE,ro` attaches it
+    /// read-only. Without an image or a kernel the machine boots from it.
     #[arg(long, value_name = "FILE[,ro]")]
     pub(crate) disk: Vec<String>,
     /// How disks of --disk are connected; by default virtio with an image or --kernel.
@@ -155,6 +159,42 @@ pub(crate) enum BusArg {
     Virtio,
     /// Drives on the IDE controller, as every system knows them: sda, sdb, ... Up to four with CD-ROM drives.
     Ide,
+}
+
+/// Booting as a PC does.
+#[derive(clap::Args, Debug, Default)]
+pub(crate) struct FirmwareArgs {
+    /// Boot through this firmware instead of entering a kernel directly; `bios` if nothing but disks is given. With --kernel,
+    /// `uefi` boots that kernel.
+    #[arg(long, value_enum)]
+    pub(crate) firmware: Option<FirmwareArg>,
+    /// What to boot from, the first choice first (cd, disk, net); nothing else is tried.
+    #[arg(long, value_name = "DEVICES", value_enum, value_delimiter = ',', conflicts_with = "image")]
+    pub(crate) boot: Vec<BootArg>,
+    /// Let the firmware show its boot menu.
+    #[arg(long, conflicts_with = "image")]
+    pub(crate) boot_menu: bool,
+    /// Keep UEFI's variables in this file, made if it is missing; without it they are forgotten.
+    #[arg(long, value_name = "FILE", conflicts_with = "image")]
+    pub(crate) efi_vars: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FirmwareArg {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BootArg {
+    /// CD-ROM drives.
+    Cd,
+    /// Disks.
+    Disk,
+    /// Network cards.
+    Net,
 }
 
 #[derive(clap::Args, Debug)]
@@ -272,6 +312,8 @@ mod tests {
         let parse = |line: &str| Args::try_parse_from(line.split(' '));
         assert!(parse("visor run tiny -- sh -c true").is_ok());
         assert!(parse("visor run --kernel x --append console=ttyS0").is_ok());
+        assert!(parse("visor run --disk x").is_ok(), "through firmware");
+        assert!(parse("visor run --firmware uefi --boot cd,disk --efi-vars x").is_ok());
         assert!(parse("visor run").is_err(), "an image or a kernel is needed");
         assert!(parse("visor run tiny --kernel x").is_err(), "one of them");
     }

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod kick;
+mod slots;
 mod state;
 mod vcpu;
 mod vm;

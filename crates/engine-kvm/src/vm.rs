@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
     CpuId, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry, kvm_msi,
-    kvm_userspace_memory_region,
 };
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_CPUID_FLAG_SIGNIFCANT_INDEX};
 use kvm_ioctls::{Kvm, VmFd};
@@ -14,6 +13,7 @@ use visor_x86::cpuid::Cpuid;
 
 use crate::failed;
 use crate::kick::Kick;
+use crate::slots::Slots;
 use crate::vcpu::KvmVcpu;
 
 /// Inputs of the I/O APIC for which the kernel reserves interrupt routes.
@@ -34,17 +34,15 @@ impl KvmVm {
         let mut cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
         cap.args[0] = IOAPIC_ROUTES as u64;
         fd.enable_cap(&cap).map_err(failed("KVM_CAP_SPLIT_IRQCHIP"))?;
-        for (slot, (range, offset)) in memory.layout().iter().enumerate() {
-            let region = kvm_userspace_memory_region {
-                slot: slot as u32,
-                flags: 0,
-                guest_phys_addr: range.start.0,
-                memory_size: range.len,
-                userspace_addr: memory.base() as u64 + offset,
-            };
-            // SAFETY: the memory is mapped as long as `memory` lives, which this VM keeps.
-            unsafe { fd.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
-        }
+        let slots = Slots::new(fd.clone(), &memory);
+        slots.show(&memory.mappings())?;
+        let (seen, slots) = (Arc::downgrade(&memory), Arc::new(slots));
+        memory.on_remap(move || {
+            let Some(memory) = seen.upgrade() else { return };
+            if let Err(e) = slots.show(&memory.mappings()) {
+                tracing::error!("the guest's memory cannot be mapped anew: {e}");
+            }
+        });
         let msi = Arc::new(KvmMsi { fd: fd.clone(), level: Mutex::new(VecDeque::new()) });
         Ok(KvmVm { fd, memory, msi, boot: OnceLock::new() })
     }

@@ -55,6 +55,9 @@ fn attend(cpu: &mut Cpu, mut translator: Option<&mut Translator>) -> Option<Stop
         if why & attention::KICK != 0 {
             return Some(Stop::Kicked);
         }
+        if cpu.port.attention.fetch_and(!attention::REMAP, Ordering::SeqCst) & attention::REMAP != 0 {
+            cpu.mmu.flush_all();
+        }
         cpu.tick_timer();
         match cpu.take_events() {
             Activity::Run => {

@@ -75,8 +75,14 @@ impl Engine for SoftEngine {
             let what = format!("a VM has 1 to {MAX_VCPUS} CPUs, not {}", config.vcpus);
             return Err(EngineError::new(EngineErrorKind::Invalid, what));
         }
+        let fabric = Arc::new(Fabric::default());
+        let told = Arc::downgrade(&fabric);
+        memory.on_remap(move || {
+            let ports = told.upgrade().map(|f| f.ports()).unwrap_or_default();
+            ports.iter().for_each(|p| p.notify(attention::REMAP));
+        });
         Ok(Box::new(SoftVm {
-            fabric: Arc::new(Fabric::default()),
+            fabric,
             memory,
             fpu: self.fpu.clone(),
             clock: self.clock,

@@ -7,7 +7,7 @@
 //! - `irq`, `bus_io`: how devices and CPUs reach each other;
 //! - `clock`, `timers`, `io_thread`: guest time, alarms and everything that happens outside of a CPU;
 //! - `life`, `vcpu`: the life cycle and the threads of the CPUs;
-//! - `loader`: kernel, ACPI and SMBIOS tables in memory;
+//! - `loader`: kernel, ACPI and SMBIOS tables in memory; `firmware`: booting through a BIOS or UEFI instead;
 //! - `chars`, `agent`: byte streams between guest and host.
 //!
 //! **Threads.** One per vCPU and one for I/O. A vCPU thread calls devices from within the engine (`bus_io`); the I/O thread calls
@@ -23,6 +23,7 @@ mod clock;
 mod cpu;
 mod engine;
 mod error;
+mod firmware;
 mod io_thread;
 mod irq;
 mod life;
@@ -44,6 +45,7 @@ pub use chars::{SerialInput, SerialOutput};
 pub use cpu::{CpuModel, MODELS as CPU_MODELS};
 pub use engine::{ChosenEngine, EngineChoice, choose, choose_with};
 pub use error::{MachineError, MachineErrorKind};
+pub use firmware::{BootClass, FirmwareKind, FirmwareLog, FirmwareSpec, VarsSpec};
 pub use life::{MachineState, StopReason};
 pub use machine::Machine;
 pub use parts::AGENT_PORT;

@@ -8,6 +8,7 @@ use visor_block::BlockBackend;
 use visor_disk::{Access, RawDisk, RawOptions};
 
 use crate::error::{MachineError, MachineErrorKind};
+use crate::firmware::{FirmwareKind, FirmwareSpec};
 use crate::storage::{self, Cd, DiskBus};
 
 /// Least RAM in bytes.
@@ -26,8 +27,10 @@ pub struct MachineSpec {
     pub cpus: u32,
     /// A CPU model of [`crate::CPU_MODELS`].
     pub cpu_model: String,
-    /// The kernel to boot.
-    pub kernel: FileSource,
+    /// The kernel to boot. With firmware: what that boots instead of a device (UEFI only).
+    pub kernel: Option<FileSource>,
+    /// The firmware to boot through; without it the kernel is entered directly.
+    pub firmware: Option<FirmwareSpec>,
     /// The initial ramdisk.
     pub initrd: Option<FileSource>,
     /// The kernel command line.
@@ -51,22 +54,12 @@ pub struct MachineSpec {
 impl MachineSpec {
     /// A machine with 512 MiB, one CPU and nothing else that boots `kernel`.
     pub fn new(kernel: FileSource) -> Self {
-        MachineSpec {
-            name: "vm".into(),
-            memory: 512 << 20,
-            cpus: 1,
-            cpu_model: "max".into(),
-            kernel,
-            initrd: None,
-            cmdline: String::new(),
-            decompress: true,
-            disks: Vec::new(),
-            cds: Vec::new(),
-            debug_exit: false,
-            no_reboot: false,
-            time_limit: None,
-            uuid: [0; 16],
-        }
+        MachineSpec { kernel: Some(kernel), ..Self::default() }
+    }
+
+    /// The same that boots through `firmware`.
+    pub fn with_firmware(firmware: FirmwareSpec) -> Self {
+        MachineSpec { firmware: Some(firmware), ..Self::default() }
     }
 
     /// Checks everything that can be checked without a host.
@@ -77,6 +70,15 @@ impl MachineSpec {
         let bad = |what: String| Err(MachineError::new(MachineErrorKind::Spec, what));
         if !self.memory.is_multiple_of(4096) || !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) {
             return bad(format!("{} bytes of memory: give a multiple of 4096 from 2 MiB to 512 GiB", self.memory));
+        }
+        match (&self.kernel, &self.firmware) {
+            (None, None) => return bad("nothing to boot: neither a kernel nor a firmware".into()),
+            (Some(_), Some(f)) if f.kind == FirmwareKind::Bios => {
+                let mut e = MachineError::new(MachineErrorKind::Spec, "a BIOS boots no kernel that is not on a disk");
+                e.hint = Some("leave the firmware out, or take UEFI".into());
+                return Err(e);
+            }
+            _ => {}
         }
         if self.cpus == 0 {
             return bad("a machine needs at least one CPU".into());
@@ -91,6 +93,29 @@ impl MachineSpec {
         }
         storage::check(&self.disks, &self.cds)?;
         Ok(MachineConfig(self))
+    }
+}
+
+impl Default for MachineSpec {
+    /// A machine with 512 MiB and one CPU that has nothing to boot yet.
+    fn default() -> Self {
+        MachineSpec {
+            name: "vm".into(),
+            memory: 512 << 20,
+            cpus: 1,
+            cpu_model: "max".into(),
+            kernel: None,
+            firmware: None,
+            initrd: None,
+            cmdline: String::new(),
+            decompress: true,
+            disks: Vec::new(),
+            cds: Vec::new(),
+            debug_exit: false,
+            no_reboot: false,
+            time_limit: None,
+            uuid: [0; 16],
+        }
     }
 }
 

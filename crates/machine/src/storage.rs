@@ -13,6 +13,7 @@ use visor_storage::{AtaDisk, Cdrom, DiskIdentity, Link, PacketDrive, Tray, Unit}
 
 use crate::board::Board;
 use crate::error::{MachineError, MachineErrorKind};
+use crate::firmware::{BootClass, Bootable};
 use crate::spec::MachineConfig;
 
 /// How a disk is connected.
@@ -65,7 +66,8 @@ pub(crate) fn check(disks: &[crate::Disk], cds: &[Cd]) -> Result<(), MachineErro
 
 /// Every PC of the kind has the controller, drives or not.
 pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let (drives, trays) = place(b.config);
+    let Placed { drives, trays, bootable } = place(b.config);
+    b.built.bootable.extend(bootable);
     let wires = IdeWires { memory: b.memory.clone(), irqs: ide::IRQS.map(|irq| b.irqs.line(irq)) };
     let function = ide::build(wires, drives, &b.pio)?;
     b.built.trays = trays;
@@ -74,20 +76,36 @@ pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
     Ok(pci.add(IDE, Arc::new(std::sync::Mutex::new(function)))?)
 }
 
-fn place(config: &MachineConfig) -> (IdeDrives, Vec<Tray>) {
-    let (mut drives, mut trays) = (IdeDrives::default(), Vec::new());
+/// Drives in their places.
+#[derive(Default)]
+struct Placed {
+    drives: IdeDrives,
+    trays: Vec<Tray>,
+    bootable: Vec<Bootable>,
+}
+
+fn place(config: &MachineConfig) -> Placed {
+    let Placed { mut drives, mut trays, mut bootable } = Placed::default();
     for (cd, (channel, drive)) in config.cds.iter().zip(CD_PLACES) {
         let (unit, tray) = cd_unit(cd, trays.len());
         drives[channel][drive] = Some(unit);
         trays.push(tray);
+        let name = cd.disc.as_ref().map_or_else(|| "an empty CD-ROM drive".into(), |(_, name)| name.clone());
+        bootable.push(Bootable { class: BootClass::Cd, path: path(channel, drive), name });
     }
     let disks = config.disks.iter().filter(|d| d.bus == DiskBus::Ide);
     let free: Vec<_> = DISK_PLACES.into_iter().filter(|(c, d)| drives[*c][*d].is_none()).collect();
     for (disk, (channel, drive)) in disks.zip(free) {
         let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
         drives[channel][drive] = Some(Unit::Disk(AtaDisk::new(disk.backend.clone(), identity, Link::Parallel)));
+        bootable.push(Bootable { class: BootClass::Disk, path: path(channel, drive), name: disk.serial.clone() });
     }
-    (drives, trays)
+    Placed { drives, trays, bootable }
+}
+
+/// A drive's Open Firmware path.
+fn path(channel: usize, drive: usize) -> String {
+    format!("ide@{:x},{:x}/drive@{channel}/disk@{drive}", IDE.device, IDE.function)
 }
 
 fn cd_unit(cd: &Cd, number: usize) -> (Unit, Tray) {

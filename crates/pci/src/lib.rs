@@ -16,6 +16,7 @@ mod bar;
 mod bus;
 mod chipset;
 mod config;
+mod host_bridge;
 mod interrupts;
 mod intx;
 mod msix;
@@ -25,7 +26,9 @@ mod tests;
 
 pub use bar::{BarKind, BarRange};
 pub use bus::{Apertures, PciBus};
+pub use chipset::ChipsetSink;
 pub use config::{CONFIG_SIZE, Capability, Command, ConfigSpace, Identity};
+pub use host_bridge::ShadowArea;
 pub use interrupts::Interrupts;
 pub use intx::{IntxLine, IntxPin, IntxRoute, IntxRouter};
 pub use msix::{MsixLayout, NO_VECTOR};

@@ -1,6 +1,6 @@
 //! `visor run`: boots a throw-away machine and stays with it to its end.
 //!
-//! - `spec`: from arguments to a machine and a job;
+//! - `spec`: from arguments to a machine and a job; `firmware`, `boot`: booting as a PC does;
 //! - `live`: the running machine, and the poll in which the main thread waits for everything;
 //! - `console`, `command`: the jobs;
 //! - `agent`: the session with the agent in the guest;
@@ -10,9 +10,11 @@
 //! vCPU threads only fill buffers and wake the main thread; all other I/O is the main thread's, which never waits but in `live`.
 
 mod agent;
+mod boot;
 mod command;
 mod console;
 mod end;
+mod firmware;
 mod live;
 mod spec;
 mod stats;
@@ -53,11 +55,11 @@ fn work(live: &Live, job: Job, args: &RunArgs, verbose: u8, quiet: bool) -> Resu
     let announce = args.image.clone().filter(|_| announced);
     match job {
         Job::Serial => {
-            let look = console::Look { curtain: false, agent: false, announce: None, banner: !quiet };
+            let look = console::Look { curtain: false, agent: false, announce: None, banner: !quiet, log: verbose > 0 };
             Console::open(live, look)?.run()
         }
         Job::Shell => {
-            let look = console::Look { curtain: verbose == 0, agent: true, announce, banner: !quiet };
+            let look = console::Look { curtain: verbose == 0, agent: true, announce, banner: !quiet, log: false };
             Console::open(live, look)?.run()
         }
         Job::Command(argv) => {

@@ -7,6 +7,7 @@ use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
+use super::firmware;
 use super::live::is_terminal;
 use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs};
 use crate::image;
@@ -26,12 +27,13 @@ pub(super) enum Job {
 /// Reads the command line; builds the image if it is wanted and missing.
 pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineSpec, Job), Failure> {
     let Some(name) = &args.image else {
-        let kernel = args.kernel.clone().unwrap_or_default();
-        return Ok((machine(args, kernel)?, Job::Serial));
+        let mut spec = machine(args, args.kernel.clone())?;
+        spec.firmware = firmware::plan(args, quiet)?;
+        return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
     let job = job(&args.argv, is_terminal(std::io::stdin()));
-    let mut spec = machine(args, image.kernel())?;
+    let mut spec = machine(args, Some(image.kernel()))?;
     boot_image(&mut spec, &image, &job, args.append.as_deref(), verbose)?;
     Ok((spec, job))
 }
@@ -46,10 +48,11 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
     }
 }
 
-fn machine(args: &RunArgs, kernel: PathBuf) -> Result<MachineSpec, Failure> {
-    let bus = bus(args.bus);
+fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failure> {
+    let bus = bus(args);
     let open = |d: &String| open_disk(d).map(|d| d.on(bus));
     Ok(MachineSpec {
+        kernel: kernel.map(FileSource::Path),
         memory: args.memory,
         cpus: args.cpus,
         cpu_model: args.cpu.clone(),
@@ -59,15 +62,18 @@ fn machine(args: &RunArgs, kernel: PathBuf) -> Result<MachineSpec, Failure> {
         cds: args.iso.iter().map(|i| Cd::open(i)).collect::<Result<_, _>>()?,
         debug_exit: args.debug_exit,
         no_reboot: args.no_reboot,
-        ..MachineSpec::new(FileSource::Path(kernel))
+        ..MachineSpec::default()
     })
 }
 
-/// Where disks go. A kernel that is booted directly is one for virtual machines.
-fn bus(wish: Option<BusArg>) -> DiskBus {
-    match wish {
-        None | Some(BusArg::Virtio) => DiskBus::Virtio,
+/// Where disks go. A kernel that is entered directly is one for virtual machines; what boots through firmware finds what every
+/// PC has.
+fn bus(args: &RunArgs) -> DiskBus {
+    match args.bus {
+        Some(BusArg::Virtio) => DiskBus::Virtio,
         Some(BusArg::Ide) => DiskBus::Ide,
+        None if args.image.is_some() || args.kernel.is_some() => DiskBus::Virtio,
+        None => DiskBus::Ide,
     }
 }
 

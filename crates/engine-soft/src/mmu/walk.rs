@@ -234,7 +234,7 @@ impl Cpu {
 
     /// Sets `bits` in an entry, if it is still what it was.
     fn mark(&self, entry: &Entry, bits: u64) -> Result<(), Miss> {
-        let Some(page) = entry.page else { return Ok(()) };
+        let Some(page) = entry.page.filter(|p| p.writable) else { return Ok(()) };
         let (old, new) = (entry.raw, entry.raw | bits);
         // SAFETY: see `entry`.
         let at = unsafe { page.host.add(entry.offset as usize) };

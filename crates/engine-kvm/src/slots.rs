@@ -1,0 +1,61 @@
+//! KVM's memory slots, which follow what the machine shows where.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::VmFd;
+use visor_engine::{EngineError, GuestMemory};
+use visor_memory::Mapping;
+
+use crate::failed;
+
+/// The slots of one VM; the index is the slot's number.
+pub(crate) struct Slots {
+    fd: Arc<VmFd>,
+    base: u64,
+    current: Mutex<Vec<Option<Mapping>>>,
+}
+
+impl Slots {
+    pub(crate) fn new(fd: Arc<VmFd>, memory: &GuestMemory) -> Self {
+        Slots { fd, base: memory.base() as u64, current: Mutex::default() }
+    }
+
+    /// Makes the slots show `wanted`. Slots that stay are not touched: vCPUs may be running.
+    pub(crate) fn show(&self, wanted: &[Mapping]) -> Result<(), EngineError> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        for (slot, entry) in current.iter_mut().enumerate() {
+            if let Some(m) = entry.filter(|m| !wanted.contains(m)) {
+                self.set(slot, &m, 0)?;
+                *entry = None;
+            }
+        }
+        for m in wanted {
+            if current.contains(&Some(*m)) {
+                continue;
+            }
+            let slot = current.iter().position(Option::is_none).unwrap_or(current.len());
+            self.set(slot, m, m.range.len)?;
+            if slot == current.len() {
+                current.push(None);
+            }
+            if let Some(entry) = current.get_mut(slot) {
+                *entry = Some(*m);
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&self, slot: usize, m: &Mapping, len: u64) -> Result<(), EngineError> {
+        let region = kvm_userspace_memory_region {
+            slot: slot as u32,
+            flags: if m.writable { 0 } else { KVM_MEM_READONLY },
+            guest_phys_addr: m.range.start.0,
+            memory_size: len,
+            userspace_addr: self.base + m.offset,
+        };
+        // SAFETY: the range lies in the mapping of guest memory, which the VM keeps as long as it lives; nothing in the house
+        // holds a reference into it.
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))
+    }
+}
