@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::iso::IsoCommand;
+use crate::run::ScreenArgs;
 
 /// Creates, boots and manages virtual machines anywhere, without KVM, root or kernel modules.
 #[derive(Parser, Debug)]
@@ -97,9 +98,17 @@ pub(crate) struct RunArgs {
     /// Give the guest an exit port at 0xf4: a byte V written there ends the machine with exit status (V << 1) | 1.
     #[arg(long)]
     pub(crate) debug_exit: bool,
+    /// Give the machine an IOMMU (Intel VT-d) that translates DMA and remaps interrupts once the guest enables it.
+    #[arg(long)]
+    pub(crate) iommu: bool,
+    /// Add the small teaching device (PCI 1234:11e8) that test kernels know from QEMU.
+    #[arg(long)]
+    pub(crate) edu: bool,
     /// End when the guest reboots or crashes, instead of starting it again.
     #[arg(long)]
     pub(crate) no_reboot: bool,
+    #[command(flatten)]
+    pub(crate) screen: ScreenArgs,
     /// Print on standard error what the machine did when it ends: instructions, exits, time.
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
     pub(crate) stats: Option<StatsFormat>,

@@ -1,9 +1,8 @@
 //! Guest images built from Debian packages.
 //!
 //! [`ImageBuilder`] makes the image `tiny`: an unmodified Debian kernel, an initial ramfs with visor's own PID 1, and a
-//! root disk with the tools a tour of virtual machines needs. [`ImageStore`] finds images that are there. [`Unpacked`] are
-//! packages for guests that others put together.
-//! [`FirmwareStore`] finds the firmware of machines that boot as a PC does.
+//! root disk with the tools a tour of virtual machines needs. [`ImageStore`] finds images that are there. [`FirmwareStore`] finds
+//! the firmware of machines that boot as a PC does. [`Unpacked`] are packages for guests that others put together.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

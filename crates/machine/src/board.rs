@@ -2,14 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use visor_chipset::{AcpiPm, LegacyReplacement, PowerSink, Rtc, Uart};
+use visor_chipset::{AcpiPm, I8042, LegacyReplacement, PowerSink, Rtc, Uart};
 use visor_device::{Bus, Clock, Device, Mmio, Pio, TimerSlot};
-use visor_engine::{GuestMemory, Vm};
+use visor_display::{Screen, Vga};
+use visor_engine::{GuestMemory, MsiSink, Vm};
 use visor_firmware::MemoryMap;
 use visor_firmware::fw_cfg::FwCfg;
-use visor_pci::{IntxPin, PciAddress, PciBus, PciError};
+use visor_iommu::Iommu;
+use visor_pci::{DmaMemory, IntxLine, IntxPin, PciAddress, PciBus, PciDevice, PciError, SourceId};
 use visor_storage::Tray;
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
+use visor_virtio::input::TabletHandle;
 use visor_virtio::{VirtioDevice, VirtioPci};
 
 use crate::chars::SerialLine;
@@ -38,6 +41,7 @@ pub(crate) struct Board<'a> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timers: Arc<Timers>,
     pub(crate) irqs: Arc<Irqs>,
+    pub(crate) iommu: Option<Arc<Iommu>>,
     pub(crate) power: Arc<dyn PowerSink>,
     pub(crate) serial: SerialLine,
     pub(crate) log: LogPort,
@@ -58,6 +62,10 @@ pub(crate) struct Built {
     /// Devices that keep it: the RTC and the wake logic.
     pub(crate) kept: Vec<Arc<Mutex<dyn Device>>>,
     pub(crate) pci: Option<Arc<Mutex<PciBus>>>,
+    pub(crate) i8042: Option<Arc<Mutex<I8042>>>,
+    pub(crate) tablet: Option<TabletHandle>,
+    pub(crate) vga: Option<Vga>,
+    pub(crate) screen: Option<Arc<Screen>>,
     pub(crate) pm: Option<Arc<Mutex<AcpiPm>>>,
     pub(crate) uart: Option<Arc<Mutex<Uart>>>,
     pub(crate) console: Option<ConsoleHandle>,
@@ -66,6 +74,8 @@ pub(crate) struct Built {
     pub(crate) trays: Vec<Tray>,
     /// Low half of the HPET's capabilities.
     pub(crate) hpet: Option<u32>,
+    /// There is an IOMMU.
+    pub(crate) iommu: bool,
     pub(crate) rtc: Option<Arc<Mutex<Rtc>>>,
     pub(crate) fw_cfg: Option<Arc<Mutex<FwCfg>>>,
     /// What firmware can boot from, in the order in which it is to be tried within a kind.
@@ -107,16 +117,46 @@ impl Board<'_> {
         device
     }
 
+    /// Puts a function at a fixed place.
+    pub(crate) fn function(&mut self, at: PciAddress, function: impl PciDevice + 'static) -> Result<(), MachineError> {
+        let pci = self.built.pci.clone().ok_or(PciError::Full)?;
+        let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(pci.add(at, Arc::new(Mutex::new(function)))?)
+    }
+
     /// Puts a virtio device into the next free slot, and tells which.
     pub(crate) fn virtio(&mut self, device: impl VirtioDevice + 'static) -> Result<PciAddress, MachineError> {
+        self.pci_function(|w| VirtioPci::new(Box::new(device), w.memory, w.msi, w.intx))
+    }
+
+    /// Puts what `make` makes into the next free slot of the PCI bus, and tells which.
+    pub(crate) fn pci_function<D: PciDevice + 'static>(
+        &mut self,
+        make: impl FnOnce(PciWires) -> Result<D, PciError>,
+    ) -> Result<PciAddress, MachineError> {
         let pci = self.built.pci.clone().ok_or(PciError::Full)?;
         let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
         let at = pci.free_device()?;
-        let intx = pci.intx(at, IntxPin::A);
-        let function = VirtioPci::new(Box::new(device), self.memory.clone(), self.vm.msi(), intx)?;
+        let function = make(self.pci_wires(at, pci.intx(at, IntxPin::A)))?;
         pci.add(at, Arc::new(Mutex::new(function)))?;
         Ok(at)
     }
+
+    /// What connects the function at `at` with the machine, through the IOMMU if there is one.
+    fn pci_wires(&self, at: PciAddress, intx: IntxLine) -> PciWires {
+        let source = SourceId::from(at);
+        match &self.iommu {
+            Some(iommu) => PciWires { memory: iommu.memory(source), msi: iommu.msi(source), intx },
+            None => PciWires { memory: self.memory.clone().into(), msi: self.vm.msi(), intx },
+        }
+    }
+}
+
+/// A PCI function's connections.
+pub(crate) struct PciWires {
+    pub(crate) memory: DmaMemory,
+    pub(crate) msi: Arc<dyn MsiSink>,
+    pub(crate) intx: IntxLine,
 }
 
 /// Port writes of a BIOS: both 8259s with vectors, cascade, 8086 mode and masks (timer, cascade, keyboard; inputs 8 to 15

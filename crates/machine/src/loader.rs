@@ -3,11 +3,13 @@
 use std::sync::{Arc, PoisonError};
 
 use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, PM_PORT, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
+use visor_display::Vga;
 use visor_engine::GuestMemory;
-use visor_firmware::acpi::{self, AcpiConfig, PciConfig, PciRoute, SmiCommand};
+use visor_firmware::acpi::{self, AcpiConfig, IommuConfig, PciConfig, PciRoute, SmiCommand};
 use visor_firmware::smbios::{self, SmbiosConfig};
-use visor_firmware::{BootSource, MemoryMap, boot};
-use visor_x86::CpuState;
+use visor_firmware::{BootSource, KernelKind, MemoryMap, boot};
+use visor_iommu::{HOST_ADDRESS_BITS, IOAPIC_SOURCE, IOMMU_BASE};
+use visor_x86::{CpuState, Gpr};
 
 use crate::board::Built;
 use crate::error::{MachineError, MachineErrorKind};
@@ -29,6 +31,7 @@ pub(crate) struct Loader {
     map: MemoryMap,
     acpi: AcpiConfig,
     smbios: SmbiosConfig,
+    vga: Option<Vga>,
 }
 
 impl Loader {
@@ -51,7 +54,7 @@ impl Loader {
             let mut d = fw_cfg.lock().unwrap_or_else(PoisonError::into_inner);
             firmware::tell(&mut d, spec, map, &acpi, &smbios, &built.bootable);
         }
-        Loader { config: config.clone(), memory, map: map.clone(), acpi, smbios }
+        Loader { config: config.clone(), memory, map: map.clone(), acpi, smbios, vga: built.vga.clone() }
     }
 
     /// Makes the machine ready to start: loads kernel and tables, unless firmware does.
@@ -69,6 +72,9 @@ impl Loader {
             decompress: self.config.decompress,
         };
         let boot = boot(&self.memory, &self.map, &source)?;
+        if let (Some(vga), KernelKind::BzImage { .. } | KernelKind::Vmlinux) = (&self.vga, &boot.kind) {
+            crate::screen::tell_linux(vga, &self.memory, boot.cpu.gpr[Gpr::Rsi as usize]);
+        }
         acpi::install(&self.memory, &self.acpi)?;
         smbios::install(&self.memory, &self.smbios)?;
         let mut notes = vec![format!("kernel: {}", boot.kind)];
@@ -112,6 +118,11 @@ fn describe(config: &MachineConfig, built: &Built) -> AcpiConfig {
         mouse: true,
         hpet: built.hpet,
         pci,
+        iommu: built.iommu.then_some(IommuConfig {
+            base: IOMMU_BASE,
+            address_bits: HOST_ADDRESS_BITS,
+            ioapic_source: IOAPIC_SOURCE.0,
+        }),
     }
 }
 

@@ -8,6 +8,7 @@ use visor_chipset::LegacyReplacement;
 use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
 use visor_firmware::{MemoryMap, ram_layout};
+use visor_iommu::Iommu;
 use visor_storage::Tray;
 use visor_x86::cpuid::Cpuid;
 
@@ -25,6 +26,7 @@ use crate::life::{Control, MachineState, StopReason};
 use crate::listener::Listener;
 use crate::loader::{Loaded, Loader};
 use crate::parts::PARTS;
+use crate::screen::VIDEO_MEMORY;
 use crate::spec::MachineConfig;
 use crate::timers::Timers;
 use crate::vcpu::{self, VcpuThread};
@@ -35,7 +37,7 @@ pub struct Machine {
     name: String,
     control: Arc<Control>,
     clock: Arc<GuestClock>,
-    built: Arc<Built>,
+    pub(crate) built: Arc<Built>,
     serial: SerialLine,
     firmware_log: FirmwareLog,
     agent: Option<AgentPort>,
@@ -69,18 +71,14 @@ impl Machine {
     pub fn new(config: &MachineConfig, engine: &dyn Engine) -> Result<Self, MachineError> {
         let cpuid = cpuid(config, engine)?;
         let image = Image::read(config)?;
-        let memory = GuestMemory::with_extra(&ram_layout(config.memory), &extra(image.as_ref()))
-            .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
-        let (memory, map) = (Arc::new(memory), MemoryMap::new(config.memory));
-        if let Some(image) = &image {
-            image.install(&memory);
-        }
+        let (memory, map) = (memory(config, image.as_ref())?, MemoryMap::new(config.memory));
         let vm: Arc<dyn Vm> = engine.create_vm(&VmConfig { vcpus: config.cpus }, memory.clone())?.into();
         let waker =
             Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))?;
         let listener = Listener::default();
         let control = Control::new(config.cpus, config.no_reboot, waker.clone(), listener.clone());
         let clock = Arc::new(GuestClock::new());
+        let iommu = config.iommu.then(|| Iommu::new(memory.clone(), vm.msi()));
         let pio = Arc::new(Bus::default());
         let log = LogPort { log: FirmwareLog::default(), listener: listener.clone() };
         let mut board = Board {
@@ -90,7 +88,8 @@ impl Machine {
             vm: vm.clone(),
             clock: clock.clone(),
             timers: Timers::new(waker.clone()),
-            irqs: Irqs::new(&vm),
+            irqs: Irqs::new(&vm, iommu.as_ref()),
+            iommu,
             power: control.clone(),
             serial: SerialLine::new(waker.clone(), listener.clone()),
             log,
@@ -328,6 +327,15 @@ impl Drop for OnPanic {
     fn drop(&mut self) {
         self.0.stop(StopReason::Failed(format!("the thread {} panicked", self.1)));
     }
+}
+
+/// RAM, the firmware's image in it, and room for the memory of devices.
+fn memory(config: &MachineConfig, image: Option<&Image>) -> Result<Arc<GuestMemory>, MachineError> {
+    let devices = if config.display { VIDEO_MEMORY } else { 0 };
+    let memory = GuestMemory::with_extra(&ram_layout(config.memory), &extra(image, devices))
+        .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
+    image.iter().for_each(|image| image.install(&memory));
+    Ok(Arc::new(memory))
 }
 
 fn cpuid(config: &MachineConfig, engine: &dyn Engine) -> Result<Cpuid, MachineError> {

@@ -12,6 +12,8 @@ use visor_device::{Bus, IrqLine, IrqSink, MmioDevice, Pio};
 use visor_firmware::flash::{Flash, FlashStore};
 use visor_firmware::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg, FwCfgConfig};
 use visor_firmware::{HIGH_RAM, SHADOW};
+use visor_iommu::{IOMMU_BASE, IOMMU_LEN};
+use visor_pci::edu::Edu;
 use visor_pci::{Apertures, ChipsetSink, PciBus, ShadowArea};
 use visor_virtio::blk::{Blk, BlkConfig};
 use visor_virtio::console::{Console, ConsoleConfig, PortConfig};
@@ -45,6 +47,7 @@ const MEM64: u64 = 64 << 30;
 /// that device numbers of the rest do not depend on them.
 pub(crate) const PARTS: &[Part] = &[
     Part { name: "interrupt controllers", wanted: always, build: interrupts },
+    Part { name: "iommu", wanted: |c| c.iommu, build: iommu },
     Part { name: "pit", wanted: always, build: pit },
     Part { name: "acpi-pm", wanted: always, build: acpi_pm },
     Part { name: "rtc", wanted: always, build: rtc },
@@ -59,8 +62,11 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "flash", wanted: |c| c.firmware.is_some(), build: flash },
     Part { name: "pci", wanted: always, build: pci },
     Part { name: "ide", wanted: always, build: storage::ide },
+    Part { name: "vga", wanted: |c| c.display, build: crate::screen::vga },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
+    Part { name: "edu", wanted: |c| c.edu, build: edu },
+    Part { name: "tablet", wanted: |c| c.display, build: crate::screen::tablet },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
 ];
 
@@ -73,6 +79,18 @@ fn interrupts(b: &mut Board<'_>) -> Result<(), MachineError> {
     b.mmio.claim(IOAPIC_BASE, IOAPIC_LEN, b.irqs.ioapic.clone())?;
     b.built.devices.push(b.irqs.pic.clone());
     b.built.devices.push(b.irqs.ioapic.clone());
+    Ok(())
+}
+
+fn iommu(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let Some(iommu) = b.iommu.clone() else { return Ok(()) };
+    let registers = b.plain(iommu.registers());
+    b.built.iommu = true;
+    Ok(b.mmio.claim(IOMMU_BASE, IOMMU_LEN, registers)?)
+}
+
+fn edu(b: &mut Board<'_>) -> Result<(), MachineError> {
+    b.pci_function(|w| Edu::new(w.memory, w.msi, w.intx))?;
     Ok(())
 }
 
@@ -131,8 +149,9 @@ fn acpi_pm(b: &mut Board<'_>) -> Result<(), MachineError> {
 }
 
 fn i8042(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let wires = I8042Wires { keyboard_irq: b.irqs.line(1), mouse_irq: b.irqs.line(12), power: b.power.clone() };
-    let i8042 = b.plain(I8042::new(wires));
+    let (clock, keyboard_irq, mouse_irq, power) = (b.clock.clone(), b.irqs.line(1), b.irqs.line(12), b.power.clone());
+    let i8042 = b.timed(|timer| I8042::new(I8042Wires { clock, timer, keyboard_irq, mouse_irq, power }));
+    b.built.i8042 = Some(i8042.clone());
     Ok(claim_ports(&b.pio, &i8042)?)
 }
 

@@ -41,8 +41,16 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
     /// CD-ROM drives, in the order in which the guest finds them.
     pub cds: Vec<Cd>,
+    /// A screen: a VGA with 16 MiB of memory.
+    pub display: bool,
+    /// The VGA's option ROM: what a BIOS needs to show anything.
+    pub video_bios: Option<FileSource>,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
+    /// Put an IOMMU (Intel VT-d) between PCI functions and memory, and between interrupt requests and CPUs.
+    pub iommu: bool,
+    /// Add the teaching device that test kernels use ([`visor_pci::edu`]).
+    pub edu: bool,
     /// Stop instead of rebooting when the guest resets itself.
     pub no_reboot: bool,
     /// Stop after this much of the host's time.
@@ -111,7 +119,11 @@ impl Default for MachineSpec {
             decompress: true,
             disks: Vec::new(),
             cds: Vec::new(),
+            display: false,
+            video_bios: None,
             debug_exit: false,
+            iommu: false,
+            edu: false,
             no_reboot: false,
             time_limit: None,
             uuid: [0; 16],

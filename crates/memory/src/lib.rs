@@ -16,6 +16,7 @@
 //! **ROM, flash, shadowed RAM.** See [`Mapping`]: pages that are not plain RAM, and may change at run time.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod device;
 mod frames;
 mod remap;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
+pub use device::DeviceMemory;
 pub use frames::{FrameTracker, Frames, GRANULE};
 use remap::Remaps;
 pub use remap::{Mapping, Remap};
@@ -90,6 +92,7 @@ pub struct GuestMemory {
     /// Where mappings count although there is RAM.
     shadow: RamRange,
     remaps: Remaps,
+    devices: device::Area,
     base: *mut u8,
     /// RAM.
     len: u64,
@@ -105,6 +108,9 @@ pub struct Extra {
     pub len: u64,
     /// RAM that is there only as far as mappings say so.
     pub shadow: Option<RamRange>,
+    /// Bytes behind that from which devices take memory of their own ([`GuestMemory::take_device_memory`]), a multiple of
+    /// [`PAGE`].
+    pub devices: u64,
 }
 
 // SAFETY: `base` points to a shared mapping that lives as long as the value; all access to it is volatile or atomic.
@@ -143,16 +149,29 @@ impl GuestMemory {
         if len == 0 || len > 1 << 44 {
             return Err(MemoryError::Layout("no RAM, or more than 16 TiB"));
         }
-        if !extra.len.is_multiple_of(PAGE) || extra.len > 1 << 40 {
+        let aligned = extra.len.is_multiple_of(PAGE) && extra.devices.is_multiple_of(PAGE);
+        if !aligned || extra.len > 1 << 40 || extra.devices > 1 << 40 {
             return Err(MemoryError::Layout("extra memory is not page aligned or too large"));
         }
-        let mapped = len + extra.len;
+        let devices = device::Area::new(len + extra.len);
+        let mapped = len + extra.len + extra.devices;
         let (fd, base) = map_shared(mapped).map_err(|source| MemoryError::Map { len: mapped, source })?;
-        let frames = Arc::new(Frames::new((mapped / PAGE) as usize));
+        let frames = Arc::new(Frames::new((mapped / PAGE) as usize, ((len + extra.len) / PAGE) as u32));
         let regions = placed.iter().map(|(r, at)| region(base, *at, r, &frames)).collect::<Result<Vec<_>, _>>()?;
         let view = GuestView::from_regions(regions).map_err(|_| MemoryError::Layout("ranges overlap"))?;
         let shadow = extra.shadow.unwrap_or(RamRange { start: Gpa(0), len: 0 });
-        Ok(GuestMemory { view, frames, layout: placed, shadow, remaps: Remaps::default(), base, len, mapped, fd })
+        Ok(GuestMemory {
+            view,
+            frames,
+            layout: placed,
+            shadow,
+            remaps: Remaps::default(),
+            devices,
+            base,
+            len,
+            mapped,
+            fd,
+        })
     }
 
     /// RAM for devices and loaders.

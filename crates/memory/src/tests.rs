@@ -52,10 +52,74 @@ fn a_write_to_marked_code_moves_the_stamp_and_others_do_not() {
 }
 
 #[test]
+fn device_memory_is_seen_where_it_is_placed_and_tells_of_writes() {
+    let low = RamRange { start: Gpa(0), len: 0x4000 };
+    let m =
+        std::sync::Arc::new(GuestMemory::with_extra(&[low], &Extra { devices: 0x5000, ..Extra::default() }).unwrap());
+    let a = m.take_device_memory(0x2000).unwrap();
+    let b = m.take_device_memory(0x3000).unwrap();
+    assert!(m.take_device_memory(0x1000).is_err(), "all is taken");
+    assert_eq!((a.first_frame(), b.first_frame()), (Frame(4), Frame(6)));
+    b.place(Some(Gpa(0xe000_0000)));
+    assert_eq!(m.page(Gpa(0xe000_1234)).unwrap().frame, Frame(7));
+    assert!(m.page(Gpa(0xe000_3000)).is_none() && m.page(Gpa(0xdfff_ffff)).is_none());
+    b.place(Some(Gpa(0xd000_0000)));
+    assert!(m.page(Gpa(0xe000_0000)).is_none());
+    b.place(None);
+    assert!(m.page(Gpa(0xd000_0000)).is_none());
+
+    let mut seen = b.unseen();
+    let mut changed = |pages: std::ops::Range<usize>| {
+        let mut out: Vec<usize> = Vec::new();
+        b.collect(pages, &mut seen, |p| out.push(p));
+        out
+    };
+    assert_eq!(changed(0..9), [0, 1, 2]);
+    assert!(changed(0..3).is_empty());
+    b.write(0xfff, &[1, 2]);
+    b.store(0x2ffc, 0x0403_0201);
+    b.store(0x3000, 9);
+    assert_eq!(changed(0..3), [0, 1, 2]);
+    b.write(0x1800, &[7]);
+    assert!(changed(2..3).is_empty(), "another page");
+    assert_eq!(changed(0..3), [1]);
+    let mut bytes = [9; 6];
+    b.read(0x2ffc, &mut bytes);
+    assert_eq!((bytes, b.load(0xffc), b.load(0x3000)), ([1, 2, 3, 4, 0, 0], 0x0100_0000, 0));
+    b.clear(0x1000..0x9999);
+    assert_eq!((b.load(0x2ffc), b.load(0xffc)), (0, 0x0100_0000));
+    assert_eq!(a.load(0), 0, "its neighbour");
+}
+
+#[test]
+fn no_write_to_device_memory_is_missed_by_a_collector_on_another_thread() {
+    let low = RamRange { start: Gpa(0), len: 0x1000 };
+    let m =
+        std::sync::Arc::new(GuestMemory::with_extra(&[low], &Extra { devices: 0x1000, ..Extra::default() }).unwrap());
+    let d = m.take_device_memory(0x1000).unwrap();
+    let (writer, done) = (d.clone(), std::sync::atomic::AtomicBool::new(false));
+    let shown = std::thread::scope(|s| {
+        s.spawn(|| {
+            (1..=20_000).for_each(|i| writer.store(64, i));
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        let (mut seen, mut shown) = (d.unseen(), 0);
+        loop {
+            let last = done.load(std::sync::atomic::Ordering::SeqCst);
+            d.collect(0..1, &mut seen, |_| shown = d.load(64));
+            if last {
+                return shown;
+            }
+        }
+    });
+    assert_eq!(shown, 20_000, "the last value was shown");
+}
+
+#[test]
 fn rom_and_shadowed_ram_are_what_mappings_say() {
     use std::sync::atomic::{AtomicU32, Ordering};
     let range = |start, len| RamRange { start: Gpa(start), len };
-    let extra = Extra { len: 2 * PAGE, shadow: Some(range(0x2000, 0x2000)) };
+    let extra = Extra { len: 2 * PAGE, shadow: Some(range(0x2000, 0x2000)), devices: 0 };
     let m = GuestMemory::with_extra(&[range(0, 0x8000)], &extra).unwrap();
     let told = Arc::new(AtomicU32::new(0));
     let count = told.clone();
@@ -101,7 +165,7 @@ fn rom_and_shadowed_ram_are_what_mappings_say() {
 
 #[test]
 fn loading_rom_moves_the_stamp_of_its_code() {
-    let extra = Extra { len: PAGE, shadow: None };
+    let extra = Extra { len: PAGE, ..Extra::default() };
     let m = GuestMemory::with_extra(&[RamRange { start: Gpa(0), len: PAGE }], &extra).unwrap();
     let stamp = m.frames().mark_code(Frame(1), 0x80, 1);
     m.load(m.extra(), &[0; 0x80]);

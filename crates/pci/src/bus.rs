@@ -142,7 +142,7 @@ impl PciBus {
     /// Re-registers the BARs of function `index` that have moved, been enabled or disabled.
     pub(crate) fn refresh(&mut self, index: usize) {
         let Some(slot) = self.slots.get_mut(index) else { return };
-        let function = lock(&slot.function);
+        let mut function = lock(&slot.function);
         let mut released = false;
         for (i, bar) in slot.bars.iter_mut().enumerate() {
             let config = function.config();
@@ -152,6 +152,7 @@ impl PciBus {
                 && let Some(old) = bar.claimed.take()
             {
                 release(&self.pio, &self.mmio, old);
+                function.bar_moved(i as u8, None);
                 bar.window = None;
                 released = true;
             }
@@ -178,6 +179,7 @@ impl PciBus {
                 Some(Ok(())) => {
                     bar.claimed = Some(range);
                     bar.window = Some(window);
+                    lock(&slot.function).bar_moved(i as u8, Some(range.base));
                 }
                 Some(Err(error)) => tracing::debug!(function = %slot.at, bar = i, %error, "BAR not decoded"),
                 None => {}

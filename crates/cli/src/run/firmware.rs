@@ -1,7 +1,7 @@
 //! From the command line to a firmware.
 
 use visor_image::{FirmwareFile, FirmwareStore, ImageStore};
-use visor_machine::{BootClass, FileSource, FirmwareKind, FirmwareSpec, VarsSpec};
+use visor_machine::{BootClass, FileSource, FirmwareKind, FirmwareSpec, MachineSpec, VarsSpec};
 
 use crate::args::{BootArg, FirmwareArg, RunArgs};
 use crate::image::Watcher;
@@ -26,6 +26,16 @@ pub(super) fn plan(args: &RunArgs, quiet: bool) -> Result<Option<FirmwareSpec>, 
     };
     let boot_order = a.boot.iter().map(|b| class(*b)).collect();
     Ok(Some(FirmwareSpec { kind, code, vars, boot_order, boot_menu: a.boot_menu, serial_console: true }))
+}
+
+/// Gives the machine a screen if firmware or the user wants one.
+pub(super) fn screen(args: &RunArgs, spec: &mut MachineSpec, quiet: bool) -> Result<(), Failure> {
+    spec.display = spec.firmware.is_some() || args.screen.wanted();
+    // Without firmware the ROM only serves to read text, by its font.
+    if spec.firmware.is_some() || args.screen.reads_text() {
+        spec.video_bios = Some(find(FirmwareFile::VgaBios, quiet)?);
+    }
+    Ok(())
 }
 
 fn direct() -> Failure {

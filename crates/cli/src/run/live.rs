@@ -14,6 +14,7 @@ use visor_machine::{
 
 use super::agent::Agent;
 use super::end::End;
+use super::screen::ScreenArgs;
 use super::spec::{engine_options, wish};
 use super::stats;
 use super::streams::{Input, Output};
@@ -184,6 +185,11 @@ impl Live {
             MachineState::Stopped(reason) => Some(reason),
             _ => None,
         }
+    }
+
+    /// Writes what the screen shows last.
+    pub(super) fn write_screen(&self, screen: &ScreenArgs) -> Result<(), Failure> {
+        screen.write(&self.machine)
     }
 
     /// Stops the machine if it still runs, and tells what it did.

@@ -16,6 +16,7 @@ mod console;
 mod end;
 mod firmware;
 mod live;
+mod screen;
 mod spec;
 mod stats;
 mod streams;
@@ -26,6 +27,7 @@ use self::command::Command;
 use self::console::Console;
 use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
+pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
 use self::tail::Tail;
 use crate::args::{RunArgs, StatsFormat};
@@ -42,6 +44,7 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
     })?;
     let done = work(&live, job, args, verbose, quiet);
     let stats = live.finish(args.stats.unwrap_or(StatsFormat::Table));
+    live.write_screen(&args.screen)?;
     if args.stats.is_some() {
         eprint!("{stats}");
     }

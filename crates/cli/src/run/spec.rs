@@ -29,12 +29,14 @@ pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineS
     let Some(name) = &args.image else {
         let mut spec = machine(args, args.kernel.clone())?;
         spec.firmware = firmware::plan(args, quiet)?;
+        firmware::screen(args, &mut spec, quiet)?;
         return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
     let job = job(&args.argv, is_terminal(std::io::stdin()));
     let mut spec = machine(args, Some(image.kernel()))?;
     boot_image(&mut spec, &image, &job, args.append.as_deref(), verbose)?;
+    firmware::screen(args, &mut spec, quiet)?;
     Ok((spec, job))
 }
 
@@ -61,6 +63,8 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         disks: args.disk.iter().map(open).collect::<Result<_, _>>()?,
         cds: args.iso.iter().map(|i| Cd::open(i)).collect::<Result<_, _>>()?,
         debug_exit: args.debug_exit,
+        iommu: args.iommu,
+        edu: args.edu,
         no_reboot: args.no_reboot,
         ..MachineSpec::default()
     })

@@ -91,9 +91,9 @@ fn bad(spec: &FirmwareSpec, why: &str) -> MachineError {
     MachineError::new(MachineErrorKind::File, format!("{:?} is not {kind} for this machine: {why}", spec.code))
 }
 
-/// The memory beside RAM that a machine with `image` needs.
-pub(crate) fn extra(image: Option<&Image>) -> Extra {
-    Extra { len: image.map_or(0, Image::len), shadow: Some(SHADOW) }
+/// The memory beside RAM that a machine with `image` and `devices` bytes of device memory needs.
+pub(crate) fn extra(image: Option<&Image>, devices: u64) -> Extra {
+    Extra { len: image.map_or(0, Image::len), shadow: Some(SHADOW), devices }
 }
 
 /// What C0000h to FFFFFh show at present.
