@@ -143,7 +143,7 @@ impl Board<'_> {
     }
 
     /// What connects the function at `at` with the machine, through the IOMMU if there is one.
-    fn pci_wires(&self, at: PciAddress, intx: IntxLine) -> PciWires {
+    pub(crate) fn pci_wires(&self, at: PciAddress, intx: IntxLine) -> PciWires {
         let source = SourceId::from(at);
         match &self.iommu {
             Some(iommu) => PciWires { memory: iommu.memory(source), msi: iommu.msi(source), intx },

@@ -7,7 +7,7 @@
 use std::sync::{Arc, PoisonError};
 
 use visor_block::BlockBackend;
-use visor_pci::{PciAddress, PciError};
+use visor_pci::{IntxPin, PciAddress, PciError};
 use visor_storage::ide::{self, IdeDrives, IdeWires};
 use visor_storage::{AtaDisk, Cdrom, DiskIdentity, Link, PacketDrive, Tray, Unit};
 
@@ -68,12 +68,16 @@ pub(crate) fn check(disks: &[crate::Disk], cds: &[Cd]) -> Result<(), MachineErro
 pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
     let Placed { drives, trays, bootable } = place(b.config);
     b.built.bootable.extend(bootable);
-    let wires = IdeWires { memory: b.memory.clone(), irqs: ide::IRQS.map(|irq| b.irqs.line(irq)) };
-    let function = ide::build(wires, drives, &b.pio)?;
+    let intx = {
+        let pci = b.built.pci.clone().ok_or(PciError::Full)?;
+        let pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
+        // The function has no pin of its own: this line stays low.
+        pci.intx(IDE, IntxPin::A)
+    };
+    let memory = b.pci_wires(IDE, intx).memory;
+    let function = ide::build(IdeWires { memory, irqs: ide::IRQS.map(|irq| b.irqs.line(irq)) }, drives, &b.pio)?;
     b.built.trays = trays;
-    let pci = b.built.pci.clone().ok_or(PciError::Full)?;
-    let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(pci.add(IDE, Arc::new(std::sync::Mutex::new(function)))?)
+    b.function(IDE, function)
 }
 
 /// Drives in their places.

@@ -34,8 +34,7 @@ const DISC: [&str; 8] = [
     "isolinux",
     "grub-efi-amd64-bin",
 ];
-const MODULES: [&str; 9] =
-    ["ata_piix", "sd_mod", "sr_mod", "isofs", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1", "crc32c_generic"];
+const MODULES: [&str; 8] = ["ata_piix", "sd_mod", "sr_mod", "isofs", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1"];
 
 /// Bytes of the FAT file system with GRUB.
 const ESP: usize = 8 << 20;
