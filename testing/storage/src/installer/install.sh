@@ -3,15 +3,15 @@ fail() { say FAILED "$*"; poweroff -f; }
 mount -t iso9660 -o ro /dev/sr0 /cd || fail no disc
 if [ -d /sys/firmware/efi ]; then
 	say installing by UEFI on $(cat /sys/block/sda/size) sectors
-	printf 'label: gpt\nsize=32M, type=U\ntype=L\n' | sfdisk -q /dev/sda || fail partitions
+	printf 'label: gpt\nsize=32M, type=U\ntype=L\n' | /sbin/sfdisk -q /dev/sda || fail partitions
 	root=/dev/sda2
 else
 	say installing by BIOS on $(cat /sys/block/sda/size) sectors
-	printf 'label: dos\ntype=83, bootable\n' | sfdisk -q /dev/sda || fail partitions
+	printf 'label: dos\ntype=83, bootable\n' | /sbin/sfdisk -q /dev/sda || fail partitions
 	root=/dev/sda1
 fi
 # EXTLINUX knows neither of these features.
-mke2fs -q -t ext4 -O ^64bit,^metadata_csum -L system $root || fail no file system
+/sbin/mke2fs -q -t ext4 -O ^64bit,^metadata_csum -L system $root || fail no file system
 mount -t ext4 $root /target || fail cannot mount
 cd /target
 gunzip -c /cd/install/system.gz | cpio -id 2> /dev/null || fail cannot unpack
@@ -19,7 +19,7 @@ mkdir -p boot run mnt tmp
 cp /cd/install/vmlinuz /cd/install/start.gz boot/ || fail cannot copy
 echo "$root / ext4 defaults 0 1" > etc/fstab
 if [ -d /sys/firmware/efi ]; then
-	mkfs.fat -n ESP /dev/sda1 > /dev/null && mount -t vfat /dev/sda1 /esp || fail no system partition
+	/sbin/mkfs.fat -n ESP /dev/sda1 > /dev/null && mount -t vfat /dev/sda1 /esp || fail no system partition
 	mkdir -p /esp/EFI/BOOT /esp/EFI/debian
 	cp /cd/install/grubx64.efi /esp/EFI/BOOT/BOOTX64.EFI
 	cat > /esp/EFI/debian/grub.cfg <<- END
@@ -38,7 +38,7 @@ else
 		  kernel /boot/vmlinuz
 		  append initrd=/boot/start.gz root=$root console=ttyS0 quiet
 	END
-	extlinux --install boot/extlinux > /dev/null 2>&1 || fail no boot loader
+	/usr/bin/extlinux --install boot/extlinux > /dev/null 2>&1 || fail no boot loader
 	dd if=/cd/install/mbr.bin of=/dev/sda bs=440 count=1 conv=notrunc 2> /dev/null
 fi
 cd /
