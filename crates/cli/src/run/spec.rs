@@ -7,8 +7,8 @@ use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
-use super::firmware;
 use super::live::is_terminal;
+use super::{disc, firmware};
 use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs};
 use crate::image;
 use crate::report::Failure;
@@ -30,6 +30,7 @@ pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineS
         let mut spec = machine(args, args.kernel.clone())?;
         spec.firmware = firmware::plan(args, quiet)?;
         firmware::screen(args, &mut spec, quiet)?;
+        disc::check(&args.iso, &spec, quiet)?;
         return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
