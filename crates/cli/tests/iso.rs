@@ -29,7 +29,7 @@ fn an_image_is_made_looked_into_and_refused() {
         (&json["label"], &json["boot"][0]["platform"], &json["missing"]),
         (&"MINE".into(), &"BIOS".into(), &0.into())
     );
-    assert_eq!(stdout(&run(&["iso", "ls", "-R", iso])), "Hello World.txt\nboot/\nboot/loader\n");
+    assert_eq!(stdout(&run(&["iso", "ls", "-R", iso])), "Hello World.txt\nboot/\nboot.catalog\nboot/loader\n");
     assert_eq!(stdout(&run(&["iso", "cat", iso, "Hello World.txt"])), "hello\n");
 
     let missing = run(&["iso", "cat", iso, "nothing"]);
