@@ -14,6 +14,7 @@ mod agent;
 mod boot;
 mod command;
 mod console;
+mod disc;
 mod end;
 mod firmware;
 mod live;

@@ -7,8 +7,8 @@ use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
-use super::firmware;
 use super::live::is_terminal;
+use super::{disc, firmware};
 use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs};
 use crate::image;
 use crate::report::Failure;
@@ -30,6 +30,7 @@ pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineS
         let mut spec = machine(args, args.kernel.clone())?;
         spec.firmware = firmware::plan(args, quiet)?;
         firmware::screen(args, &mut spec, quiet)?;
+        disc::check(&args.iso, &spec, quiet)?;
         return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
@@ -185,10 +186,10 @@ mod tests {
     #[test]
     fn the_last_range_counts() {
         let debug = [DebugArg::TranslateRange(1..2), DebugArg::Lockstep, DebugArg::TranslateRange(5..6)];
-        let options = engine_options(&TuningArgs { debug: debug.to_vec(), ..TuningArgs::default() });
+        let options = engine_options(&TuningArgs { debug: debug.to_vec(), ..TuningArgs::default() }, false);
         let expected = EngineOptions { lockstep: true, translate_range: Some(5..6), ..EngineOptions::default() };
         assert_eq!(options, expected);
-        assert_eq!(engine_options(&TuningArgs::default()), EngineOptions::default());
+        assert_eq!(engine_options(&TuningArgs::default(), false), EngineOptions::default());
     }
 
     #[test]
