@@ -24,8 +24,8 @@ mod cpu;
 mod engine;
 mod error;
 mod firmware;
-mod io_thread;
 mod input;
+mod io_thread;
 mod irq;
 mod life;
 mod listener;
@@ -36,6 +36,7 @@ mod screen;
 mod spec;
 mod timers;
 mod vcpu;
+mod vnc;
 mod wake;
 
 #[cfg(test)]
@@ -51,4 +52,6 @@ pub use life::{MachineState, StopReason};
 pub use machine::Machine;
 pub use parts::AGENT_PORT;
 pub use spec::{Disk, FileSource, MAX_DISKS, MAX_MEMORY, MIN_MEMORY, MachineConfig, MachineSpec};
+pub use visor_console as console;
 pub use visor_display::png;
+pub use vnc::{VncAddress, VncOptions, VncServer};

@@ -15,6 +15,7 @@ mod command;
 mod console;
 mod end;
 mod firmware;
+mod keys;
 mod live;
 mod screen;
 mod spec;
