@@ -56,7 +56,8 @@ fn main() -> anyhow::Result<()> {
     let ram = RamRange { start: Gpa(0), len: 1 << 20 };
     let memory = Arc::new(GuestMemory::with_extra(&[ram], &Extra { devices: 16 << 20, ..Extra::default() })?);
     let memory = memory.take_device_memory(16 << 20)?;
-    let vga = Vga::new(VgaWires { memory: memory.clone(), vm: Arc::new(NoVm), clock: Arc::new(ManualClock::default()) });
+    let vga =
+        Vga::new(VgaWires { memory: memory.clone(), vm: Arc::new(NoVm), clock: Arc::new(ManualClock::default()) });
     vga.set_linear(SIZE.0, SIZE.1);
     let screen = vga.screen();
     println!("a whole picture of {}x{} to a client's socket, host CPU time (median of {rounds}):", SIZE.0, SIZE.1);
@@ -133,7 +134,8 @@ fn cpu_time() -> anyhow::Result<Duration> {
 fn console(memory: &DeviceMemory, round: u32) {
     fill(memory, |x, y| {
         let cell = (x / 8 + y / 16 * 131 + round * 7).wrapping_mul(2_654_435_761);
-        let dot = (cell >> (x % 8 + y % 16)) & 1 == 1 && cell & 0x700 != 0 && !(3..13).contains(&(y % 16)) | (x % 8 < 5);
+        let dot =
+            (cell >> (x % 8 + y % 16)) & 1 == 1 && cell & 0x700 != 0 && !(3..13).contains(&(y % 16)) | (x % 8 < 5);
         if dot { 0xaa_aaaa } else { 0 }
     });
 }
