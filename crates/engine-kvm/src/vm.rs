@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use kvm_bindings::{
     CpuId, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry, kvm_msi,
 };
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_CPUID_FLAG_SIGNIFCANT_INDEX};
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_X2APIC_API_USE_32BIT_IDS,
+};
 use kvm_ioctls::{Kvm, VmFd};
 use visor_engine::{EngineError, EngineErrorKind, GuestMemory, MsiSink, Vcpu, VcpuId, Vm};
 use visor_x86::cpuid::Cpuid;
@@ -35,6 +37,12 @@ impl KvmVm {
         let mut cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
         cap.args[0] = IOAPIC_ROUTES as u64;
         fd.enable_cap(&cap).map_err(failed("KVM_CAP_SPLIT_IRQCHIP"))?;
+        // Destinations of 32 bits in messages; needed only where the host allows CPUs beyond 254, so older hosts may lack it.
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
+        cap.args[0] = u64::from(KVM_X2APIC_API_USE_32BIT_IDS);
+        if let Err(e) = fd.enable_cap(&cap) {
+            tracing::debug!("KVM_CAP_X2APIC_API: {e}");
+        }
         let slots = Slots::new(fd.clone(), &memory);
         slots.show(&memory.mappings())?;
         let slots = Arc::new(slots);
@@ -120,13 +128,15 @@ fn msi_route(gsi: usize, address: u64, data: u32) -> kvm_irq_routing_entry {
 
 impl MsiSink for KvmMsi {
     fn send(&self, address: u64, data: u32) {
-        if address >> 20 != 0xfee {
+        // Bits 63:40 are the upper part of a wide destination.
+        if address >> 20 & 0xf_ffff != 0xfee {
             return;
         }
         if data & 1 << 15 != 0 {
             self.route_level(address, data);
         }
-        let msi = kvm_msi { address_lo: address as u32, data, ..Default::default() };
+        let msi =
+            kvm_msi { address_lo: address as u32, address_hi: (address >> 32) as u32, data, ..Default::default() };
         if let Err(e) = self.fd.signal_msi(msi) {
             tracing::debug!("KVM_SIGNAL_MSI: {e}");
         }

@@ -18,6 +18,7 @@ use crate::cpu::{Cpu, attention};
 use crate::fabric::{CpuPort, Fabric};
 use crate::mmu::CpuBox;
 use crate::options::{SoftOptions, Tier};
+use crate::perf_map::PerfMap;
 use crate::run;
 use crate::translate::Translator;
 use crate::sys::{ResetKind, announced};
@@ -59,6 +60,14 @@ impl SoftEngine {
 }
 
 impl SoftEngine {
+    fn perf_map(&self) -> Result<Option<Arc<PerfMap>>, EngineError> {
+        if !self.options.perf_map {
+            return Ok(None);
+        }
+        let map = PerfMap::create().map_err(|e| EngineError::host("cannot write the perf map in /tmp", e))?;
+        Ok(Some(Arc::new(map)))
+    }
+
     /// What it was made with.
     pub fn options(&self) -> &SoftOptions {
         &self.options
@@ -88,6 +97,7 @@ impl Engine for SoftEngine {
             clock: self.clock,
             epoch_tsc: host_tsc(),
             options: self.options.clone(),
+            perf_map: self.perf_map()?,
         }))
     }
 }
@@ -100,6 +110,7 @@ struct SoftVm {
     /// Host TSC at which guest time and the guest's TSCs were zero.
     epoch_tsc: u64,
     options: SoftOptions,
+    perf_map: Option<Arc<PerfMap>>,
 }
 
 impl SoftVm {
@@ -107,7 +118,7 @@ impl SoftVm {
         if self.options.tier == Tier::Interpreter {
             return Ok(None);
         }
-        let translator = Translator::new(self.options.code_cache as usize)
+        let translator = Translator::new(&self.options, self.perf_map.clone())
             .map_err(|e| EngineError::host("the host gives no memory for translated code (memfd, PROT_EXEC)", e))?;
         let port = port.clone();
         self.memory.frames().watch(move |frame| port.code_changed(frame));

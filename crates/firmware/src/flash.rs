@@ -242,7 +242,7 @@ mod tests {
     const BASE: u64 = 0xffff_c000;
 
     fn flash() -> (Flash, Arc<GuestMemory>, Changes) {
-        let extra = Extra { len: 4 * PAGE, shadow: None };
+        let extra = Extra { len: 4 * PAGE, shadow: None, devices: 0 };
         let memory = GuestMemory::with_extra(&[RamRange { start: Gpa(0), len: PAGE }], &extra).unwrap();
         let (memory, changes) = (Arc::new(memory), Changes::default());
         memory.load(PAGE, b"contents");

@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use visor_chipset::{AcpiPm, I8042, LegacyReplacement, PowerSink, Rtc, Uart};
 use visor_device::{Bus, Clock, Device, Mmio, Pio, TimerSlot};
+use visor_engine::{GuestMemory, MsiSink, Vm};
 use visor_display::{Screen, Vga};
-use visor_engine::{GuestMemory, Vm};
 use visor_firmware::MemoryMap;
+use visor_iommu::Iommu;
+use visor_pci::{DmaMemory, IntxLine, IntxPin, PciAddress, PciBus, PciDevice, PciError, SourceId};
 use visor_firmware::fw_cfg::FwCfg;
-use visor_pci::{IntxPin, PciAddress, PciBus, PciDevice, PciError};
+use visor_storage::Tray;
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
 use visor_virtio::input::TabletHandle;
 use visor_virtio::{VirtioDevice, VirtioPci};
@@ -39,6 +41,7 @@ pub(crate) struct Board<'a> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timers: Arc<Timers>,
     pub(crate) irqs: Arc<Irqs>,
+    pub(crate) iommu: Option<Arc<Iommu>>,
     pub(crate) power: Arc<dyn PowerSink>,
     pub(crate) serial: SerialLine,
     pub(crate) log: LogPort,
@@ -67,8 +70,14 @@ pub(crate) struct Built {
     pub(crate) uart: Option<Arc<Mutex<Uart>>>,
     pub(crate) console: Option<ConsoleHandle>,
     pub(crate) agent: Option<ConsolePort>,
+    /// The trays of the CD-ROM drives.
+    pub(crate) trays: Vec<Tray>,
+    /// Network devices and what moves their frames.
+    pub(crate) net: Option<Arc<crate::net::Drive>>,
     /// Low half of the HPET's capabilities.
     pub(crate) hpet: Option<u32>,
+    /// There is an IOMMU.
+    pub(crate) iommu: bool,
     pub(crate) rtc: Option<Arc<Mutex<Rtc>>>,
     pub(crate) fw_cfg: Option<Arc<Mutex<FwCfg>>>,
     /// What firmware can boot from, in the order in which it is to be tried within a kind.
@@ -119,14 +128,37 @@ impl Board<'_> {
 
     /// Puts a virtio device into the next free slot, and tells which.
     pub(crate) fn virtio(&mut self, device: impl VirtioDevice + 'static) -> Result<PciAddress, MachineError> {
+        self.pci_function(|w| VirtioPci::new(Box::new(device), w.memory, w.msi, w.intx))
+    }
+
+    /// Puts what `make` makes into the next free slot of the PCI bus, and tells which.
+    pub(crate) fn pci_function<D: PciDevice + 'static>(
+        &mut self,
+        make: impl FnOnce(PciWires) -> Result<D, PciError>,
+    ) -> Result<PciAddress, MachineError> {
         let pci = self.built.pci.clone().ok_or(PciError::Full)?;
         let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
         let at = pci.free_device()?;
-        let intx = pci.intx(at, IntxPin::A);
-        let function = VirtioPci::new(Box::new(device), self.memory.clone(), self.vm.msi(), intx)?;
+        let function = make(self.pci_wires(at, pci.intx(at, IntxPin::A)))?;
         pci.add(at, Arc::new(Mutex::new(function)))?;
         Ok(at)
     }
+
+    /// What connects the function at `at` with the machine, through the IOMMU if there is one.
+    fn pci_wires(&self, at: PciAddress, intx: IntxLine) -> PciWires {
+        let source = SourceId::from(at);
+        match &self.iommu {
+            Some(iommu) => PciWires { memory: iommu.memory(source), msi: iommu.msi(source), intx },
+            None => PciWires { memory: self.memory.clone().into(), msi: self.vm.msi(), intx },
+        }
+    }
+}
+
+/// A PCI function's connections.
+pub(crate) struct PciWires {
+    pub(crate) memory: DmaMemory,
+    pub(crate) msi: Arc<dyn MsiSink>,
+    pub(crate) intx: IntxLine,
 }
 
 /// Port writes of a BIOS: both 8259s with vectors, cascade, 8086 mode and masks (timer, cascade, keyboard; inputs 8 to 15

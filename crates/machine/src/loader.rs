@@ -5,8 +5,9 @@ use std::sync::{Arc, PoisonError};
 use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, PM_PORT, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
 use visor_display::Vga;
 use visor_engine::GuestMemory;
-use visor_firmware::acpi::{self, AcpiConfig, PciConfig, PciRoute, SmiCommand};
+use visor_firmware::acpi::{self, AcpiConfig, IommuConfig, PciConfig, PciRoute, SmiCommand};
 use visor_firmware::smbios::{self, SmbiosConfig};
+use visor_iommu::{HOST_ADDRESS_BITS, IOAPIC_SOURCE, IOMMU_BASE};
 use visor_firmware::{BootSource, KernelKind, MemoryMap, boot};
 use visor_x86::{CpuState, Gpr};
 
@@ -117,6 +118,11 @@ fn describe(config: &MachineConfig, built: &Built) -> AcpiConfig {
         mouse: true,
         hpet: built.hpet,
         pci,
+        iommu: built.iommu.then_some(IommuConfig {
+            base: IOMMU_BASE,
+            address_bits: HOST_ADDRESS_BITS,
+            ioapic_source: IOAPIC_SOURCE.0,
+        }),
     }
 }
 

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use visor_chipset::LegacyReplacement;
 use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
+use visor_iommu::Iommu;
 use visor_firmware::{MemoryMap, ram_layout};
+use visor_storage::Tray;
+use visor_net::Nic;
 use visor_x86::cpuid::Cpuid;
 
 use crate::agent::AgentPort;
@@ -76,6 +79,7 @@ impl Machine {
         let listener = Listener::default();
         let control = Control::new(config.cpus, config.no_reboot, waker.clone(), listener.clone());
         let clock = Arc::new(GuestClock::new());
+        let iommu = config.iommu.then(|| Iommu::new(memory.clone(), vm.msi()));
         let pio = Arc::new(Bus::default());
         let log = LogPort { log: FirmwareLog::default(), listener: listener.clone() };
         let mut board = Board {
@@ -85,7 +89,8 @@ impl Machine {
             vm: vm.clone(),
             clock: clock.clone(),
             timers: Timers::new(waker.clone()),
-            irqs: Irqs::new(&vm),
+            irqs: Irqs::new(&vm, iommu.as_ref()),
+            iommu,
             power: control.clone(),
             serial: SerialLine::new(waker.clone(), listener.clone()),
             log,
@@ -147,7 +152,14 @@ impl Machine {
                 loader: ready.loader,
                 deadline: ready.time_limit.map(|t| Instant::now() + t),
             };
-            self.thread("io".into(), move || io_thread::main(t))
+            self.thread("io".into(), move || io_thread::main(t))?;
+            match self.built.net.clone() {
+                Some(net) => {
+                    let control = self.control.clone();
+                    self.thread("net".into(), move || net.main(&control))
+                }
+                None => Ok(()),
+            }
         });
         match spawned {
             Ok(()) => {
@@ -176,6 +188,9 @@ impl Machine {
         let paused = self.ready.is_none() && self.control.pause();
         if paused {
             self.clock.pause();
+            if let Some(net) = &self.built.net {
+                net.settle();
+            }
         }
         paused
     }
@@ -186,6 +201,9 @@ impl Machine {
             self.clock.resume();
         }
         self.control.resume();
+        if let Some(net) = &self.built.net {
+            net.wake();
+        }
     }
 
     /// Presses the power button; true if the guest's operating system listens to it.
@@ -241,6 +259,16 @@ impl Machine {
     /// The port to the agent in the guest.
     pub fn agent(&self) -> Option<AgentPort> {
         self.agent.clone()
+    }
+
+    /// The trays of the CD-ROM drives, in the order of the specification: discs can be changed while the machine runs.
+    pub fn trays(&self) -> &[Tray] {
+        &self.built.trays
+    }
+
+    /// The network devices, in the order of [`crate::MachineSpec::nics`].
+    pub fn nics(&self) -> &[Arc<dyn Nic>] {
+        self.built.net.as_ref().map_or(&[], |net| net.nics())
     }
 
     /// Decisions worth telling, such as what the kernel is.

@@ -8,6 +8,8 @@ use visor_chipset::{
     I8042Wires, Pit, PitWires, PmBlock, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT, TEST_MEMORY,
     TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts, UART_LEN, Uart, UartWires, claim_ports,
 };
+use visor_iommu::{IOMMU_BASE, IOMMU_LEN};
+use visor_pci::edu::Edu;
 use visor_device::{Bus, IrqLine, IrqSink, MmioDevice, Pio};
 use visor_firmware::flash::{Flash, FlashStore};
 use visor_firmware::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg, FwCfgConfig};
@@ -22,6 +24,7 @@ use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{Bootable, Shadow, ShadowWrites, VarsFile};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
+use crate::storage::{self, DiskBus};
 
 /// Name of the port through which the host talks to a program in the guest.
 pub const AGENT_PORT: &str = "org.visor.agent.0";
@@ -44,6 +47,7 @@ const MEM64: u64 = 64 << 30;
 /// that device numbers of the rest do not depend on them.
 pub(crate) const PARTS: &[Part] = &[
     Part { name: "interrupt controllers", wanted: always, build: interrupts },
+    Part { name: "iommu", wanted: |c| c.iommu, build: iommu },
     Part { name: "pit", wanted: always, build: pit },
     Part { name: "acpi-pm", wanted: always, build: acpi_pm },
     Part { name: "rtc", wanted: always, build: rtc },
@@ -58,9 +62,12 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "flash", wanted: |c| c.firmware.is_some(), build: flash },
     Part { name: "pci", wanted: always, build: pci },
     Part { name: "vga", wanted: |c| c.display, build: crate::screen::vga },
+    Part { name: "ide", wanted: always, build: storage::ide },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
+    Part { name: "edu", wanted: |c| c.edu, build: edu },
     Part { name: "tablet", wanted: |c| c.display, build: crate::screen::tablet },
+    Part { name: "network", wanted: |c| !c.nics.is_empty(), build: crate::net::build },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
 ];
 
@@ -73,6 +80,18 @@ fn interrupts(b: &mut Board<'_>) -> Result<(), MachineError> {
     b.mmio.claim(IOAPIC_BASE, IOAPIC_LEN, b.irqs.ioapic.clone())?;
     b.built.devices.push(b.irqs.pic.clone());
     b.built.devices.push(b.irqs.ioapic.clone());
+    Ok(())
+}
+
+fn iommu(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let Some(iommu) = b.iommu.clone() else { return Ok(()) };
+    let registers = b.plain(iommu.registers());
+    b.built.iommu = true;
+    Ok(b.mmio.claim(IOMMU_BASE, IOMMU_LEN, registers)?)
+}
+
+fn edu(b: &mut Board<'_>) -> Result<(), MachineError> {
+    b.pci_function(|w| Edu::new(w.memory, w.msi, w.intx))?;
     Ok(())
 }
 
@@ -259,7 +278,7 @@ fn rng(b: &mut Board<'_>) -> Result<(), MachineError> {
 
 fn disks(b: &mut Board<'_>) -> Result<(), MachineError> {
     let queues = b.config.cpus.min(4) as u16;
-    for disk in &b.config.disks {
+    for disk in b.config.disks.iter().filter(|d| d.bus == DiskBus::Virtio) {
         let config = BlkConfig { queues, serial: disk.serial.clone() };
         let at = b.virtio(Blk::new(disk.backend.clone(), &config))?;
         b.built.bootable.push(Bootable::virtio_disk(at, disk.serial.clone()));

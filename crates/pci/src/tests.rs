@@ -380,3 +380,17 @@ fn random_configuration_accesses_do_no_harm() {
     PioDevice::read(&mut *pci, 4, &mut d);
     assert_eq!(u32::from_le_bytes(d), 0x1237_8086);
 }
+
+#[test]
+fn the_byte_may_be_in_the_address() {
+    let rig = Rig::new();
+    rig.pio.write(0xcf8, &(1u32 << 31 | 2 << 11 | 2).to_le_bytes());
+    let mut word = [0; 2];
+    rig.pio.read(0xcfc, &mut word);
+    assert_eq!(word, [0x34, 0x12]);
+    let mut all = [0; 4];
+    rig.pio.read(0xcfc, &mut all);
+    assert_eq!(all, [0xf4, 0x1a, 0x34, 0x12], "never beyond the double word");
+    rig.pio.read(0xcf8, &mut all);
+    assert_eq!(u32::from_le_bytes(all), 1 << 31 | 2 << 11);
+}

@@ -1,9 +1,11 @@
 //! Comparisons with QEMU's software engine, both sides alternately in one run, medians of several pairs.
 //!
 //! - `boot`: one kernel from exec to its first line; `guest`: the rows of the guest benchmark;
+//! - `disk`: disk images against QEMU's tools;
 //! - `side`: the commands of both sides, and a run of one; `table`: what is printed.
 
 mod boot;
+mod disk;
 mod guest;
 mod side;
 mod table;
@@ -37,6 +39,18 @@ pub(crate) enum What {
         /// Redraws of each kind.
         #[arg(short = 'n', long, default_value_t = 15)]
         rounds: u32,
+    },
+    /// Disk images: creating, converting, compacting and random requests against qemu-img.
+    Disk {
+        /// Pairs of runs; the medians are printed.
+        #[arg(short = 'n', long, default_value_t = 3)]
+        pairs: usize,
+        /// Where the images are made (default: target).
+        #[arg(long)]
+        directory: Option<PathBuf>,
+        /// Size of the disk that is copied, in MiB.
+        #[arg(long, default_value_t = 768)]
+        mib: u64,
     },
 }
 
@@ -73,6 +87,7 @@ pub(crate) fn run(what: What) -> anyhow::Result<()> {
         What::Boot { pairs, kernel, initrd } => boot::run(pairs, kernel.zip(initrd)),
         What::Screen { rounds } => screen(rounds),
         What::Guest(args) => guest::run(&args),
+        What::Disk { pairs, directory, mib } => disk::run(pairs, directory.as_deref(), mib),
     }
 }
 

@@ -38,6 +38,7 @@ impl Cpu {
             return Ok(Place::Bus(t.gpa));
         }
         let Some(page) = self.ram.page(t.gpa) else { return Ok(Place::Bus(t.gpa)) };
+        self.note_key(t.leaf);
         if access == Access::Store && !page.writable {
             return Ok(Place::Bus(t.gpa));
         }

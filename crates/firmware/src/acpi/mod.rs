@@ -3,6 +3,7 @@
 //! RSDP at F0000h; RSDT, XSDT, FADT, FACS, MADT, HPET, MCFG and DSDT from E0000h. Fixed hardware: PM1 event block, PM1 control
 //! (4 ports on) and PM timer (8 ports on), SCI on interrupt 9, reset register CF9h.
 
+mod dmar;
 mod dsdt;
 mod fixed;
 mod loader;
@@ -62,6 +63,19 @@ pub struct AcpiConfig {
     pub hpet: Option<u32>,
     /// The PCI host bridge, if there is one.
     pub pci: Option<PciConfig>,
+    /// The IOMMU, if there is one.
+    pub iommu: Option<IommuConfig>,
+}
+
+/// A DMA remapping unit for all PCI functions and the I/O APIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IommuConfig {
+    /// Its register page.
+    pub base: u64,
+    /// Bits of guest-physical addresses.
+    pub address_bits: u8,
+    /// As what the I/O APIC sends: bus in bits 15:8, device in 7:3, function in 2:0.
+    pub ioapic_source: u16,
 }
 
 /// The SMI command port and what is written to it.
@@ -130,6 +144,9 @@ fn tables_at(config: &AcpiConfig, base: u64) -> Tables {
     }
     if let Some(base) = config.pci.as_ref().and_then(|p| p.ecam) {
         roots.push(place("MCFG", fixed::mcfg(base)));
+    }
+    if let Some(iommu) = &config.iommu {
+        roots.push(place("DMAR", dmar::dmar(iommu)));
     }
     let mut rsdt = Sdt::new(*b"RSDT", 36, 1, OEM, OEM_TABLE, 1);
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, 1);
