@@ -286,7 +286,7 @@ fn parse_debug(text: &str) -> Result<DebugArg, String> {
 }
 
 /// A time: digits with an optional s, m, h (seconds without one).
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {

@@ -16,6 +16,8 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+use crate::shell::root;
+
 /// What to compare.
 #[derive(Subcommand)]
 pub(crate) enum What {
@@ -41,6 +43,12 @@ pub(crate) enum What {
     /// The rows of the guest benchmark: natively, in QEMU and in visor. Fails if a row of visor's is missing or slower than
     /// the fastest QEMU.
     Guest(GuestArgs),
+    /// What a screen costs the host: redraws to a VNC client, and standing still. Fails if it is more than promised.
+    Screen {
+        /// Redraws of each kind.
+        #[arg(short = 'n', long, default_value_t = 15)]
+        rounds: u32,
+    },
     /// Disk images: creating, converting, compacting and random requests against qemu-img.
     Disk {
         /// Pairs of runs; the medians are printed.
@@ -87,7 +95,17 @@ pub(crate) fn run(what: What) -> anyhow::Result<()> {
     match what {
         What::Boot { pairs, kernel, initrd } => boot::run(pairs, kernel.zip(initrd)),
         What::Firmware { pairs } => firmware::run(pairs),
+        What::Screen { rounds } => screen(rounds),
         What::Guest(args) => guest::run(&args),
         What::Disk { pairs, directory, mib } => disk::run(pairs, directory.as_deref(), mib),
     }
+}
+
+/// The example of the display's crate that measures, in a release build.
+fn screen(rounds: u32) -> anyhow::Result<()> {
+    let rounds = rounds.to_string();
+    let args = ["run", "--release", "--quiet", "-p", "visor-display", "--example", "screen_cost", "--", &rounds];
+    let status = std::process::Command::new(env!("CARGO")).args(args).current_dir(root()).status()?;
+    anyhow::ensure!(status.success(), "the screen costs more than promised");
+    Ok(())
 }

@@ -17,6 +17,7 @@ mod console;
 mod disc;
 mod end;
 mod firmware;
+mod keys;
 mod live;
 mod screen;
 mod network;
