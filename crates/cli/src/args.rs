@@ -81,8 +81,10 @@ pub(crate) struct RunArgs {
     pub(crate) engine: EngineArg,
     /// Attach a disk: a name of `visor disk ls`, or a raw or qcow2 image (vda, vdb, ...; after an image's own vda). `,ro` attaches
     /// it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
-    /// taken as raw that way may not be made to look like another format by its guest.
-    #[arg(long, value_name = "DISK[,ro][,format=FORMAT]")]
+    /// taken as raw that way may not be made to look like another format by its guest. Or a disk of the network:
+    /// `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`. `,iops=N` and `,bps=SIZE` limit requests and bytes per
+    /// second.
+    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE]")]
     pub(crate) disk: Vec<String>,
     /// Give the guest an exit port at 0xf4: a byte V written there ends the machine with exit status (V << 1) | 1.
     #[arg(long)]
