@@ -12,6 +12,7 @@ mod errors;
 mod nat;
 mod ping;
 mod resolv;
+mod segments;
 mod sockets;
 mod sys;
 mod tap;
