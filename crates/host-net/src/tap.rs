@@ -11,7 +11,7 @@ use crate::sys::{check, check_len, socket};
 use crate::waker::Waker;
 
 /// Bytes of `struct virtio_net_hdr` in front of each frame.
-const HEADER: usize = 10;
+pub(crate) const HEADER: usize = 10;
 const NEEDS_CHECKSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
 const GSO_TCP4: u8 = 1;
@@ -175,7 +175,7 @@ impl NetPort for TapPort {
 }
 
 /// `struct virtio_net_hdr` (virtio 1.2 §5.1.6) in the host's byte order.
-fn emit_header(offload: &Offload) -> [u8; HEADER] {
+pub(crate) fn emit_header(offload: &Offload) -> [u8; HEADER] {
     let mut h = [0; HEADER];
     h[0] = if offload.trusted { DATA_VALID } else { 0 };
     if let Some((start, offset)) = offload.checksum {
@@ -192,7 +192,7 @@ fn emit_header(offload: &Offload) -> [u8; HEADER] {
     h
 }
 
-fn parse_header(h: &[u8]) -> Offload {
+pub(crate) fn parse_header(h: &[u8]) -> Offload {
     let number = |at: usize| u16::from_ne_bytes([h[at], h[at + 1]]);
     let kind = match h[1] & !GSO_ECN {
         GSO_TCP4 => Some(SegmentKind::Tcp4),

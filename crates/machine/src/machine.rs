@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use visor_chipset::LegacyReplacement;
 use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
-use visor_firmware::{Boot, MemoryMap, ram_layout};
+use visor_iommu::Iommu;
+use visor_firmware::{MemoryMap, ram_layout};
+use visor_storage::Tray;
+use visor_net::Nic;
 use visor_x86::cpuid::Cpuid;
 
 use crate::agent::AgentPort;
@@ -17,12 +20,14 @@ use crate::chars::{SerialInput, SerialLine, SerialOutput};
 use crate::clock::GuestClock;
 use crate::cpu;
 use crate::error::{MachineError, MachineErrorKind};
+use crate::firmware::{FirmwareKind, FirmwareLog, Image, LogPort, extra, ordered};
 use crate::io_thread::{self, IoThread};
 use crate::irq::Irqs;
 use crate::life::{Control, MachineState, StopReason};
 use crate::listener::Listener;
-use crate::loader::Loader;
+use crate::loader::{Loaded, Loader};
 use crate::parts::PARTS;
+use crate::screen::VIDEO_MEMORY;
 use crate::spec::MachineConfig;
 use crate::timers::Timers;
 use crate::vcpu::{self, VcpuThread};
@@ -33,11 +38,13 @@ pub struct Machine {
     name: String,
     control: Arc<Control>,
     clock: Arc<GuestClock>,
-    built: Arc<Built>,
+    pub(crate) built: Arc<Built>,
     serial: SerialLine,
+    firmware_log: FirmwareLog,
     agent: Option<AgentPort>,
     listener: Listener,
     notes: Vec<String>,
+    boot_devices: Vec<String>,
     stats: Vec<Arc<Mutex<VcpuStats>>>,
     /// What the threads will work with, until the machine starts.
     ready: Option<Ready>,
@@ -50,7 +57,7 @@ pub struct Machine {
 struct Ready {
     vcpus: Vec<Box<dyn Vcpu>>,
     io: Arc<BusIo>,
-    boot: Boot,
+    boot: Loaded,
     timers: Arc<Timers>,
     waker: Waker,
     loader: Loader,
@@ -64,16 +71,17 @@ impl Machine {
     /// [`MachineError`] for a kernel that cannot be booted, an engine that refuses, or a host without memory.
     pub fn new(config: &MachineConfig, engine: &dyn Engine) -> Result<Self, MachineError> {
         let cpuid = cpuid(config, engine)?;
-        let memory = GuestMemory::new(&ram_layout(config.memory))
-            .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
-        let (memory, map) = (Arc::new(memory), MemoryMap::new(config.memory));
+        let image = Image::read(config)?;
+        let (memory, map) = (memory(config, image.as_ref())?, MemoryMap::new(config.memory));
         let vm: Arc<dyn Vm> = engine.create_vm(&VmConfig { vcpus: config.cpus }, memory.clone())?.into();
         let waker =
             Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))?;
         let listener = Listener::default();
         let control = Control::new(config.cpus, config.no_reboot, waker.clone(), listener.clone());
         let clock = Arc::new(GuestClock::new());
+        let iommu = config.iommu.then(|| Iommu::new(memory.clone(), vm.msi()));
         let pio = Arc::new(Bus::default());
+        let log = LogPort { log: FirmwareLog::default(), listener: listener.clone() };
         let mut board = Board {
             config,
             memory: memory.clone(),
@@ -81,24 +89,30 @@ impl Machine {
             vm: vm.clone(),
             clock: clock.clone(),
             timers: Timers::new(waker.clone()),
-            irqs: Irqs::new(&vm),
+            irqs: Irqs::new(&vm, iommu.as_ref()),
+            iommu,
             power: control.clone(),
             serial: SerialLine::new(waker.clone(), listener.clone()),
+            log,
+            image: image.as_ref(),
             pio: pio.clone(),
             mmio: Arc::new(Bus::default()),
             legacy: LegacyReplacement::default(),
-            built: Built { ports: pio, ..Built::default() },
+            built: Built { ports: pio, firmware: config.firmware.is_some(), ..Built::default() },
         };
         board.build(PARTS)?;
-        let Board { timers, irqs, serial, pio, mmio, built, .. } = board;
+        let Board { timers, irqs, serial, log, pio, mmio, built, .. } = board;
         let vcpus = (0..config.cpus).map(|id| vm.add_vcpu(VcpuId(id), &cpuid)).collect::<Result<Vec<_>, _>>()?;
         // Programs the 8259s, whose output a CPU must be there to see.
         built.initialise()?;
         let loader = Loader::new(config, memory.clone(), &map, &built, cpu::brand(&cpuid));
         let boot = loader.load()?;
         let agent = built.agent.clone().map(|port| AgentPort::new(port, listener.clone()));
-        let mut notes = vec![format!("kernel: {}", boot.kind)];
-        notes.extend(boot.notes.iter().cloned());
+        let notes = boot.notes.clone();
+        let order = config.firmware.as_ref().map(|f| &f.boot_order[..]).unwrap_or_default();
+        let bios = config.firmware.as_ref().is_some_and(|f| f.kind == FirmwareKind::Bios);
+        let tried = ordered(order, &built.bootable, bios).into_iter();
+        let boot_devices = tried.map(|b| format!("{} {}", b.class, b.name)).collect();
         let io = Arc::new(BusIo { pio, mmio, irqs });
         let ready = Ready { vcpus, io, boot, timers, waker, loader, time_limit: config.time_limit };
         Ok(Machine {
@@ -107,9 +121,11 @@ impl Machine {
             clock,
             built: Arc::new(built),
             serial,
+            firmware_log: log.log,
             agent,
             listener,
             notes,
+            boot_devices,
             stats: (0..config.cpus).map(|_| Arc::default()).collect(),
             ready: Some(ready),
             threads: Vec::new(),
@@ -136,7 +152,14 @@ impl Machine {
                 loader: ready.loader,
                 deadline: ready.time_limit.map(|t| Instant::now() + t),
             };
-            self.thread("io".into(), move || io_thread::main(t))
+            self.thread("io".into(), move || io_thread::main(t))?;
+            match self.built.net.clone() {
+                Some(net) => {
+                    let control = self.control.clone();
+                    self.thread("net".into(), move || net.main(&control))
+                }
+                None => Ok(()),
+            }
         });
         match spawned {
             Ok(()) => {
@@ -165,6 +188,9 @@ impl Machine {
         let paused = self.ready.is_none() && self.control.pause();
         if paused {
             self.clock.pause();
+            if let Some(net) = &self.built.net {
+                net.settle();
+            }
         }
         paused
     }
@@ -175,6 +201,9 @@ impl Machine {
             self.clock.resume();
         }
         self.control.resume();
+        if let Some(net) = &self.built.net {
+            net.wake();
+        }
     }
 
     /// Presses the power button; true if the guest's operating system listens to it.
@@ -222,14 +251,34 @@ impl Machine {
         self.serial.host_input()
     }
 
+    /// What the firmware says; empty in a machine without one.
+    pub fn firmware_log(&self) -> &FirmwareLog {
+        &self.firmware_log
+    }
+
     /// The port to the agent in the guest.
     pub fn agent(&self) -> Option<AgentPort> {
         self.agent.clone()
     }
 
+    /// The trays of the CD-ROM drives, in the order of the specification: discs can be changed while the machine runs.
+    pub fn trays(&self) -> &[Tray] {
+        &self.built.trays
+    }
+
+    /// The network devices, in the order of [`crate::MachineSpec::nics`].
+    pub fn nics(&self) -> &[Arc<dyn Nic>] {
+        self.built.net.as_ref().map_or(&[], |net| net.nics())
+    }
+
     /// Decisions worth telling, such as what the kernel is.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What a firmware can boot from, in the order in which it tries.
+    pub fn boot_devices(&self) -> &[String] {
+        &self.boot_devices
     }
 
     /// How often the guest has rebooted.
@@ -297,6 +346,15 @@ impl Drop for OnPanic {
     fn drop(&mut self) {
         self.0.stop(StopReason::Failed(format!("the thread {} panicked", self.1)));
     }
+}
+
+/// RAM, the firmware's image in it, and room for the memory of devices.
+fn memory(config: &MachineConfig, image: Option<&Image>) -> Result<Arc<GuestMemory>, MachineError> {
+    let devices = if config.display { VIDEO_MEMORY } else { 0 };
+    let memory = GuestMemory::with_extra(&ram_layout(config.memory), &extra(image, devices))
+        .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
+    image.iter().for_each(|image| image.install(&memory));
+    Ok(Arc::new(memory))
 }
 
 fn cpuid(config: &MachineConfig, engine: &dyn Engine) -> Result<Cpuid, MachineError> {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use visor_block::BlockBackend;
-use visor_disk::{Access, RawDisk, RawOptions};
+use visor_disk::{Access, ImageOptions, RawDisk, RawOptions, open_disk};
 
 use crate::error::{MachineError, MachineErrorKind};
+use crate::firmware::{FirmwareKind, FirmwareSpec};
+use crate::storage::{self, Cd, DiskBus};
 
 /// Least RAM in bytes.
 pub const MIN_MEMORY: u64 = 2 << 20;
@@ -25,8 +27,10 @@ pub struct MachineSpec {
     pub cpus: u32,
     /// A CPU model of [`crate::CPU_MODELS`].
     pub cpu_model: String,
-    /// The kernel to boot.
-    pub kernel: FileSource,
+    /// The kernel to boot. With firmware: what that boots instead of a device (UEFI only).
+    pub kernel: Option<FileSource>,
+    /// The firmware to boot through; without it the kernel is entered directly.
+    pub firmware: Option<FirmwareSpec>,
     /// The initial ramdisk.
     pub initrd: Option<FileSource>,
     /// The kernel command line.
@@ -35,8 +39,20 @@ pub struct MachineSpec {
     pub decompress: bool,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
+    /// A screen: a VGA with 16 MiB of memory.
+    pub display: bool,
+    /// The VGA's option ROM: what a BIOS needs to show anything.
+    pub video_bios: Option<FileSource>,
+    /// CD-ROM drives, in the order in which the guest finds them.
+    pub cds: Vec<Cd>,
+    /// Network devices, in the order in which the guest finds them.
+    pub nics: Vec<crate::net::NicSpec>,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
+    /// Put an IOMMU (Intel VT-d) between PCI functions and memory, and between interrupt requests and CPUs.
+    pub iommu: bool,
+    /// Add the teaching device that test kernels use ([`visor_pci::edu`]).
+    pub edu: bool,
     /// Stop instead of rebooting when the guest resets itself.
     pub no_reboot: bool,
     /// Stop after this much of the host's time.
@@ -48,21 +64,12 @@ pub struct MachineSpec {
 impl MachineSpec {
     /// A machine with 512 MiB, one CPU and nothing else that boots `kernel`.
     pub fn new(kernel: FileSource) -> Self {
-        MachineSpec {
-            name: "vm".into(),
-            memory: 512 << 20,
-            cpus: 1,
-            cpu_model: "max".into(),
-            kernel,
-            initrd: None,
-            cmdline: String::new(),
-            decompress: true,
-            disks: Vec::new(),
-            debug_exit: false,
-            no_reboot: false,
-            time_limit: None,
-            uuid: [0; 16],
-        }
+        MachineSpec { kernel: Some(kernel), ..Self::default() }
+    }
+
+    /// The same that boots through `firmware`.
+    pub fn with_firmware(firmware: FirmwareSpec) -> Self {
+        MachineSpec { firmware: Some(firmware), ..Self::default() }
     }
 
     /// Checks everything that can be checked without a host.
@@ -73,6 +80,15 @@ impl MachineSpec {
         let bad = |what: String| Err(MachineError::new(MachineErrorKind::Spec, what));
         if !self.memory.is_multiple_of(4096) || !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) {
             return bad(format!("{} bytes of memory: give a multiple of 4096 from 2 MiB to 512 GiB", self.memory));
+        }
+        match (&self.kernel, &self.firmware) {
+            (None, None) => return bad("nothing to boot: neither a kernel nor a firmware".into()),
+            (Some(_), Some(f)) if f.kind == FirmwareKind::Bios => {
+                let mut e = MachineError::new(MachineErrorKind::Spec, "a BIOS boots no kernel that is not on a disk");
+                e.hint = Some("leave the firmware out, or take UEFI".into());
+                return Err(e);
+            }
+            _ => {}
         }
         if self.cpus == 0 {
             return bad("a machine needs at least one CPU".into());
@@ -85,7 +101,37 @@ impl MachineSpec {
         if self.disks.len() > MAX_DISKS {
             return bad(format!("{} disks; {MAX_DISKS} is the most", self.disks.len()));
         }
+        storage::check(&self.disks, &self.cds)?;
+        crate::net::check(&self.nics)?;
         Ok(MachineConfig(self))
+    }
+}
+
+impl Default for MachineSpec {
+    /// A machine with 512 MiB and one CPU that has nothing to boot yet.
+    fn default() -> Self {
+        MachineSpec {
+            name: "vm".into(),
+            memory: 512 << 20,
+            cpus: 1,
+            cpu_model: "max".into(),
+            kernel: None,
+            firmware: None,
+            initrd: None,
+            cmdline: String::new(),
+            decompress: true,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            cds: Vec::new(),
+            display: false,
+            video_bios: None,
+            debug_exit: false,
+            iommu: false,
+            edu: false,
+            no_reboot: false,
+            time_limit: None,
+            uuid: [0; 16],
+        }
     }
 }
 
@@ -129,6 +175,8 @@ pub struct Disk {
     pub backend: Arc<dyn BlockBackend>,
     /// Serial number that the guest can read, up to 20 bytes.
     pub serial: String,
+    /// How it is connected.
+    pub bus: DiskBus,
 }
 
 impl Disk {
@@ -140,13 +188,52 @@ impl Disk {
         let disk = RawDisk::open(path, access, &RawOptions::default()).map_err(|e| {
             MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
         })?;
-        let serial = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Disk { backend: Arc::new(disk), serial })
+        Ok(Disk { backend: Arc::new(disk), serial: serial(path), bus: DiskBus::default() })
     }
+
+    /// The same disk, connected to `bus`.
+    pub fn on(mut self, bus: DiskBus) -> Self {
+        self.bus = bus;
+        self
+    }
+
+    /// The image at `path` of whatever format `options` say or its contents show; its serial number is the file's name.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::File`] if it cannot be opened or is in use.
+    pub fn open(path: &Path, options: &ImageOptions) -> Result<Self, MachineError> {
+        let backend = open_disk(path, options).map_err(|e| {
+            MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
+        })?;
+        Ok(Disk { backend, serial: serial(path), bus: DiskBus::default() })
+    }
+}
+
+fn serial(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 impl std::fmt::Debug for Disk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?} {:?}", self.serial, self.backend.geometry())
+    }
+}
+
+impl Cd {
+    /// A drive with the image at `path` as its disc. Images are only read, and any number of users may have them open.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::File`] if it cannot be opened or holds no disc.
+    pub fn open(path: &Path) -> Result<Self, MachineError> {
+        let options = RawOptions { lock: false, ..RawOptions::default() };
+        let what = || format!("cannot use the disc {}", path.display());
+        let disc = RawDisk::open(path, Access::ReadOnly, &options)
+            .map_err(|e| MachineError::because(MachineErrorKind::File, what(), e))?;
+        if disc.geometry().sectors < 4 {
+            let what = format!("{}: it has less than 2048 bytes", what());
+            return Err(MachineError::new(MachineErrorKind::File, what));
+        }
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Cd { disc: Some((Arc::new(disc), name)) })
     }
 }

@@ -1,7 +1,8 @@
 //! `visor run`: boots a throw-away machine and stays with it to its end.
 //!
-//! - `spec`: from arguments to a machine and a job;
+//! - `spec`: from arguments to a machine and a job; `firmware`, `boot`: booting as a PC does;
 //! - `live`: the running machine, and the poll in which the main thread waits for everything;
+//! - `network`: what it is connected to;
 //! - `console`, `command`: the jobs;
 //! - `agent`: the session with the agent in the guest;
 //! - `streams`, `tail`, `wake`: bytes on their way;
@@ -10,10 +11,14 @@
 //! vCPU threads only fill buffers and wake the main thread; all other I/O is the main thread's, which never waits but in `live`.
 
 mod agent;
+mod boot;
 mod command;
 mod console;
 mod end;
+mod firmware;
 mod live;
+mod screen;
+mod network;
 mod spec;
 mod stats;
 mod streams;
@@ -24,6 +29,8 @@ use self::command::Command;
 use self::console::Console;
 use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
+pub(crate) use self::screen::ScreenArgs;
+pub(crate) use self::network::NetworkArgs;
 use self::spec::Job;
 use self::tail::Tail;
 use crate::args::{RunArgs, StatsFormat};
@@ -31,18 +38,23 @@ use crate::report::Failure;
 
 /// Runs a machine and gives the exit status.
 pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failure> {
-    let (spec, job) = spec::plan(args, verbose, quiet)?;
-    let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
-    let mut live = Live::start(spec, args, |line| {
+    let (mut spec, job) = spec::plan(args, verbose, quiet)?;
+    let tell = |line: &str| {
         if verbose > 0 {
             eprintln!("visor: {line}");
         }
-    })?;
+    };
+    let network = network::attach(&args.network, &mut spec, args.image.is_some(), tell)?;
+    let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
+    let mut live = Live::start(spec, args, tell)?;
+    network.report(&args.network, tell);
     let done = work(&live, job, args, verbose, quiet);
     let stats = live.finish(args.stats.unwrap_or(StatsFormat::Table));
+    live.write_screen(&args.screen)?;
     if args.stats.is_some() {
         eprint!("{stats}");
     }
+    network.finish()?;
     let (end, hidden) = done?;
     end.conclude(purpose, hidden.as_ref())
 }
@@ -53,11 +65,11 @@ fn work(live: &Live, job: Job, args: &RunArgs, verbose: u8, quiet: bool) -> Resu
     let announce = args.image.clone().filter(|_| announced);
     match job {
         Job::Serial => {
-            let look = console::Look { curtain: false, agent: false, announce: None, banner: !quiet };
+            let look = console::Look { curtain: false, agent: false, announce: None, banner: !quiet, log: verbose > 0 };
             Console::open(live, look)?.run()
         }
         Job::Shell => {
-            let look = console::Look { curtain: verbose == 0, agent: true, announce, banner: !quiet };
+            let look = console::Look { curtain: verbose == 0, agent: true, announce, banner: !quiet, log: false };
             Console::open(live, look)?.run()
         }
         Job::Command(argv) => {

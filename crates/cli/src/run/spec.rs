@@ -1,14 +1,15 @@
 //! From the command line to a machine and what to do with it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use visor_disk::Access;
+use visor_disk::{Access, Format, ImageOptions};
 use visor_engine::EngineOptions;
 use visor_image::Image;
-use visor_machine::{Disk, EngineChoice, FileSource, MachineSpec};
+use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
+use super::firmware;
 use super::live::is_terminal;
-use crate::args::{DebugArg, EngineArg, RunArgs, TuningArgs};
+use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs};
 use crate::image;
 use crate::report::Failure;
 
@@ -26,13 +27,16 @@ pub(super) enum Job {
 /// Reads the command line; builds the image if it is wanted and missing.
 pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineSpec, Job), Failure> {
     let Some(name) = &args.image else {
-        let kernel = args.kernel.clone().unwrap_or_default();
-        return Ok((machine(args, kernel)?, Job::Serial));
+        let mut spec = machine(args, args.kernel.clone())?;
+        spec.firmware = firmware::plan(args, quiet)?;
+        firmware::screen(args, &mut spec, quiet)?;
+        return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
     let job = job(&args.argv, is_terminal(std::io::stdin()));
-    let mut spec = machine(args, image.kernel())?;
+    let mut spec = machine(args, Some(image.kernel()))?;
     boot_image(&mut spec, &image, &job, args.append.as_deref(), verbose)?;
+    firmware::screen(args, &mut spec, quiet)?;
     Ok((spec, job))
 }
 
@@ -46,18 +50,32 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
     }
 }
 
-fn machine(args: &RunArgs, kernel: PathBuf) -> Result<MachineSpec, Failure> {
+fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failure> {
+    let bus = bus(args.bus);
+    let open = |d: &String| open_disk(d).map(|d| d.on(bus));
     Ok(MachineSpec {
+        kernel: kernel.map(FileSource::Path),
         memory: args.memory,
         cpus: args.cpus,
         cpu_model: args.cpu.clone(),
         initrd: args.initrd.clone().map(FileSource::Path),
         cmdline: args.append.clone().unwrap_or_default(),
-        disks: args.disk.iter().map(|d| open_disk(d)).collect::<Result<_, _>>()?,
+        disks: args.disk.iter().map(open).collect::<Result<_, _>>()?,
+        cds: args.iso.iter().map(|i| Cd::open(i)).collect::<Result<_, _>>()?,
         debug_exit: args.debug_exit,
+        iommu: args.iommu,
+        edu: args.edu,
         no_reboot: args.no_reboot,
-        ..MachineSpec::new(FileSource::Path(kernel))
+        ..MachineSpec::default()
     })
+}
+
+/// Where disks go. A kernel that is booted directly is one for virtual machines.
+fn bus(wish: Option<BusArg>) -> DiskBus {
+    match wish {
+        None | Some(BusArg::Virtio) => DiskBus::Virtio,
+        Some(BusArg::Ide) => DiskBus::Ide,
+    }
 }
 
 /// The engine that the user wishes.
@@ -114,16 +132,30 @@ fn kernel_args(own: &str, job: &Job, append: Option<&str>, verbose: u8) -> Strin
 }
 
 fn open_disk(text: &str) -> Result<Disk, Failure> {
-    let (path, access) = disk(text);
-    Ok(Disk::open_raw(path, access)?)
+    let (name, access, format) = disk(text)?;
+    let path = crate::disk::find(name)?;
+    let options = ImageOptions { format, policy: crate::disk::policy(), ..ImageOptions::new(access) };
+    Disk::open(&path, &options).map_err(crate::disk::machine_failure)
 }
 
-/// `FILE` or `FILE,ro`.
-fn disk(text: &str) -> (&Path, Access) {
-    match text.strip_suffix(",ro") {
-        Some(path) => (Path::new(path), Access::ReadOnly),
-        None => (Path::new(text), Access::ReadWrite),
+/// `FILE` with `,ro` and `,format=NAME` behind it.
+fn disk(text: &str) -> Result<(&str, Access, Option<Format>), Failure> {
+    let (mut name, mut access, mut format) = (text, Access::ReadWrite, None);
+    while let Some((rest, word)) = name.rsplit_once(',') {
+        if word == "ro" {
+            access = Access::ReadOnly;
+        } else if let Some(f) = word.strip_prefix("format=") {
+            format = Some(Format::parse(f).ok_or_else(|| {
+                let names: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
+                Failure::new(format!("no disk format `{f}`")).hint(format!("formats: {}", names.join(", ")))
+            })?);
+        } else {
+            // A comma of the name.
+            break;
+        }
+        name = rest;
     }
+    Ok((name, access, format))
 }
 
 #[cfg(test)]
@@ -132,8 +164,10 @@ mod tests {
 
     #[test]
     fn disks() {
-        assert_eq!(disk("a,b.img"), (Path::new("a,b.img"), Access::ReadWrite));
-        assert_eq!(disk("/x/c.img,ro"), (Path::new("/x/c.img"), Access::ReadOnly));
+        assert_eq!(disk("a,b.img").unwrap(), ("a,b.img", Access::ReadWrite, None));
+        assert_eq!(disk("/x/c.img,ro").unwrap(), ("/x/c.img", Access::ReadOnly, None));
+        assert_eq!(disk("c,format=qcow2,ro").unwrap(), ("c", Access::ReadOnly, Some(Format::Qcow2)));
+        assert!(disk("c,format=floppy").is_err());
     }
 
     #[test]

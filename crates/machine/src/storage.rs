@@ -1,0 +1,108 @@
+//! Drives: which place each gets, and the controllers that they are on.
+//!
+//! IDE has four places. Disks take them from the front and CD-ROM drives the secondary master first, as people have wired PCs, so that a
+//! disk does not change its place when a drive is added: `sda` is the primary master, `sdb` the primary slave, `sr0` the secondary
+//! master.
+
+use std::sync::{Arc, PoisonError};
+
+use visor_block::BlockBackend;
+use visor_pci::{PciAddress, PciError};
+use visor_storage::ide::{self, IdeDrives, IdeWires};
+use visor_storage::{AtaDisk, Cdrom, DiskIdentity, Link, PacketDrive, Tray, Unit};
+
+use crate::board::Board;
+use crate::error::{MachineError, MachineErrorKind};
+use crate::firmware::{BootClass, Bootable};
+use crate::spec::MachineConfig;
+
+/// How a disk is connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DiskBus {
+    /// A virtio block device of its own: `vda`, `vdb`, ... Fast; needs a driver that not every system has.
+    #[default]
+    Virtio,
+    /// A drive on the IDE controller: `sda`, `sdb`, ... At most [`IDE_PLACES`] with CD-ROM drives.
+    Ide,
+}
+
+/// Drives that the IDE controller has room for.
+pub const IDE_PLACES: usize = 4;
+
+/// A CD-ROM drive, with or without a disc at the start.
+#[derive(Clone, Default)]
+pub struct Cd {
+    /// The disc and its name.
+    pub disc: Option<(Arc<dyn BlockBackend>, String)>,
+}
+
+impl std::fmt::Debug for Cd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.disc {
+            Some((disc, name)) => write!(f, "{name:?} {:?}", disc.geometry()),
+            None => f.write_str("no disc"),
+        }
+    }
+}
+
+/// The order in which places are given to disks, and to CD-ROM drives.
+const DISK_PLACES: [(usize, usize); IDE_PLACES] = [(0, 0), (0, 1), (1, 1), (1, 0)];
+const CD_PLACES: [(usize, usize); IDE_PLACES] = [(1, 0), (1, 1), (0, 1), (0, 0)];
+
+/// The IDE function of the chipset.
+const IDE: PciAddress = PciAddress { device: 1, function: 1 };
+
+/// Checks that every drive has a place.
+pub(crate) fn check(disks: &[crate::Disk], cds: &[Cd]) -> Result<(), MachineError> {
+    let on_ide = disks.iter().filter(|d| d.bus == DiskBus::Ide).count() + cds.len();
+    if on_ide > IDE_PLACES {
+        let what = format!(
+            "{on_ide} drives on the IDE controller, which has room for {IDE_PLACES} disks and CD-ROM drives together"
+        );
+        return Err(MachineError::new(MachineErrorKind::Spec, what));
+    }
+    Ok(())
+}
+
+/// Every PC of the kind has the controller, drives or not.
+pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let (drives, trays, bootable) = place(b.config);
+    b.built.bootable.extend(bootable);
+    let wires = IdeWires { memory: b.memory.clone(), irqs: ide::IRQS.map(|irq| b.irqs.line(irq)) };
+    let function = ide::build(wires, drives, &b.pio)?;
+    b.built.trays = trays;
+    let pci = b.built.pci.clone().ok_or(PciError::Full)?;
+    let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(pci.add(IDE, Arc::new(std::sync::Mutex::new(function)))?)
+}
+
+fn place(config: &MachineConfig) -> (IdeDrives, Vec<Tray>, Vec<Bootable>) {
+    let (mut drives, mut trays, mut bootable) = (IdeDrives::default(), Vec::new(), Vec::new());
+    for (cd, (channel, drive)) in config.cds.iter().zip(CD_PLACES) {
+        let (unit, tray) = cd_unit(cd, trays.len());
+        drives[channel][drive] = Some(unit);
+        trays.push(tray);
+        let name = cd.disc.as_ref().map_or_else(|| "an empty CD-ROM drive".into(), |(_, name)| name.clone());
+        bootable.push(Bootable::ide(BootClass::Cd, IDE, channel, drive, name));
+    }
+    let disks = config.disks.iter().filter(|d| d.bus == DiskBus::Ide);
+    let free: Vec<_> = DISK_PLACES.into_iter().filter(|(c, d)| drives[*c][*d].is_none()).collect();
+    for (disk, (channel, drive)) in disks.zip(free) {
+        let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
+        drives[channel][drive] = Some(Unit::Disk(AtaDisk::new(disk.backend.clone(), identity, Link::Parallel)));
+        bootable.push(Bootable::ide(BootClass::Disk, IDE, channel, drive, disk.serial.clone()));
+    }
+    (drives, trays, bootable)
+}
+
+fn cd_unit(cd: &Cd, number: usize) -> (Unit, Tray) {
+    let cdrom = Cdrom::new("CD-ROM");
+    let tray = cdrom.tray();
+    if let Some((disc, name)) = &cd.disc
+        && let Err(error) = tray.insert(disc.clone(), name)
+    {
+        tracing::warn!(disc = name, %error, "the drive starts without a disc");
+    }
+    let identity = DiskIdentity { serial: format!("CD{number}"), model: "VISOR CD-ROM".into() };
+    (Unit::Packet(PacketDrive::new(cdrom, identity, Link::Parallel)), tray)
+}
