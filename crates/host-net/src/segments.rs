@@ -10,6 +10,9 @@ use crate::sys::{Address, check_len};
 /// The option (linux/udp.h).
 const UDP_SEGMENT: libc::c_int = 103;
 
+/// Fewer datagrams cost more together than each by itself: the kernel takes them apart again on its loopback.
+pub(crate) const WORTH_IT: usize = 8;
+
 /// Sends `data` in datagrams of `size` bytes; the last may be shorter.
 pub(crate) fn send(fd: RawFd, to: SocketAddr, data: &[u8], size: usize) -> io::Result<()> {
     let size = u16::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;

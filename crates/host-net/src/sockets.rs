@@ -338,6 +338,9 @@ impl Host for HostSockets {
     }
 
     fn datagrams_send(&mut self, socket: SocketId, to: SocketAddr, data: &[u8], size: usize) -> io::Result<()> {
+        if data.len() < segments::WORTH_IT * size {
+            return data.chunks(size.max(1)).try_for_each(|one| self.datagram_send(socket, to, one));
+        }
         match segments::send(raw(socket), to, data, size) {
             // Where the way is too narrow for a whole datagram, or the kernel too old, each goes by itself.
             Err(e)
