@@ -107,7 +107,8 @@ impl Datagrams {
         if key.protocol == Protocol::Icmp {
             flow.sequence = wire::be16(data, 6).unwrap_or(0);
         }
-        let small = key.protocol == Protocol::Udp && (1..=outbox::SMALL).contains(&data.len());
+        let small =
+            key.protocol == Protocol::Udp && (1..=outbox::SMALL).contains(&data.len()) && !self.outbox.is_first();
         if small && self.outbox.add(id, data) {
             return;
         }

@@ -76,6 +76,7 @@ impl<H: Host> NatEngine<H> {
         self.core.now = now;
         self.tcp.unstage(&mut self.core);
         self.datagrams.send_collected(&mut self.core);
+        self.datagrams.outbox.polled();
         self.news();
         self.tcp.timers(&mut self.core);
         self.datagrams.timers(&mut self.core);

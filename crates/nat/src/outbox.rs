@@ -1,7 +1,7 @@
 //! Small datagrams in a row, on their way to one far end.
 //!
 //! Hosts can send several datagrams of one size with one call, and carry them as one through most of their network. What comes
-//! in a row is collected until the engine is polled, at the latest.
+//! in a row is collected until the engine is polled, at the latest; only the first goes at once.
 
 use crate::table::Id;
 
@@ -16,12 +16,24 @@ const BYTES: usize = 60 << 10;
 #[derive(Default)]
 pub(crate) struct Outbox {
     flow: Option<Id>,
+    /// A datagram went since the last poll.
+    busy: bool,
     size: usize,
     /// All of `size` bytes.
     pub(crate) data: Vec<u8>,
 }
 
 impl Outbox {
+    /// True for the first datagram since the last poll: it goes at once, since it may be the only one.
+    pub(crate) fn is_first(&mut self) -> bool {
+        !std::mem::replace(&mut self.busy, true)
+    }
+
+    /// The engine is polled.
+    pub(crate) fn polled(&mut self) {
+        self.busy = false;
+    }
+
     /// Adds a datagram. False if it does not go with those that are here.
     pub(crate) fn add(&mut self, flow: Id, data: &[u8]) -> bool {
         if self.flow.is_none() {
