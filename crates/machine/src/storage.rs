@@ -14,6 +14,7 @@ use visor_storage::{AtaDisk, Cdrom, DiskIdentity, Link, PacketDrive, Tray, Unit}
 use crate::board::Board;
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{BootClass, Bootable};
+use crate::timeline::Timeline;
 use crate::spec::MachineConfig;
 
 /// How a disk is connected.
@@ -66,7 +67,7 @@ pub(crate) fn check(disks: &[crate::Disk], cds: &[Cd]) -> Result<(), MachineErro
 
 /// Every PC of the kind has the controller, drives or not.
 pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let (drives, trays, bootable) = place(b.config);
+    let (drives, trays, bootable) = place(b.config, &b.timeline);
     b.built.bootable.extend(bootable);
     let wires = IdeWires { memory: b.memory.clone(), irqs: ide::IRQS.map(|irq| b.irqs.line(irq)) };
     let function = ide::build(wires, drives, &b.pio)?;
@@ -76,7 +77,7 @@ pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
     Ok(pci.add(IDE, Arc::new(std::sync::Mutex::new(function)))?)
 }
 
-fn place(config: &MachineConfig) -> (IdeDrives, Vec<Tray>, Vec<Bootable>) {
+fn place(config: &MachineConfig, timeline: &Timeline) -> (IdeDrives, Vec<Tray>, Vec<Bootable>) {
     let (mut drives, mut trays, mut bootable) = (IdeDrives::default(), Vec::new(), Vec::new());
     for (cd, (channel, drive)) in config.cds.iter().zip(CD_PLACES) {
         let (unit, tray) = cd_unit(cd, trays.len());
@@ -89,7 +90,7 @@ fn place(config: &MachineConfig) -> (IdeDrives, Vec<Tray>, Vec<Bootable>) {
     let free: Vec<_> = DISK_PLACES.into_iter().filter(|(c, d)| drives[*c][*d].is_none()).collect();
     for (disk, (channel, drive)) in disks.zip(free) {
         let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
-        drives[channel][drive] = Some(Unit::Disk(AtaDisk::new(disk.backend.clone(), identity, Link::Parallel)));
+        drives[channel][drive] = Some(Unit::Disk(AtaDisk::new(timeline.note_requests(&disk.backend), identity, Link::Parallel)));
         bootable.push(Bootable::ide(BootClass::Disk, IDE, channel, drive, disk.serial.clone()));
     }
     (drives, trays, bootable)

@@ -1,12 +1,14 @@
 //! Comparisons with QEMU's software engine, both sides alternately in one run, medians of several pairs.
 //!
 //! - `boot`: one kernel from exec to its first line; `guest`: the rows of the guest benchmark;
+//! - `firmware`: from exec to the boot loader's first byte, through SeaBIOS and OVMF;
 //! - `disk`: disk images against QEMU's tools;
 //! - `net`: the address translator and others;
 //! - `side`: the commands of both sides, and a run of one; `table`: what is printed.
 
 mod boot;
 mod disk;
+mod firmware;
 mod guest;
 mod net;
 mod side;
@@ -43,6 +45,13 @@ pub(crate) enum What {
         /// Only translators whose names contain this: core, smoltcp, stream, passt, qemu.
         #[arg(long, default_value = "")]
         only: String,
+    },
+    /// Start to the boot loader's first byte through SeaBIOS and through OVMF, with the same firmware on both sides. Fails if visor
+    /// is the slower one.
+    Firmware {
+        /// Pairs of runs; the medians are printed.
+        #[arg(short = 'n', long, default_value_t = 3)]
+        pairs: usize,
     },
     /// The rows of the guest benchmark: natively, in QEMU and in visor. Fails if a row of visor's is missing or slower than
     /// the fastest QEMU.
@@ -92,6 +101,7 @@ pub(crate) struct GuestArgs {
 pub(crate) fn run(what: What) -> anyhow::Result<()> {
     match what {
         What::Boot { pairs, kernel, initrd } => boot::run(pairs, kernel.zip(initrd)),
+        What::Firmware { pairs } => firmware::run(pairs),
         What::Guest(args) => guest::run(&args),
         What::Net { seconds, rounds, only } => net::run(seconds, rounds, &only),
         What::Disk { pairs, directory, mib } => disk::run(pairs, directory.as_deref(), mib),
