@@ -3,12 +3,14 @@
 //! - `boot`: one kernel from exec to its first line; `guest`: the rows of the guest benchmark;
 //! - `firmware`: from exec to the boot loader's first byte, through SeaBIOS and OVMF;
 //! - `disk`: disk images against QEMU's tools;
+//! - `net`: the address translator and others;
 //! - `side`: the commands of both sides, and a run of one; `table`: what is printed.
 
 mod boot;
 mod disk;
 mod firmware;
 mod guest;
+mod net;
 mod side;
 mod table;
 
@@ -32,6 +34,19 @@ pub(crate) enum What {
         /// The initramfs, whose init prints a line with `READY`.
         #[arg(long, requires = "kernel")]
         initrd: Option<String>,
+    },
+    /// The address translator alone against passt and QEMU's user network: work for each second of CPU, and memory of flows.
+    /// What is not installed is left out.
+    Net {
+        /// Seconds of each measurement.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+        /// Rounds; the medians are printed.
+        #[arg(short = 'n', long, default_value_t = 3)]
+        rounds: usize,
+        /// Only translators whose names contain this: core, smoltcp, stream, passt, qemu.
+        #[arg(long, default_value = "")]
+        only: String,
     },
     /// Start to the boot loader's first byte through SeaBIOS and through OVMF, with the same firmware on both sides. Fails if visor
     /// is the slower one.
@@ -97,6 +112,7 @@ pub(crate) fn run(what: What) -> anyhow::Result<()> {
         What::Firmware { pairs } => firmware::run(pairs),
         What::Screen { rounds } => screen(rounds),
         What::Guest(args) => guest::run(&args),
+        What::Net { seconds, rounds, only } => net::run(seconds, rounds, &only),
         What::Disk { pairs, directory, mib } => disk::run(pairs, directory.as_deref(), mib),
     }
 }
