@@ -141,7 +141,7 @@ fn open_disk(text: &str) -> Result<Disk, Failure> {
     let wish = disk(text)?;
     let mut disk = if NbdAddress::is_one(wish.name) {
         let backend = crate::disk::connect(wish.name, wish.access == Access::ReadOnly)?;
-        Disk { backend, serial: "nbd".into() }
+        Disk { backend, serial: "nbd".into(), bus: visor_machine::DiskBus::default() }
     } else {
         let path = crate::disk::find(wish.name)?;
         let options =
