@@ -31,6 +31,11 @@ pub(crate) enum Command {
     /// Measure what this host can do and say what visor will use, and why.
     #[command(after_help = "Examples:\n  visor doctor\n  visor doctor --json\n  visor -q doctor && echo ready")]
     Doctor(DoctorArgs),
+    /// Networks that several guests share.
+    Net {
+        #[command(subcommand)]
+        command: crate::net::NetCommand,
+    },
     /// Make and list guest images.
     Image {
         #[command(subcommand)]
@@ -41,6 +46,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: IsoCommand,
     },
+    /// Create, inspect, check, convert and snapshot virtual disks.
+    Disk {
+        #[command(subcommand)]
+        command: crate::disk::DiskCommand,
+    },
 }
 
 const RUN_EXAMPLES: &str = "Examples:
@@ -48,6 +58,7 @@ const RUN_EXAMPLES: &str = "Examples:
   visor run tiny -- uname -a                       one command; its output, its exit status
   tar c src | visor run tiny -- tar x -C /tmp      standard input is the command's
   visor run --disk sys.img                         boot a disk as a PC does, through its BIOS
+  visor run tiny -p 8080:80                        port 8080 of the host leads to port 80 of the guest
   visor run --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0' --memory 512M";
 
 #[derive(clap::Args, Debug)]
@@ -85,9 +96,10 @@ pub(crate) struct RunArgs {
     /// Which engine runs the CPUs.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
-    /// Attach a raw disk image (vda, vdb, ... after an image's own vda, or sda, sdb, ...: see --bus); `FILE,ro` attaches it
-    /// read-only. Without an image or a kernel the machine boots from it.
-    #[arg(long, value_name = "FILE[,ro]")]
+    /// Attach a disk: a name of `visor disk ls`, or a raw or qcow2 image (vda, vdb, ... after an image's own vda, or sda, sdb, ...:
+    /// see --bus). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
+    /// taken as raw that way may not be made to look like another format by its guest.
+    #[arg(long, value_name = "DISK[,ro][,format=FORMAT]")]
     pub(crate) disk: Vec<String>,
     /// How disks of --disk are connected; by default virtio with an image or --kernel.
     #[arg(long, value_enum, value_name = "BUS")]
@@ -112,6 +124,8 @@ pub(crate) struct RunArgs {
     /// Print on standard error what the machine did when it ends: instructions, exits, time.
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
     pub(crate) stats: Option<StatsFormat>,
+    #[command(flatten)]
+    pub(crate) network: crate::run::NetworkArgs,
     #[command(flatten)]
     pub(crate) tuning: TuningArgs,
 }
@@ -162,14 +176,6 @@ pub(crate) enum EngineArg {
     Kvm,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BusArg {
-    /// Virtio block devices: vda, vdb, ...
-    Virtio,
-    /// Drives on the IDE controller, as every system knows them: sda, sdb, ... Up to four with CD-ROM drives.
-    Ide,
-}
-
 /// Booting as a PC does.
 #[derive(clap::Args, Debug, Default)]
 pub(crate) struct FirmwareArgs {
@@ -206,6 +212,15 @@ pub(crate) enum BootArg {
     Net,
 }
 
+/// How disks are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BusArg {
+    /// Virtio block devices: vda, vdb, ...
+    Virtio,
+    /// Drives on the IDE controller, as every system knows them: sda, sdb, ... Up to four with CD-ROM drives.
+    Ide,
+}
+
 #[derive(clap::Args, Debug)]
 pub(crate) struct DoctorArgs {
     /// Print the findings as JSON.
@@ -236,7 +251,7 @@ pub(crate) enum ImageCommand {
 }
 
 /// A size: digits with an optional K, M, G, T (binary), MiB without one.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {

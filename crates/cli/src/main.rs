@@ -5,14 +5,17 @@
 //! - `doctor`: `visor doctor`;
 //! - `image`: `visor image`;
 //! - `iso`: `visor iso`;
+//! - `disk`: `visor disk`;
 //! - `terminal`: the raw terminal, its escape keys and its restoration;
 //! - `report`: errors as a person reads them, and exit statuses.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod args;
+mod disk;
 mod doctor;
 mod image;
 mod iso;
+mod net;
 mod progress;
 mod report;
 mod run;
@@ -32,6 +35,8 @@ fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor::main(&doctor),
         Command::Image { command } => image::main(&command, args.quiet),
         Command::Iso { command } => iso::main(&command, args.quiet),
+        Command::Net { command } => net::main(&command),
+        Command::Disk { command } => disk::main(&command, args.quiet),
     };
     match result {
         Ok(status) => ExitCode::from(status),

@@ -8,9 +8,9 @@ use visor_engine::{EngineError, EngineErrorKind, EngineOptions};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tier {
     /// Tier 1: instruction by instruction.
-    #[default]
     Interpreter,
-    /// Tier 2: translated to host code.
+    /// Tier 2: what is executed often is translated to host code.
+    #[default]
     Translator,
 }
 

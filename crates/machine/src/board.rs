@@ -72,6 +72,8 @@ pub(crate) struct Built {
     pub(crate) agent: Option<ConsolePort>,
     /// The trays of the CD-ROM drives.
     pub(crate) trays: Vec<Tray>,
+    /// Network devices and what moves their frames.
+    pub(crate) net: Option<Arc<crate::net::Drive>>,
     /// Low half of the HPET's capabilities.
     pub(crate) hpet: Option<u32>,
     /// There is an IOMMU.

@@ -55,6 +55,9 @@ pub(crate) fn main(t: IoThread) {
         t.sleep(timeout);
     }
     t.serial.close();
+    if let Some(net) = &t.built.net {
+        net.wake();
+    }
 }
 
 impl IoThread {

@@ -8,9 +8,10 @@
 //! - `clock`, `timers`, `io_thread`: guest time, alarms and everything that happens outside of a CPU;
 //! - `life`, `vcpu`: the life cycle and the threads of the CPUs;
 //! - `loader`: kernel, ACPI and SMBIOS tables in memory; `firmware`: booting through a BIOS or UEFI instead;
-//! - `chars`, `agent`: byte streams between guest and host.
+//! - `chars`, `agent`: byte streams between guest and host;
+//! - `net`: network devices and the thread that moves frames to the guest.
 //!
-//! **Threads.** One per vCPU and one for I/O. A vCPU thread calls devices from within the engine (`bus_io`); the I/O thread calls
+//! **Threads.** One per vCPU, one for I/O, and one for frames where there is a network device. A vCPU thread calls devices from within the engine (`bus_io`); the I/O thread calls
 //! them for alarms and input. Requests that concern the whole machine (power off, reset) are notes in `life::Control`.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -31,6 +32,7 @@ mod life;
 mod listener;
 mod loader;
 mod machine;
+mod net;
 mod parts;
 mod screen;
 mod spec;
@@ -50,6 +52,7 @@ pub use error::{MachineError, MachineErrorKind};
 pub use firmware::{BootClass, FirmwareKind, FirmwareLog, FirmwareSpec, VarsSpec};
 pub use life::{MachineState, StopReason};
 pub use machine::Machine;
+pub use net::{MAX_NICS, NicModel, NicSpec};
 pub use parts::AGENT_PORT;
 pub use spec::{Disk, FileSource, MAX_DISKS, MAX_MEMORY, MIN_MEMORY, MachineConfig, MachineSpec};
 pub use storage::{Cd, DiskBus, IDE_PLACES};

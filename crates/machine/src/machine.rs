@@ -9,6 +9,7 @@ use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
 use visor_firmware::{MemoryMap, ram_layout};
 use visor_iommu::Iommu;
+use visor_net::Nic;
 use visor_storage::Tray;
 use visor_x86::cpuid::Cpuid;
 
@@ -151,7 +152,14 @@ impl Machine {
                 loader: ready.loader,
                 deadline: ready.time_limit.map(|t| Instant::now() + t),
             };
-            self.thread("io".into(), move || io_thread::main(t))
+            self.thread("io".into(), move || io_thread::main(t))?;
+            match self.built.net.clone() {
+                Some(net) => {
+                    let control = self.control.clone();
+                    self.thread("net".into(), move || net.main(&control))
+                }
+                None => Ok(()),
+            }
         });
         match spawned {
             Ok(()) => {
@@ -180,6 +188,9 @@ impl Machine {
         let paused = self.ready.is_none() && self.control.pause();
         if paused {
             self.clock.pause();
+            if let Some(net) = &self.built.net {
+                net.settle();
+            }
         }
         paused
     }
@@ -190,6 +201,9 @@ impl Machine {
             self.clock.resume();
         }
         self.control.resume();
+        if let Some(net) = &self.built.net {
+            net.wake();
+        }
     }
 
     /// Presses the power button; true if the guest's operating system listens to it.
@@ -250,6 +264,11 @@ impl Machine {
     /// The trays of the CD-ROM drives, in the order of the specification: discs can be changed while the machine runs.
     pub fn trays(&self) -> &[Tray] {
         &self.built.trays
+    }
+
+    /// The network devices, in the order of [`crate::MachineSpec::nics`].
+    pub fn nics(&self) -> &[Arc<dyn Nic>] {
+        self.built.net.as_ref().map_or(&[], |net| net.nics())
     }
 
     /// Decisions worth telling, such as what the kernel is.

@@ -61,12 +61,13 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "firmware log", wanted: |c| c.firmware.is_some(), build: firmware_log },
     Part { name: "flash", wanted: |c| c.firmware.is_some(), build: flash },
     Part { name: "pci", wanted: always, build: pci },
-    Part { name: "ide", wanted: always, build: storage::ide },
     Part { name: "vga", wanted: |c| c.display, build: crate::screen::vga },
+    Part { name: "ide", wanted: always, build: storage::ide },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
     Part { name: "edu", wanted: |c| c.edu, build: edu },
     Part { name: "tablet", wanted: |c| c.display, build: crate::screen::tablet },
+    Part { name: "network", wanted: |c| !c.nics.is_empty(), build: crate::net::build },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
 ];
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use visor_block::BlockBackend;
-use visor_disk::{Access, RawDisk, RawOptions};
+use visor_disk::{Access, ImageOptions, RawDisk, RawOptions, open_disk};
 
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{FirmwareKind, FirmwareSpec};
@@ -39,12 +39,14 @@ pub struct MachineSpec {
     pub decompress: bool,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
-    /// CD-ROM drives, in the order in which the guest finds them.
-    pub cds: Vec<Cd>,
     /// A screen: a VGA with 16 MiB of memory.
     pub display: bool,
     /// The VGA's option ROM: what a BIOS needs to show anything.
     pub video_bios: Option<FileSource>,
+    /// CD-ROM drives, in the order in which the guest finds them.
+    pub cds: Vec<Cd>,
+    /// Network devices, in the order in which the guest finds them.
+    pub nics: Vec<crate::net::NicSpec>,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
     /// Put an IOMMU (Intel VT-d) between PCI functions and memory, and between interrupt requests and CPUs.
@@ -100,6 +102,7 @@ impl MachineSpec {
             return bad(format!("{} disks; {MAX_DISKS} is the most", self.disks.len()));
         }
         storage::check(&self.disks, &self.cds)?;
+        crate::net::check(&self.nics)?;
         Ok(MachineConfig(self))
     }
 }
@@ -118,6 +121,7 @@ impl Default for MachineSpec {
             cmdline: String::new(),
             decompress: true,
             disks: Vec::new(),
+            nics: Vec::new(),
             cds: Vec::new(),
             display: false,
             video_bios: None,
@@ -184,8 +188,7 @@ impl Disk {
         let disk = RawDisk::open(path, access, &RawOptions::default()).map_err(|e| {
             MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
         })?;
-        let serial = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Disk { backend: Arc::new(disk), serial, bus: DiskBus::default() })
+        Ok(Disk { backend: Arc::new(disk), serial: serial(path), bus: DiskBus::default() })
     }
 
     /// The same disk, connected to `bus`.
@@ -193,6 +196,21 @@ impl Disk {
         self.bus = bus;
         self
     }
+
+    /// The image at `path` of whatever format `options` say or its contents show; its serial number is the file's name.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::File`] if it cannot be opened or is in use.
+    pub fn open(path: &Path, options: &ImageOptions) -> Result<Self, MachineError> {
+        let backend = open_disk(path, options).map_err(|e| {
+            MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
+        })?;
+        Ok(Disk { backend, serial: serial(path), bus: DiskBus::default() })
+    }
+}
+
+fn serial(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 impl std::fmt::Debug for Disk {

@@ -66,7 +66,7 @@ pub(crate) fn check(disks: &[crate::Disk], cds: &[Cd]) -> Result<(), MachineErro
 
 /// Every PC of the kind has the controller, drives or not.
 pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let Placed { drives, trays, bootable } = place(b.config);
+    let (drives, trays, bootable) = place(b.config);
     b.built.bootable.extend(bootable);
     let intx = {
         let pci = b.built.pci.clone().ok_or(PciError::Full)?;
@@ -80,36 +80,23 @@ pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
     b.function(IDE, function)
 }
 
-/// Drives in their places.
-#[derive(Default)]
-struct Placed {
-    drives: IdeDrives,
-    trays: Vec<Tray>,
-    bootable: Vec<Bootable>,
-}
-
-fn place(config: &MachineConfig) -> Placed {
-    let Placed { mut drives, mut trays, mut bootable } = Placed::default();
+fn place(config: &MachineConfig) -> (IdeDrives, Vec<Tray>, Vec<Bootable>) {
+    let (mut drives, mut trays, mut bootable) = (IdeDrives::default(), Vec::new(), Vec::new());
     for (cd, (channel, drive)) in config.cds.iter().zip(CD_PLACES) {
         let (unit, tray) = cd_unit(cd, trays.len());
         drives[channel][drive] = Some(unit);
         trays.push(tray);
         let name = cd.disc.as_ref().map_or_else(|| "an empty CD-ROM drive".into(), |(_, name)| name.clone());
-        bootable.push(Bootable { class: BootClass::Cd, path: path(channel, drive), name });
+        bootable.push(Bootable::ide(BootClass::Cd, IDE, channel, drive, name));
     }
     let disks = config.disks.iter().filter(|d| d.bus == DiskBus::Ide);
     let free: Vec<_> = DISK_PLACES.into_iter().filter(|(c, d)| drives[*c][*d].is_none()).collect();
     for (disk, (channel, drive)) in disks.zip(free) {
         let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
         drives[channel][drive] = Some(Unit::Disk(AtaDisk::new(disk.backend.clone(), identity, Link::Parallel)));
-        bootable.push(Bootable { class: BootClass::Disk, path: path(channel, drive), name: disk.serial.clone() });
+        bootable.push(Bootable::ide(BootClass::Disk, IDE, channel, drive, disk.serial.clone()));
     }
-    Placed { drives, trays, bootable }
-}
-
-/// A drive's Open Firmware path.
-fn path(channel: usize, drive: usize) -> String {
-    format!("ide@{:x},{:x}/drive@{channel}/disk@{drive}", IDE.device, IDE.function)
+    (drives, trays, bootable)
 }
 
 fn cd_unit(cd: &Cd, number: usize) -> (Unit, Tray) {

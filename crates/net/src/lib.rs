@@ -3,7 +3,22 @@
 //! A frame travels by a call of [`FrameSink::frame`] and is never kept by the caller; who wants to keep it copies it. Large TCP
 //! segments travel whole, with what virtio 1.2 §5.1.6 calls segmentation offload described by [`Offload`]: who cannot take them
 //! says so ([`Accepts`]), and the sender splits them and fills in checksums.
+//!
+//! Beside the contract stand the pure functions that every party needs: [`checksum`], [`headers`], [`offload`], and a [`cable`]
+//! between two ports in memory.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod cable;
+pub mod checksum;
+pub mod headers;
+pub mod offload;
+
+mod filter;
+mod policy;
+
+pub use filter::FrameFilter;
+pub use policy::{AllowAll, Direction, FlowKey, FlowPolicy, Protocol, Reason, Verdict};
 
 /// Most bytes of a frame: an IPv4 or IPv6 packet of 65535 bytes, Ethernet header and one VLAN tag.
 pub const MAX_FRAME: usize = 65535 + 14 + 4;
@@ -29,6 +44,42 @@ impl std::fmt::Display for MacAddr {
     }
 }
 
+/// As text, `52:54:00:12:34:56`.
+impl serde::Serialize for MacAddr {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// From text.
+impl<'de> serde::Deserialize<'de> for MacAddr {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <std::borrow::Cow<'de, str>>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A text that is no Ethernet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an Ethernet address is six hexadecimal numbers with colons between, such as 52:54:00:12:34:56")]
+pub struct MacAddrError;
+
+impl std::str::FromStr for MacAddr {
+    type Err = MacAddrError;
+
+    fn from_str(text: &str) -> Result<Self, MacAddrError> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for b in &mut bytes {
+            let part = parts.next().ok_or(MacAddrError)?;
+            if part.len() > 2 || !part.bytes().all(|c| c.is_ascii_hexdigit()) {
+                return Err(MacAddrError);
+            }
+            *b = u8::from_str_radix(part, 16).map_err(|_| MacAddrError)?;
+        }
+        if parts.next().is_some() { Err(MacAddrError) } else { Ok(MacAddr(bytes)) }
+    }
+}
+
 /// What is still to be done to a frame before it may go onto a real wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
@@ -37,7 +88,7 @@ pub struct Offload {
     pub checksum: Option<(u16, u16)>,
     /// The checksum has been verified or cannot be wrong, since the frame never left this host.
     pub trusted: bool,
-    /// The frame holds several segments.
+    /// The frame holds several segments. [`Offload::checksum`] is set then too, or treated as if it were.
     pub segments: Option<Segments>,
 }
 
@@ -112,6 +163,36 @@ pub struct Accepts {
 /// Called when a port has frames or room again. It may be called from any thread with locks held, so it must only wake somebody.
 pub type Notify = std::sync::Arc<dyn Fn() + Send + Sync>;
 
+impl<P: NetPort + ?Sized> NetPort for Box<P> {
+    fn send(&mut self, frame: Frame<'_>) -> Sent {
+        (**self).send(frame)
+    }
+
+    fn receive(&mut self, sink: &mut dyn FrameSink) -> usize {
+        (**self).receive(sink)
+    }
+
+    fn set_accepts(&mut self, accepts: Accepts) {
+        (**self).set_accepts(accepts);
+    }
+
+    fn peer_accepts(&self) -> Accepts {
+        (**self).peer_accepts()
+    }
+
+    fn on_ready(&mut self, notify: Notify) {
+        (**self).on_ready(notify);
+    }
+
+    fn link_up(&self) -> bool {
+        (**self).link_up()
+    }
+
+    fn mtu(&self) -> u16 {
+        (**self).mtu()
+    }
+}
+
 /// One end of a cable: what a network device plugs into, and what a switch has many of. Neither call blocks.
 pub trait NetPort: Send {
     /// Sends a frame to the other end.
@@ -141,13 +222,50 @@ pub trait NetPort: Send {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What network devices are plugged into: a translator for one guest, a switch for many, another process.
+pub trait Network: Send + Sync {
+    /// For people, such as `nat`.
+    fn name(&self) -> &str;
 
-    #[test]
-    fn addresses() {
-        assert_eq!(MacAddr([0x52, 0x54, 0, 0xab, 1, 2]).to_string(), "52:54:00:ab:01:02");
-        assert!(MacAddr::BROADCAST.is_multicast() && !MacAddr([0x52, 0, 0, 0, 0, 0]).is_multicast());
-    }
+    /// A port for a guest called `guest` whose device has the address `mac`.
+    ///
+    /// # Errors
+    /// What the host says against it.
+    fn plug(&self, guest: &str, mac: MacAddr) -> std::io::Result<Box<dyn NetPort>>;
 }
+
+/// What has passed a network device or a port, seen from the device or the guest behind the port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Traffic {
+    /// Frames sent, of several segments counted as one.
+    pub sent: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Frames that were not sent: malformed, refused, or no room.
+    pub sent_dropped: u64,
+    /// Frames received.
+    pub received: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Frames that were not received: filtered, no buffer, or no driver.
+    pub received_dropped: u64,
+}
+
+/// The host's hold on a guest's network device; usable from any thread.
+pub trait Nic: Send + Sync {
+    /// Moves frames between the port and the guest. To be called after the wake-up that the device was given, from a thread that
+    /// holds no lock; bounded in time: it wakes again if there is more.
+    fn pump(&self);
+
+    /// What has passed.
+    fn traffic(&self) -> Traffic;
+
+    /// The address that the device uses now.
+    fn mac(&self) -> MacAddr;
+
+    /// Pulls out the cable or plugs it in again.
+    fn set_link(&self, up: bool);
+}
+
+#[cfg(test)]
+mod tests;

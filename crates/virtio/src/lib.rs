@@ -1,4 +1,4 @@
-//! Virtio 1.2 devices over PCI: console, entropy, block, input.
+//! Virtio 1.2 devices over PCI: console, entropy, block, network, input.
 //!
 //! [`VirtioPci`] is the transport: a PCI function with the modern register layout (virtio 1.2 §4.1) around a [`VirtioDevice`].
 //! The two share [`Queues`]: split virtqueues over guest RAM, from which [`Chain`]s of buffers are taken and to which they are
@@ -6,7 +6,8 @@
 //! with DEVICE_NEEDS_RESET (§2.1.2).
 //!
 //! **Threads.** Notifications are handled on the vCPU's thread that sent them; a block back end completes on its own threads;
-//! the host's end of a console port is used from the machine's I/O thread.
+//! the host's end of a console port is used from the machine's I/O thread; frames for the guest come on
+//! the thread that calls [`net::NetHandle`]'s pump.
 //!
 //! **Lock order.** function → device state (a console port, the block device) → queue → interrupt status → `visor_pci::Interrupts`.
 //! Threads other than vCPUs start at the device state.
@@ -17,6 +18,7 @@ pub mod blk;
 mod buffer;
 pub mod console;
 pub mod input;
+pub mod net;
 mod pci;
 mod queues;
 pub mod rng;

@@ -1,6 +1,6 @@
 //! The virtqueues of a device and its interrupts, shared between the transport, the device and whoever completes its work.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -54,6 +54,8 @@ pub struct Chain {
     head: u16,
     born: u64,
     written: u32,
+    /// Has been returned with others.
+    returned: bool,
     /// What the driver wants the device to read.
     pub readable: Buffer,
     /// Where the driver wants the device to write; follows the readable part.
@@ -74,7 +76,9 @@ impl Chain {
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        self.queues.push(self.queue, self.head, self.born, self.written);
+        if !self.returned {
+            self.queues.push(self.queue, self.born, &[(self.head, self.written)]);
+        }
     }
 }
 
@@ -122,13 +126,29 @@ impl Queues {
                 let (head, readable, writable) = taken?;
                 let buffer = |s| Buffer::new(self.mem.clone(), slot.epoch.clone(), born, s);
                 let (readable, writable) = (buffer(readable), buffer(writable));
-                Some(Chain { queues: self.clone(), queue, head, born, written: 0, readable, writable })
+                Some(Chain { queues: self.clone(), queue, head, born, written: 0, returned: false, readable, writable })
             }
             Err(what) => {
                 self.fail(what);
                 None
             }
         }
+    }
+
+    /// Returns several chains of one queue at once, each with the number of bytes written: the driver sees none of them before
+    /// all are there (as virtio 1.2 §5.1.6.4.1 wants of the buffers of one packet), and is interrupted once. Empties `chains`.
+    pub fn complete_all(&self, chains: &mut Vec<(Chain, u32)>) {
+        let Some((queue, born)) = chains.first().map(|(c, _)| (c.queue, c.born)) else { return };
+        let mut entries = Vec::with_capacity(chains.len());
+        for (mut chain, written) in chains.drain(..) {
+            if chain.queue == queue && chain.born == born {
+                chain.returned = true;
+                entries.push((chain.head, written));
+            } else {
+                chain.complete(written);
+            }
+        }
+        self.push(queue, born, &entries);
     }
 
     /// Stops the device until the driver resets it (virtio 1.2 §2.1.2): what it does makes no sense.
@@ -198,13 +218,13 @@ impl Queues {
         Ok(Some((head, readable, writable)))
     }
 
-    fn push(&self, queue: u16, head: u16, born: u64, written: u32) {
+    fn push(&self, queue: u16, born: u64, entries: &[(u16, u32)]) {
         let Some(slot) = self.slots.get(usize::from(queue)) else { return };
         let mut q = lock(&slot.queue);
         if *slot.epoch.read().unwrap_or_else(PoisonError::into_inner) != born {
             return;
         }
-        let notify = q.add_used(self.view(), head, written).and_then(|()| self.wants_interrupt(&mut q));
+        let notify = self.publish(&mut q, entries).and_then(|()| self.wants_interrupt(&q, entries.len() as u16));
         match notify {
             // Under the queue's lock, so that no interrupt follows a reset.
             Ok(true) => self.interrupt(ISR_QUEUE, slot.vector.load(Ordering::Relaxed)),
@@ -216,13 +236,31 @@ impl Queues {
         }
     }
 
-    fn wants_interrupt(&self, q: &mut Queue) -> Result<bool, virtio_queue::Error> {
+    /// Writes used elements, and then the index that shows them (virtio 1.2 §2.7.8).
+    fn publish(&self, q: &mut Queue, entries: &[(u16, u32)]) -> Result<(), vm_memory::GuestMemoryError> {
+        let (view, ring, size) = (self.view(), q.used_ring(), q.size().max(1));
+        let mut next = q.next_used();
+        for (head, written) in entries {
+            let element = (u64::from(*written) << 32 | u64::from(*head)).to_le_bytes();
+            view.write_slice(&element, GuestAddress(ring + 4 + 8 * u64::from(next % size)))?;
+            next = next.wrapping_add(1);
+        }
+        q.set_next_used(next);
+        view.store(next.to_le(), GuestAddress(ring + 2), Ordering::Release)
+    }
+
+    /// Whether the driver wants to hear of the last `added` used elements (§2.7.7.2, §2.7.10).
+    fn wants_interrupt(&self, q: &Queue, added: u16) -> Result<bool, vm_memory::GuestMemoryError> {
+        // The index must be visible before the driver's wish is read, or both sides may wait for each other.
+        fence(Ordering::SeqCst);
+        let avail = GuestAddress(q.avail_ring());
         if !q.event_idx_enabled() {
-            let flags: u16 =
-                self.view().read_obj(GuestAddress(q.avail_ring())).map_err(virtio_queue::Error::GuestMemory)?;
+            let flags: u16 = self.view().read_obj(avail)?;
             return Ok(u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0);
         }
-        q.needs_notification(self.view())
+        let event: u16 = self.view().read_obj(GuestAddress(avail.0 + 4 + 2 * u64::from(q.size())))?;
+        let next = q.next_used();
+        Ok(next.wrapping_sub(u16::from_le(event)).wrapping_sub(1) < added)
     }
 
     fn interrupt(&self, cause: u8, vector: u16) {

@@ -1,9 +1,11 @@
 //! Comparisons with QEMU's software engine, both sides alternately in one run, medians of several pairs.
 //!
 //! - `boot`: one kernel from exec to its first line; `guest`: the rows of the guest benchmark;
+//! - `disk`: disk images against QEMU's tools;
 //! - `side`: the commands of both sides, and a run of one; `table`: what is printed.
 
 mod boot;
+mod disk;
 mod guest;
 mod side;
 mod table;
@@ -30,6 +32,18 @@ pub(crate) enum What {
     /// The rows of the guest benchmark: natively, in QEMU and in visor. Fails if a row of visor's is missing or slower than
     /// the fastest QEMU.
     Guest(GuestArgs),
+    /// Disk images: creating, converting, compacting and random requests against qemu-img.
+    Disk {
+        /// Pairs of runs; the medians are printed.
+        #[arg(short = 'n', long, default_value_t = 3)]
+        pairs: usize,
+        /// Where the images are made (default: target).
+        #[arg(long)]
+        directory: Option<PathBuf>,
+        /// Size of the disk that is copied, in MiB.
+        #[arg(long, default_value_t = 768)]
+        mib: u64,
+    },
 }
 
 /// Arguments of `bench guest`.
@@ -64,5 +78,6 @@ pub(crate) fn run(what: What) -> anyhow::Result<()> {
     match what {
         What::Boot { pairs, kernel, initrd } => boot::run(pairs, kernel.zip(initrd)),
         What::Guest(args) => guest::run(&args),
+        What::Disk { pairs, directory, mib } => disk::run(pairs, directory.as_deref(), mib),
     }
 }

@@ -13,14 +13,16 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("visor-fpu", "visor-x86"),
     ("visor-engine-soft", "visor-apic"),
     ("visor-virtio", "visor-pci"),
-    ("visor-storage", "visor-pci"),
     ("visor-iommu", "visor-pci"),
     ("visor-display", "visor-pci"),
+    ("visor-storage", "visor-pci"),
+    ("visor-nic", "visor-pci"),
     ("visor-image", "visor-guest"),
+    ("visor-host-net", "visor-nat"),
 ];
 
 /// Crates that may hold unsafe code; every other one forbids it.
-const UNSAFE: &[&str] = &["memory", "fpu", "engine-soft", "engine-kvm", "guest", "cli", "oracle", "guests"];
+const UNSAFE: &[&str] = &["memory", "fpu", "engine-soft", "engine-kvm", "guest", "cli", "host-net", "oracle", "guests"];
 
 #[derive(Deserialize)]
 struct Manifest {

@@ -2,6 +2,7 @@
 //!
 //! - `spec`: from arguments to a machine and a job; `firmware`, `boot`: booting as a PC does;
 //! - `live`: the running machine, and the poll in which the main thread waits for everything;
+//! - `network`: what it is connected to;
 //! - `console`, `command`: the jobs;
 //! - `agent`: the session with the agent in the guest;
 //! - `streams`, `tail`, `wake`: bytes on their way;
@@ -17,6 +18,7 @@ mod disc;
 mod end;
 mod firmware;
 mod live;
+mod network;
 mod screen;
 mod spec;
 mod stats;
@@ -28,6 +30,7 @@ use self::command::Command;
 use self::console::Console;
 use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
+pub(crate) use self::network::NetworkArgs;
 pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
 use self::tail::Tail;
@@ -36,19 +39,23 @@ use crate::report::Failure;
 
 /// Runs a machine and gives the exit status.
 pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failure> {
-    let (spec, job) = spec::plan(args, verbose, quiet)?;
-    let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
-    let mut live = Live::start(spec, args, |line| {
+    let (mut spec, job) = spec::plan(args, verbose, quiet)?;
+    let tell = |line: &str| {
         if verbose > 0 {
             eprintln!("visor: {line}");
         }
-    })?;
+    };
+    let network = network::attach(&args.network, &mut spec, args.image.is_some(), tell)?;
+    let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
+    let mut live = Live::start(spec, args, tell)?;
+    network.report(&args.network, tell);
     let done = work(&live, job, args, verbose, quiet);
     let stats = live.finish(args.stats.unwrap_or(StatsFormat::Table));
     live.write_screen(&args.screen)?;
     if args.stats.is_some() {
         eprint!("{stats}");
     }
+    network.finish()?;
     let (end, hidden) = done?;
     end.conclude(purpose, hidden.as_ref())
 }

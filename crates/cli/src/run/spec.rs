@@ -1,8 +1,8 @@
 //! From the command line to a machine and what to do with it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use visor_disk::Access;
+use visor_disk::{Access, Format, ImageOptions};
 use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
@@ -136,16 +136,30 @@ fn kernel_args(own: &str, job: &Job, append: Option<&str>, verbose: u8) -> Strin
 }
 
 fn open_disk(text: &str) -> Result<Disk, Failure> {
-    let (path, access) = disk(text);
-    Ok(Disk::open_raw(path, access)?)
+    let (name, access, format) = disk(text)?;
+    let path = crate::disk::find(name)?;
+    let options = ImageOptions { format, policy: crate::disk::policy(), ..ImageOptions::new(access) };
+    Disk::open(&path, &options).map_err(crate::disk::machine_failure)
 }
 
-/// `FILE` or `FILE,ro`.
-fn disk(text: &str) -> (&Path, Access) {
-    match text.strip_suffix(",ro") {
-        Some(path) => (Path::new(path), Access::ReadOnly),
-        None => (Path::new(text), Access::ReadWrite),
+/// `FILE` with `,ro` and `,format=NAME` behind it.
+fn disk(text: &str) -> Result<(&str, Access, Option<Format>), Failure> {
+    let (mut name, mut access, mut format) = (text, Access::ReadWrite, None);
+    while let Some((rest, word)) = name.rsplit_once(',') {
+        if word == "ro" {
+            access = Access::ReadOnly;
+        } else if let Some(f) = word.strip_prefix("format=") {
+            format = Some(Format::parse(f).ok_or_else(|| {
+                let names: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
+                Failure::new(format!("no disk format `{f}`")).hint(format!("formats: {}", names.join(", ")))
+            })?);
+        } else {
+            // A comma of the name.
+            break;
+        }
+        name = rest;
     }
+    Ok((name, access, format))
 }
 
 #[cfg(test)]
@@ -154,8 +168,10 @@ mod tests {
 
     #[test]
     fn disks() {
-        assert_eq!(disk("a,b.img"), (Path::new("a,b.img"), Access::ReadWrite));
-        assert_eq!(disk("/x/c.img,ro"), (Path::new("/x/c.img"), Access::ReadOnly));
+        assert_eq!(disk("a,b.img").unwrap(), ("a,b.img", Access::ReadWrite, None));
+        assert_eq!(disk("/x/c.img,ro").unwrap(), ("/x/c.img", Access::ReadOnly, None));
+        assert_eq!(disk("c,format=qcow2,ro").unwrap(), ("c", Access::ReadOnly, Some(Format::Qcow2)));
+        assert!(disk("c,format=floppy").is_err());
     }
 
     #[test]

@@ -1,5 +1,27 @@
 //! The kernel's command line, as far as PID 1 is concerned.
 
+use std::net::Ipv4Addr;
+
+/// The address of the first network interface, as the host knows it in advance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) address: Ipv4Addr,
+    pub(super) prefix: u8,
+    pub(super) gateway: Ipv4Addr,
+    pub(super) resolver: Ipv4Addr,
+}
+
+impl Address {
+    /// `ADDRESS/PREFIX,GATEWAY,RESOLVER`.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(',');
+        let (address, prefix) = parts.next()?.split_once('/')?;
+        let prefix = prefix.parse().ok().filter(|p| (1..=32).contains(p))?;
+        let mut next = || parts.next()?.parse().ok();
+        Some(Self { address: address.parse().ok()?, prefix, gateway: next()?, resolver: next()? })
+    }
+}
+
 /// Where the root file system is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RootSpec {
@@ -17,6 +39,7 @@ pub(super) struct Cmdline {
     pub(super) shell: bool,
     pub(super) hostname: Option<String>,
     pub(super) network: bool,
+    pub(super) address: Option<Address>,
     /// Devices of `console=`, in order, without `/dev/`.
     pub(super) consoles: Vec<String>,
 }
@@ -27,8 +50,15 @@ impl Cmdline {
     }
 
     pub(super) fn parse(text: &str) -> Self {
-        let mut settings =
-            Self { root: None, writable: true, shell: true, hostname: None, network: true, consoles: Vec::new() };
+        let mut settings = Self {
+            root: None,
+            writable: true,
+            shell: true,
+            hostname: None,
+            network: true,
+            address: None,
+            consoles: Vec::new(),
+        };
         for word in text.split_whitespace() {
             match word.split_once('=').unwrap_or((word, "")) {
                 ("ro", "") => settings.writable = false,
@@ -42,6 +72,7 @@ impl Cmdline {
                 ("visor.console", value) => settings.shell = value != "off",
                 ("visor.hostname", name) if !name.is_empty() => settings.hostname = Some(name.to_owned()),
                 ("visor.net", value) => settings.network = value != "off",
+                ("visor.address", value) => settings.address = Address::parse(value),
                 ("console", device) => {
                     settings.consoles.extend(device.split(',').next().map(str::to_owned));
                 }
@@ -69,5 +100,11 @@ mod tests {
         assert_eq!(c.root, Some(RootSpec::Device("/dev/sda".into())));
         assert!(c.writable && c.shell && !c.network);
         assert_eq!(Cmdline::parse("root=UUID=x").root, None);
+        let a = Cmdline::parse("visor.address=10.0.2.15/24,10.0.2.2,10.0.2.3").address.unwrap();
+        assert_eq!((a.address.to_string().as_str(), a.prefix), ("10.0.2.15", 24));
+        assert_eq!((a.gateway.octets()[3], a.resolver.octets()[3]), (2, 3));
+        for bad in ["", "10.0.2.15", "10.0.2.15/33,1.1.1.1,1.1.1.1", "10.0.2.15/24,1.1.1.1", "x/24,1.1.1.1,1.1.1.1"] {
+            assert_eq!(Cmdline::parse(&format!("visor.address={bad}")).address, None, "{bad}");
+        }
     }
 }

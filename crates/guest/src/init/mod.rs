@@ -12,6 +12,7 @@
 //! | `rw`, `ro` | how the root disk is mounted; a read-only disk, or `ro`, gets a layer in memory on top |
 //! | `visor.console=shell\|off` | whether a shell runs on the console (default: `shell`) |
 //! | `visor.hostname=name` | host name, instead of `/etc/hostname` |
+//! | `visor.address=A/P,G,R` | address, prefix length, router and resolver of the first wired interface until DHCP confirms them, so that a command that runs at once has a network |
 //! | `visor.net=off` | do not ask for an address on network interfaces |
 
 mod cmdline;

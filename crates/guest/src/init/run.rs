@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::cmdline::Cmdline;
+use super::cmdline::{Address, Cmdline};
 use super::console::{self, Shell, kernel_log};
 use super::devices::{Devices, Event};
 use super::{mounts, root, shutdown};
@@ -17,6 +17,10 @@ use crate::sys::{self, PollSet, Reaped, SignalFd};
 
 /// Pause before an agent that ended is started again.
 const AGENT_PAUSE: Duration = Duration::from_millis(500);
+/// How long after an interface was given its address in advance the DHCP client is started: not while the first command runs.
+const DHCP_LATER: Duration = Duration::from_secs(3);
+/// Tells the script of the DHCP client that the interface in it must not lose its address.
+const PRESET: &str = "/run/visor-preset";
 
 /// Everything PID 1 looks after.
 struct Init {
@@ -29,6 +33,8 @@ struct Init {
     shells: Vec<Shell>,
     agent: Option<u32>,
     agent_due: Option<Instant>,
+    /// Interfaces that wait for their DHCP client.
+    dhcp_due: Vec<(Instant, String)>,
 }
 
 /// Runs as PID 1; never returns.
@@ -69,6 +75,15 @@ fn set_names(cmdline: &Cmdline) {
     }
 }
 
+/// Sets an interface up with an address that is known in advance.
+fn preset(name: &str, a: &Address) -> std::io::Result<()> {
+    sys::set_address(name, a.address, a.prefix)?;
+    sys::link_up(name)?;
+    sys::add_default_route(a.gateway)?;
+    fs::write("/etc/resolv.conf", format!("search internal\nnameserver {}\n", a.resolver))?;
+    fs::write(PRESET, name)
+}
+
 impl Init {
     fn new(cmdline: Cmdline, mut devices: Devices) -> Self {
         // The root has more modules than the initial ramfs had; keep the events that wait in the socket.
@@ -96,6 +111,7 @@ impl Init {
             shells: Vec::new(),
             agent: None,
             agent_due: None,
+            dhcp_due: Vec::new(),
         }
     }
 
@@ -122,6 +138,9 @@ impl Init {
         self.shells.iter_mut().for_each(|s| s.tick(now));
         if self.agent_due.is_some_and(|t| t <= now) {
             self.start_agent();
+        }
+        for (_, name) in self.dhcp_due.extract_if(.., |(t, _)| *t <= now) {
+            self.manager.start(&format!("dhcp@{name}.service"), None);
         }
         // Signals first: an event must not be missed between looking and waiting, and a signalfd stays readable.
         self.wait();
@@ -151,7 +170,8 @@ impl Init {
             set.add(&fd, true, false);
         }
         let shells = self.shells.iter().filter_map(|s| s.due);
-        let next = shells.chain(self.agent_due).chain(self.manager.next_deadline()).min();
+        let dhcp = self.dhcp_due.iter().map(|(t, _)| *t);
+        let next = shells.chain(self.agent_due).chain(self.manager.next_deadline()).chain(dhcp).min();
         let timeout = next.map(|t| t.saturating_duration_since(Instant::now()));
         if set.wait(timeout).is_err() {
             // Never spin as PID 1.
@@ -197,8 +217,22 @@ impl Init {
 
     fn interface_came(&mut self, name: &str) {
         let wired = name.starts_with("eth") || name.starts_with("en");
-        if self.cmdline.network && wired {
-            self.manager.start(&format!("dhcp@{name}.service"), None);
+        if !self.cmdline.network || !wired {
+            return;
+        }
+        // Both the event and the look at the directory tell of an interface.
+        if self.dhcp_due.iter().any(|(_, n)| n == name) {
+            return;
+        }
+        match self.cmdline.address.take() {
+            Some(address) => match preset(name, &address) {
+                Ok(()) => self.dhcp_due.push((Instant::now() + DHCP_LATER, name.to_owned())),
+                Err(error) => {
+                    kernel_log(&format!("cannot give {name} its address: {error}"));
+                    self.manager.start(&format!("dhcp@{name}.service"), None);
+                }
+            },
+            None => self.manager.start(&format!("dhcp@{name}.service"), None),
         }
     }
 

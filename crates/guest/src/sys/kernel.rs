@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
@@ -82,6 +83,54 @@ pub fn link_up(name: &str) -> io::Result<()> {
         request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
         check(libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request)).map(drop)
     }
+}
+
+/// Gives a network interface its IPv4 address; `prefix` is 1 to 32.
+///
+/// # Errors
+/// The error of `socket` or an ioctl.
+pub fn set_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    let mask = u32::MAX << (32 - u32::from(prefix.clamp(1, 32)));
+    // SAFETY: as in `link_up`; both ioctls read an IPv4 address from the union, which is written before each.
+    unsafe {
+        let fd = check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
+        let fd = OwnedFd::from_raw_fd(fd);
+        let mut request: libc::ifreq = std::mem::zeroed();
+        let room = request.ifr_name.len() - 1;
+        for (slot, byte) in request.ifr_name.iter_mut().take(room).zip(name.bytes()) {
+            *slot = byte.cast_signed();
+        }
+        request.ifr_ifru.ifru_addr = inet(address);
+        check(libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFADDR as _, &raw mut request))?;
+        request.ifr_ifru.ifru_netmask = inet(Ipv4Addr::from(mask));
+        check(libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFNETMASK as _, &raw mut request)).map(drop)
+    }
+}
+
+/// Adds the route to everywhere through `gateway`.
+///
+/// # Errors
+/// The error of `socket` or the ioctl.
+pub fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
+    // SAFETY: `rtentry` is plain data for which zero is valid, and the ioctl only reads it; the descriptor is fresh.
+    unsafe {
+        let fd = check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
+        let fd = OwnedFd::from_raw_fd(fd);
+        let mut route: libc::rtentry = std::mem::zeroed();
+        route.rt_dst = inet(Ipv4Addr::UNSPECIFIED);
+        route.rt_genmask = inet(Ipv4Addr::UNSPECIFIED);
+        route.rt_gateway = inet(gateway);
+        route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+        check(libc::ioctl(fd.as_raw_fd(), libc::SIOCADDRT as _, &raw mut route)).map(drop)
+    }
+}
+
+/// An IPv4 address as the kernel wants it (`sockaddr_in` inside of `sockaddr`).
+fn inet(address: Ipv4Addr) -> libc::sockaddr {
+    let [a, b, c, d] = address.octets().map(u8::cast_signed);
+    let mut data = [0; 14];
+    data[2..6].copy_from_slice(&[a, b, c, d]);
+    libc::sockaddr { sa_family: libc::AF_INET as u16, sa_data: data }
 }
 
 /// Sets the host name.

@@ -7,8 +7,8 @@ mod tty;
 
 pub use fd::{Poll, PollSet, open_rw_nonblocking, request_sigio, set_nonblocking, uevent_socket};
 pub use kernel::{
-    Power, block_device_size, finit_module, grow_ext4, link_up, mount, move_mount_to_root, power, set_clock,
-    set_hostname, statfs_info, sync, umount, uname_release, uptime_ms,
+    Power, add_default_route, block_device_size, finit_module, grow_ext4, link_up, mount, move_mount_to_root, power,
+    set_address, set_clock, set_hostname, statfs_info, sync, umount, uname_release, uptime_ms,
 };
 pub use process::{
     Reaped, SignalFd, become_session_leader, ignore_sigpipe, kill, kill_everyone, kill_group, pidfd_open, reap, umask,

@@ -29,6 +29,11 @@ impl Bootable {
     pub(crate) fn virtio_disk(at: PciAddress, name: String) -> Self {
         Bootable { class: BootClass::Disk, path: format!("scsi@{}/disk@0,0", unit(at)), name }
     }
+
+    /// A drive on the IDE controller at `at`.
+    pub(crate) fn ide(class: BootClass, at: PciAddress, channel: usize, drive: usize, name: String) -> Self {
+        Bootable { class, path: format!("ide@{}/drive@{channel}/disk@{drive}", unit(at)), name }
+    }
 }
 
 /// A function in an Open Firmware path: device number, and function if it is not 0.

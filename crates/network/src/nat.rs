@@ -1,0 +1,287 @@
+//! One guest behind a translator of its own.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use visor_firewall::{Explanation, Firewall, Guest, Policy, PolicyError, Reach, Reload, Rule, RuleSet, Scope};
+use visor_host_net::{Nat, NatPort};
+use visor_nat::{Counters, NatConfig};
+use visor_net::{Direction, FlowKey, MacAddr, NetPort, Network, Protocol};
+use visor_switch::{Capture, CaptureSlot, Captured};
+
+use crate::forward::{ForwardSpec, ForwardStatus, as_text};
+use crate::holder::{Holder, port_holder};
+
+/// A network to be made.
+#[derive(Clone, Debug, Default)]
+pub struct NatSpec {
+    /// The guest's name.
+    pub guest: String,
+    /// The host's loopback is reached under the router's address.
+    pub allow_host_loopback: bool,
+    /// Ports of the host that lead to the guest.
+    pub forwards: Vec<ForwardSpec>,
+    /// The guest's firewall.
+    pub rules: RuleSet,
+}
+
+/// Why a network could not be made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The host's port is taken.
+    #[error("port {at}/{protocol} of the host is taken{}", by(.holder))]
+    Taken {
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// Where the host was to listen.
+        at: SocketAddr,
+        /// By whom.
+        holder: Option<Holder>,
+    },
+    /// The host does not let us listen.
+    #[error("the host does not let visor listen on {at}/{protocol}")]
+    Listen {
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// Where.
+        at: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// No such forward.
+    #[error("port {0} of the guest is not forwarded")]
+    NoForward(String),
+    /// The translator cannot work.
+    #[error("the address translator cannot start")]
+    Nat(#[source] io::Error),
+    /// The capture's file.
+    #[error("cannot write the capture {path}")]
+    Capture {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The firewall.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+}
+
+fn by(holder: &Option<Holder>) -> String {
+    holder.as_ref().map(|h| format!(" by {} (process {})", h.name, h.pid)).unwrap_or_default()
+}
+
+/// A translation under way.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Translation {
+    /// `tcp`, `udp` or `icmp`.
+    #[serde(serialize_with = "as_text")]
+    pub protocol: Protocol,
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// What the world sees.
+    pub host: Option<SocketAddr>,
+    /// The far end.
+    pub remote: SocketAddr,
+    /// Opened from outside.
+    pub inbound: bool,
+    /// Of TCP the state, else `open`.
+    pub state: &'static str,
+    /// Since it was opened.
+    pub age: Duration,
+    /// Since the last packet.
+    pub idle: Duration,
+    /// Payload bytes from the guest.
+    pub sent: u64,
+    /// Payload bytes to the guest.
+    pub received: u64,
+}
+
+impl From<visor_nat::NatEntry> for Translation {
+    fn from(e: visor_nat::NatEntry) -> Self {
+        Translation {
+            protocol: e.protocol,
+            guest: e.guest,
+            host: e.host,
+            remote: e.remote,
+            inbound: e.inbound,
+            state: e.state,
+            age: e.age,
+            idle: e.idle,
+            sent: e.sent,
+            received: e.received,
+        }
+    }
+}
+
+/// See the crate's documentation.
+pub struct NatNetwork {
+    nat: Nat,
+    /// Until the guest's device is plugged in.
+    port: Mutex<Option<NatPort>>,
+    policy: Policy,
+    guest: String,
+    capture: CaptureSlot,
+}
+
+impl NatNetwork {
+    /// A network for one guest.
+    ///
+    /// # Errors
+    /// [`NetworkError`] where the host gives no sockets, or a port to be forwarded is taken.
+    pub fn open(spec: NatSpec) -> Result<Arc<Self>, NetworkError> {
+        let config = NatConfig { allow_host_loopback: spec.allow_host_loopback, ..NatConfig::default() };
+        let mut addresses = BTreeSet::from([IpAddr::from(config.pool.0)]);
+        let (nat, port) = Nat::open(config).map_err(NetworkError::Nat)?;
+        let policy = Policy::new(Reach::Forwarded);
+        // An IPv6 address is the guest's own choice; the only guest of a policy answers for any address.
+        addresses.retain(IpAddr::is_ipv4);
+        policy.set_guest(&spec.guest, Guest { addresses, firewall: Firewall::new(spec.rules), ..Guest::default() });
+        nat.with(|engine, _| engine.set_policy(Arc::new(policy.clone())));
+        let network = NatNetwork {
+            nat,
+            port: Mutex::new(Some(port)),
+            policy,
+            guest: spec.guest,
+            capture: CaptureSlot::default(),
+        };
+        for forward in spec.forwards {
+            network.add_forward(forward)?;
+        }
+        Ok(Arc::new(network))
+    }
+
+    /// The guest's address.
+    pub fn address(&self) -> IpAddr {
+        self.nat.with(|engine, _| engine.config().pool.0.into())
+    }
+
+    /// What a guest can be told before it asks: `ADDRESS/PREFIX,ROUTER,RESOLVER`.
+    pub fn preset(&self) -> String {
+        self.nat.with(|engine, _| {
+            let c = engine.config();
+            format!("{}/{},{},{}", c.pool.0, c.prefix_len, c.gateway, c.dns)
+        })
+    }
+
+    /// Forwards a port. What is forwarded is allowed.
+    ///
+    /// # Errors
+    /// [`NetworkError::Taken`], [`NetworkError::Listen`].
+    pub fn add_forward(&self, spec: ForwardSpec) -> Result<ForwardStatus, NetworkError> {
+        let guest = SocketAddr::new(self.address(), spec.port);
+        let (protocol, at) = (spec.protocol, spec.bind);
+        let forward = self.nat.with(|engine, _| engine.add_forward(protocol, at, guest)).map_err(|source| {
+            if source.kind() == io::ErrorKind::AddrInUse {
+                return NetworkError::Taken { protocol, at, holder: port_holder(protocol, at) };
+            }
+            NetworkError::Listen { protocol, at, source }
+        })?;
+        self.policy.guest(&self.guest, |g| g.forwards.insert((protocol, spec.port)))?;
+        Ok(ForwardStatus { protocol, bind: forward.bind, guest })
+    }
+
+    /// Ends the forwarding to a port of the guest. Connections that exist go on.
+    ///
+    /// # Errors
+    /// [`NetworkError::NoForward`].
+    pub fn remove_forward(&self, protocol: Protocol, port: u16) -> Result<(), NetworkError> {
+        let removed = self.nat.with(|engine, _| {
+            let all = engine.forwards().iter().filter(|f| f.protocol == protocol && f.guest.port() == port);
+            let ids: Vec<_> = all.map(|f| f.id).collect();
+            ids.into_iter().filter(|id| engine.remove_forward(*id)).count()
+        });
+        if removed == 0 {
+            return Err(NetworkError::NoForward(format!("{port}/{protocol}")));
+        }
+        self.policy.guest(&self.guest, |g| g.forwards.remove(&(protocol, port)))?;
+        Ok(())
+    }
+
+    /// The forwarded ports, oldest first.
+    pub fn forwards(&self) -> Vec<ForwardStatus> {
+        let status = |f: &visor_nat::Forward| ForwardStatus { protocol: f.protocol, bind: f.bind, guest: f.guest };
+        self.nat.with(|engine, _| engine.forwards().iter().map(status).collect())
+    }
+
+    /// The translations under way.
+    pub fn translations(&self) -> Vec<Translation> {
+        let entries = self.nat.with(|engine, now| engine.table(now));
+        entries.into_iter().map(Translation::from).collect()
+    }
+
+    /// What the translator has counted.
+    pub fn counters(&self) -> Counters {
+        self.nat.with(|engine, _| engine.counters())
+    }
+
+    /// Adds a rule to the firewall, or removes it; false if that is so already. A rule that goes ends the connections that only
+    /// it allowed, when it was in force.
+    pub fn change_rule(&self, scope: Scope, direction: Direction, rule: &Rule, add: bool) -> bool {
+        let change = |g: &mut Guest| match add {
+            true => g.firewall.add(scope, direction, rule.clone()),
+            false => g.firewall.remove(scope, direction, rule),
+        };
+        let changed = self.policy.guest(&self.guest, change).unwrap_or(false);
+        if changed && scope == Scope::Runtime {
+            self.nat.with(|engine, now| engine.judge_again(now));
+        }
+        changed
+    }
+
+    /// Puts the permanent rules in force; `preview` only tells what that would do.
+    pub fn reload(&self, preview: bool) -> Reload {
+        let act = |g: &mut Guest| if preview { g.firewall.preview() } else { g.firewall.reload() };
+        self.policy.guest(&self.guest, act).unwrap_or_default()
+    }
+
+    /// The firewall as it is.
+    pub fn firewall(&self) -> Firewall {
+        self.policy.guest(&self.guest, |g| g.firewall.clone()).unwrap_or_default()
+    }
+
+    /// Why a connection is allowed or not: from the guest if `source` is its address, else to it.
+    pub fn why(&self, protocol: Protocol, source: IpAddr, destination: SocketAddr) -> Explanation {
+        // Any port of the kind that systems choose by themselves.
+        let source = SocketAddr::new(source, 49152);
+        self.policy.why(&FlowKey { protocol, source, destination })
+    }
+
+    /// Begins to write what passes to a pcap file; ends a capture that is under way.
+    ///
+    /// # Errors
+    /// [`NetworkError::Capture`].
+    pub fn start_capture(&self, path: &Path) -> Result<(), NetworkError> {
+        crate::capturing::start(&self.capture, path)
+    }
+
+    /// Ends the capture; the number of packets in it, if there was one.
+    ///
+    /// # Errors
+    /// What went wrong when it was written.
+    pub fn stop_capture(&self) -> io::Result<Option<u64>> {
+        self.capture.stop().map(Capture::finish).transpose()
+    }
+
+    fn port(&self) -> MutexGuard<'_, Option<NatPort>> {
+        self.port.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Network for NatNetwork {
+    fn name(&self) -> &str {
+        "nat"
+    }
+
+    fn plug(&self, _guest: &str, mac: MacAddr) -> io::Result<Box<dyn NetPort>> {
+        let port = self.port().take();
+        let port = port.ok_or_else(|| io::Error::new(io::ErrorKind::AlreadyExists, "another device is plugged in"))?;
+        // The address is the device's before it asks: a guest may have been told it in advance.
+        self.nat.with(|engine, now| engine.assign(now, mac));
+        Ok(Box::new(Captured::new(port, self.capture.clone())))
+    }
+}

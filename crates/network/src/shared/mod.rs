@@ -1,0 +1,18 @@
+//! Networks that guests of several processes share (`docs/adr/0029`).
+//!
+//! - `message`: what the two sides of a socket say to each other before frames flow;
+//! - `place`: where a network keeps its socket, its description and its leases;
+//! - `server`: the network's process;
+//! - `client`: the machine's end, and questions.
+
+mod client;
+mod message;
+mod place;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use client::{SharedNetwork, ask};
+pub use message::{Answer, GuestStatus, Mode, NetworkStatus, PlugRequest, Question, SharedSpec, Welcome};
+pub use place::{Place, Places};
+pub use server::serve;
