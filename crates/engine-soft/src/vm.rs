@@ -154,7 +154,7 @@ impl Vm for SoftVm {
             epoch_tsc: self.epoch_tsc,
         };
         Ok(Box::new(SoftVcpu {
-            cpu: Cpu::new(parts).map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?,
+            cpu: Cpu::power_up(parts).map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?,
             blocks: Blocks::default(),
             translator,
         }))

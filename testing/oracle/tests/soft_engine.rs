@@ -21,7 +21,7 @@ fn fuzz(seed: u64, subject: &mut dyn Subject) -> (Generator, Report) {
 
 /// Translated code does not keep flags that it overwrites before it reads them, and so what a fault reports of them is anything.
 fn dead_flags(m: &Mismatch) -> bool {
-    m.kind() == "rflags" && matches!(m.native_vector, 12 | 13 | 14)
+    m.kind() == "rflags" && matches!(m.native_vector, 12..=14)
 }
 
 #[test]
