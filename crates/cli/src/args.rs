@@ -101,7 +101,7 @@ pub(crate) struct RunArgs {
     /// taken as raw that way may not be made to look like another format by its guest.
     #[arg(long, value_name = "DISK[,ro][,format=FORMAT]")]
     pub(crate) disk: Vec<String>,
-    /// How disks of --disk are connected; by default virtio with an image or --kernel.
+    /// How disks of --disk are connected; by default virtio with an image or a kernel that is entered directly, IDE through firmware.
     #[arg(long, value_enum, value_name = "BUS")]
     pub(crate) bus: Option<BusArg>,
     /// Put this disc image (ISO) into a CD-ROM drive (sr0, sr1, ...). It is only read and may be in use elsewhere.
@@ -192,6 +192,9 @@ pub(crate) struct FirmwareArgs {
     /// Keep UEFI's variables in this file, made if it is missing; without it they are forgotten.
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     pub(crate) efi_vars: Option<PathBuf>,
+    /// Write the boot's timeline to this file as an SVG picture, or with `-` print it when the machine ends.
+    #[arg(long, value_name = "FILE.svg|-")]
+    pub(crate) timeline: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use visor_chipset::{AcpiPm, I8042, LegacyReplacement, PowerSink, Rtc, Uart};
 use visor_device::{Bus, Clock, Device, Mmio, Pio, TimerSlot};
-use visor_engine::{GuestMemory, MsiSink, Vm};
 use visor_display::{Screen, Vga};
+use visor_engine::{GuestMemory, MsiSink, Vm};
 use visor_firmware::MemoryMap;
+use visor_firmware::fw_cfg::FwCfg;
 use visor_iommu::Iommu;
 use visor_pci::{DmaMemory, IntxLine, IntxPin, PciAddress, PciBus, PciDevice, PciError, SourceId};
-use visor_firmware::fw_cfg::FwCfg;
 use visor_storage::Tray;
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
 use visor_virtio::input::TabletHandle;
@@ -20,6 +20,7 @@ use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{Bootable, Image, LogPort};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
+use crate::timeline::Timeline;
 use crate::timers::Timers;
 
 /// A constructor of the table in [`crate::parts`].
@@ -45,6 +46,7 @@ pub(crate) struct Board<'a> {
     pub(crate) power: Arc<dyn PowerSink>,
     pub(crate) serial: SerialLine,
     pub(crate) log: LogPort,
+    pub(crate) timeline: Timeline,
     pub(crate) image: Option<&'a Image>,
     pub(crate) pio: Arc<Bus<Pio>>,
     pub(crate) mmio: Arc<Bus<Mmio>>,
@@ -145,7 +147,7 @@ impl Board<'_> {
     }
 
     /// What connects the function at `at` with the machine, through the IOMMU if there is one.
-    fn pci_wires(&self, at: PciAddress, intx: IntxLine) -> PciWires {
+    pub(crate) fn pci_wires(&self, at: PciAddress, intx: IntxLine) -> PciWires {
         let source = SourceId::from(at);
         match &self.iommu {
             Some(iommu) => PciWires { memory: iommu.memory(source), msi: iommu.msi(source), intx },

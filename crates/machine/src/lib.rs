@@ -8,6 +8,7 @@
 //! - `clock`, `timers`, `io_thread`: guest time, alarms and everything that happens outside of a CPU;
 //! - `life`, `vcpu`: the life cycle and the threads of the CPUs;
 //! - `loader`: kernel, ACPI and SMBIOS tables in memory; `firmware`: booting through a BIOS or UEFI instead;
+//! - `timeline`: how far a boot has come;
 //! - `chars`, `agent`: byte streams between guest and host;
 //! - `net`: network devices and the thread that moves frames to the guest.
 //!
@@ -37,6 +38,7 @@ mod parts;
 mod screen;
 mod spec;
 mod storage;
+mod timeline;
 mod timers;
 mod vcpu;
 mod vnc;
@@ -61,3 +63,4 @@ pub use visor_display::png;
 pub use vnc::{VncAddress, VncOptions, VncServer};
 pub use storage::{Cd, DiskBus, IDE_PLACES};
 pub use visor_storage::{EjectOutcome, Tray, TrayError, TrayState};
+pub use timeline::{Phase, Timeline, TimelineEvent};

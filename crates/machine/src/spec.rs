@@ -55,6 +55,8 @@ pub struct MachineSpec {
     pub edu: bool,
     /// Stop instead of rebooting when the guest resets itself.
     pub no_reboot: bool,
+    /// Watch how far the boot comes ([`crate::Timeline`]).
+    pub timeline: bool,
     /// Stop after this much of the host's time.
     pub time_limit: Option<Duration>,
     /// The system's UUID.
@@ -129,6 +131,7 @@ impl Default for MachineSpec {
             iommu: false,
             edu: false,
             no_reboot: false,
+            timeline: false,
             time_limit: None,
             uuid: [0; 16],
         }

@@ -1,11 +1,13 @@
 //! Comparisons with QEMU's software engine, both sides alternately in one run, medians of several pairs.
 //!
 //! - `boot`: one kernel from exec to its first line; `guest`: the rows of the guest benchmark;
+//! - `firmware`: from exec to the boot loader's first byte, through SeaBIOS and OVMF;
 //! - `disk`: disk images against QEMU's tools;
 //! - `side`: the commands of both sides, and a run of one; `table`: what is printed.
 
 mod boot;
 mod disk;
+mod firmware;
 mod guest;
 mod side;
 mod table;
@@ -30,6 +32,13 @@ pub(crate) enum What {
         /// The initramfs, whose init prints a line with `READY`.
         #[arg(long, requires = "kernel")]
         initrd: Option<String>,
+    },
+    /// Start to the boot loader's first byte through SeaBIOS and through OVMF, with the same firmware on both sides. Fails if visor
+    /// is the slower one.
+    Firmware {
+        /// Pairs of runs; the medians are printed.
+        #[arg(short = 'n', long, default_value_t = 3)]
+        pairs: usize,
     },
     /// The rows of the guest benchmark: natively, in QEMU and in visor. Fails if a row of visor's is missing or slower than
     /// the fastest QEMU.
@@ -85,6 +94,7 @@ pub(crate) struct GuestArgs {
 pub(crate) fn run(what: What) -> anyhow::Result<()> {
     match what {
         What::Boot { pairs, kernel, initrd } => boot::run(pairs, kernel.zip(initrd)),
+        What::Firmware { pairs } => firmware::run(pairs),
         What::Screen { rounds } => screen(rounds),
         What::Guest(args) => guest::run(&args),
         What::Disk { pairs, directory, mib } => disk::run(pairs, directory.as_deref(), mib),

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use visor_engine::EngineErrorKind;
 use visor_machine::{
     ChosenEngine, FileSource, Machine, MachineError, MachineErrorKind, MachineSpec, MachineState, SerialInput,
-    SerialOutput, StopReason, choose_with,
+    SerialOutput, StopReason, Timeline, choose_with,
 };
 
 use super::agent::Agent;
@@ -69,7 +69,7 @@ impl Live {
     pub(super) fn start(spec: MachineSpec, args: &RunArgs, tell: impl Fn(&str)) -> Result<Self, Failure> {
         let precious = args.disk.iter().any(|d| !d.ends_with(",ro"));
         let config = spec.validate().map_err(failure)?;
-        let engine = choose_with(wish(args.engine), &engine_options(&args.tuning)).map_err(|e| {
+        let engine = choose_with(wish(args.engine), &engine_options(&args.tuning, args.stats.is_some())).map_err(|e| {
             let invalid = e.kind == EngineErrorKind::Invalid;
             let failure = Failure::from(anyhow::Error::from(e).context("the engine cannot be used"));
             failure.hint(match invalid {
@@ -148,6 +148,11 @@ impl Live {
     /// Lines that the firmware has logged since the last call.
     pub(super) fn firmware_lines(&self) -> Vec<String> {
         self.machine.firmware_log().take()
+    }
+
+    /// How far the boot has come.
+    pub(super) fn timeline(&self) -> &Timeline {
+        self.machine.timeline()
     }
 
     /// What the firmware can boot from, in its order.

@@ -7,8 +7,8 @@ use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
-use super::firmware;
 use super::live::is_terminal;
+use super::{disc, firmware};
 use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs};
 use crate::image;
 use crate::report::Failure;
@@ -30,6 +30,7 @@ pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineS
         let mut spec = machine(args, args.kernel.clone())?;
         spec.firmware = firmware::plan(args, quiet)?;
         firmware::screen(args, &mut spec, quiet)?;
+        disc::check(&args.iso, &spec, quiet)?;
         return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
@@ -51,7 +52,7 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
 }
 
 fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failure> {
-    let bus = bus(args.bus);
+    let bus = bus(args);
     let open = |d: &String| open_disk(d).map(|d| d.on(bus));
     Ok(MachineSpec {
         kernel: kernel.map(FileSource::Path),
@@ -66,13 +67,16 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         iommu: args.iommu,
         edu: args.edu,
         no_reboot: args.no_reboot,
+        timeline: args.firmware.timeline.is_some(),
         ..MachineSpec::default()
     })
 }
 
-/// Where disks go. A kernel that is booted directly is one for virtual machines.
-fn bus(wish: Option<BusArg>) -> DiskBus {
-    match wish {
+/// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system.
+fn bus(args: &RunArgs) -> DiskBus {
+    let through_firmware = args.image.is_none() && (args.kernel.is_none() || args.firmware.firmware.is_some());
+    match args.bus {
+        None if through_firmware => DiskBus::Ide,
         None | Some(BusArg::Virtio) => DiskBus::Virtio,
         Some(BusArg::Ide) => DiskBus::Ide,
     }
@@ -87,8 +91,8 @@ pub(super) fn wish(engine: EngineArg) -> EngineChoice {
     }
 }
 
-/// What the user asked of it.
-pub(super) fn engine_options(args: &TuningArgs) -> EngineOptions {
+/// What the user asked of it; `count` for the statistics.
+pub(super) fn engine_options(args: &TuningArgs, count: bool) -> EngineOptions {
     let range = args.debug.iter().rev().find_map(|d| match d {
         DebugArg::TranslateRange(range) => Some(range.clone()),
         DebugArg::Lockstep => None,
@@ -98,6 +102,7 @@ pub(super) fn engine_options(args: &TuningArgs) -> EngineOptions {
         lockstep: args.debug.contains(&DebugArg::Lockstep),
         translate_range: range,
         code_cache: args.code_cache,
+        count,
         perf_map: args.perf_map,
     }
 }
@@ -181,10 +186,10 @@ mod tests {
     #[test]
     fn the_last_range_counts() {
         let debug = [DebugArg::TranslateRange(1..2), DebugArg::Lockstep, DebugArg::TranslateRange(5..6)];
-        let options = engine_options(&TuningArgs { debug: debug.to_vec(), ..TuningArgs::default() });
+        let options = engine_options(&TuningArgs { debug: debug.to_vec(), ..TuningArgs::default() }, false);
         let expected = EngineOptions { lockstep: true, translate_range: Some(5..6), ..EngineOptions::default() };
         assert_eq!(options, expected);
-        assert_eq!(engine_options(&TuningArgs::default()), EngineOptions::default());
+        assert_eq!(engine_options(&TuningArgs::default(), false), EngineOptions::default());
     }
 
     #[test]
