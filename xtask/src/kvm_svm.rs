@@ -65,7 +65,7 @@ fn conformance() -> anyhow::Result<PathBuf> {
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)))
-        .last();
+        .next_back();
     program.context("cargo built no test program")
 }
 

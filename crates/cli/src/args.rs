@@ -98,8 +98,10 @@ pub(crate) struct RunArgs {
     pub(crate) engine: EngineArg,
     /// Attach a disk: a name of `visor disk ls`, or a raw or qcow2 image (vda, vdb, ... after an image's own vda, or sda, sdb, ...:
     /// see --bus). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
-    /// taken as raw that way may not be made to look like another format by its guest.
-    #[arg(long, value_name = "DISK[,ro][,format=FORMAT]")]
+    /// taken as raw that way may not be made to look like another format by its guest. Or a disk of the network:
+    /// `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`. `,iops=N` and `,bps=SIZE` limit requests and bytes per
+    /// second.
+    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE]")]
     pub(crate) disk: Vec<String>,
     /// How disks of --disk are connected; by default virtio with an image or a kernel that is entered directly, IDE through firmware.
     #[arg(long, value_enum, value_name = "BUS")]
@@ -286,7 +288,7 @@ fn parse_debug(text: &str) -> Result<DebugArg, String> {
 }
 
 /// A time: digits with an optional s, m, h (seconds without one).
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {

@@ -300,3 +300,26 @@ fn the_comparison_is_measured_here() {
     }
     assert_eq!(home.files(), Vec::<String>::new());
 }
+
+#[test]
+fn a_disk_is_served_and_copied_over_the_network() {
+    let home = Home::new("serve");
+    home.ok(&["create", "d", "--size", "8M"]);
+    qemu("qemu-io", &["-c", "write -P 7 1M 1M", home.file("d.qcow2").to_str().unwrap()]);
+    let socket = home.0.join("s");
+    let mut server =
+        home.command(&["serve", "d", "--socket", socket.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(server.stdout.as_mut().unwrap()), &mut line).unwrap();
+    assert_eq!(line.trim(), format!("nbd+unix:///d?socket={}", socket.display()));
+    qemu("qemu-io", &["-f", "raw", "-c", "read -P 7 1M 1M", "-c", "write -P 8 3M 64k", "-c", "flush", line.trim()]);
+    home.ok(&["convert", line.trim(), "./copy.raw", "--format", "raw"]);
+    let text = home.fails(&["rm", "d"]);
+    assert!(text.contains(&format!("process {} (visor)", server.id())), "{text}");
+    assert!(Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap().success());
+    assert!(server.wait().unwrap().success());
+    assert!(!socket.exists());
+    qemu("qemu-img", &["check", home.file("d.qcow2").to_str().unwrap()]);
+    let copy = std::fs::read(home.0.join("copy.raw")).unwrap();
+    assert!(copy[1 << 20..2 << 20].iter().all(|b| *b == 7) && copy[3 << 20] == 8 && copy.len() == 8 << 20);
+}

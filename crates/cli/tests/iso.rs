@@ -29,7 +29,7 @@ fn an_image_is_made_looked_into_and_refused() {
         (&json["label"], &json["boot"][0]["platform"], &json["missing"]),
         (&"MINE".into(), &"BIOS".into(), &0.into())
     );
-    assert_eq!(stdout(&run(&["iso", "ls", "-R", iso])), "Hello World.txt\nboot/\nboot/loader\n");
+    assert_eq!(stdout(&run(&["iso", "ls", "-R", iso])), "Hello World.txt\nboot/\nboot.catalog\nboot/loader\n");
     assert_eq!(stdout(&run(&["iso", "cat", iso, "Hello World.txt"])), "hello\n");
 
     let missing = run(&["iso", "cat", iso, "nothing"]);
@@ -37,9 +37,23 @@ fn an_image_is_made_looked_into_and_refused() {
     assert!(stderr(&missing).contains("visor iso ls -R"), "{}", stderr(&missing));
     let no_image = run(&["iso", "info", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
     assert!(stderr(&no_image).contains("too short for an ISO 9660 image"), "{}", stderr(&no_image));
+    // What cannot be booted is told before anything starts.
+    let fails = |args: &[&str]| {
+        let output = run(&[&["run", "--timeout", "60", "--iso"], args].concat());
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(125), 0), "{args:?}");
+        stderr(&output)
+    };
+    assert!(fails(&[iso, "--firmware", "uefi"]).contains("boots by BIOS only"));
+    let plain = dir.join("plain.iso");
+    let plain = plain.to_str().unwrap();
+    assert!(run(&["-q", "iso", "make", &tree, "-o", plain]).status.success());
+    assert!(fails(&[plain]).contains("it has no boot record"));
+    assert!(fails(&[&format!("{tree}/boot/loader")]).contains("cannot be booted: it is too short"));
+    assert!(fails(&["/nonexistent.iso"]).contains("cannot use the disc"));
     // Without its end.
     let bytes = std::fs::read(iso).unwrap();
     std::fs::write(iso, &bytes[..bytes.len() - 3 * 2048]).unwrap();
     assert!(stdout(&run(&["iso", "info", iso])).contains("TRUNCATED"));
+    assert!(fails(&[iso]).contains("is truncated: 6144 bytes are missing"));
     std::fs::remove_dir_all(dir).unwrap();
 }

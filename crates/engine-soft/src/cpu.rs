@@ -256,7 +256,7 @@ impl Cpu {
     ///
     /// # Errors
     /// The host's, if it gives no memory.
-    pub(crate) fn new(parts: Parts) -> std::io::Result<CpuBox> {
+    pub(crate) fn power_up(parts: Parts) -> std::io::Result<CpuBox> {
         let home = Home::new()?;
         let cpu = Cpu {
             gpr: [0; 18],

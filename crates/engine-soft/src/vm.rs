@@ -154,7 +154,7 @@ impl Vm for SoftVm {
             epoch_tsc: self.epoch_tsc,
         };
         Ok(Box::new(SoftVcpu {
-            cpu: Cpu::new(parts).map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?,
+            cpu: Cpu::power_up(parts).map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?,
             blocks: Blocks::default(),
             translator,
         }))
@@ -231,6 +231,9 @@ impl Vcpu for SoftVcpu {
         let mut stats = account::report(&self.cpu.stats, &self.cpu.account, self.cpu.clock);
         stats.decoder = self.blocks.stats;
         stats.tlb.flushes = self.cpu.mmu.flushes;
+        if let Some(t) = &self.translator {
+            t.report(&self.cpu, &mut stats);
+        }
         stats
     }
 }

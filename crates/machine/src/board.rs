@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use visor_chipset::{AcpiPm, I8042, LegacyReplacement, PowerSink, Rtc, Uart};
 use visor_device::{Bus, Clock, Device, Mmio, Pio, TimerSlot};
-use visor_engine::{GuestMemory, MsiSink, Vm};
 use visor_display::{Screen, Vga};
+use visor_engine::{GuestMemory, MsiSink, Vm};
 use visor_firmware::MemoryMap;
 use visor_firmware::fw_cfg::FwCfg;
 use visor_iommu::Iommu;
@@ -147,7 +147,7 @@ impl Board<'_> {
     }
 
     /// What connects the function at `at` with the machine, through the IOMMU if there is one.
-    fn pci_wires(&self, at: PciAddress, intx: IntxLine) -> PciWires {
+    pub(crate) fn pci_wires(&self, at: PciAddress, intx: IntxLine) -> PciWires {
         let source = SourceId::from(at);
         match &self.iommu {
             Some(iommu) => PciWires { memory: iommu.memory(source), msi: iommu.msi(source), intx },

@@ -26,8 +26,8 @@ mod cpu;
 mod engine;
 mod error;
 mod firmware;
-mod io_thread;
 mod input;
+mod io_thread;
 mod irq;
 mod life;
 mod listener;
@@ -41,6 +41,7 @@ mod storage;
 mod timeline;
 mod timers;
 mod vcpu;
+mod vnc;
 mod wake;
 
 #[cfg(test)]
@@ -57,7 +58,9 @@ pub use machine::Machine;
 pub use net::{MAX_NICS, NicModel, NicSpec};
 pub use parts::AGENT_PORT;
 pub use spec::{Disk, FileSource, MAX_DISKS, MAX_MEMORY, MIN_MEMORY, MachineConfig, MachineSpec};
+pub use visor_console as console;
 pub use visor_display::png;
+pub use vnc::{VncAddress, VncOptions, VncServer};
 pub use storage::{Cd, DiskBus, IDE_PLACES};
 pub use visor_storage::{EjectOutcome, Tray, TrayError, TrayState};
 pub use timeline::{Phase, Timeline, TimelineEvent};

@@ -36,7 +36,7 @@ use crate::wake::Waker;
 
 /// A machine: assembled by [`Machine::new`], running after [`Machine::start`]. Dropping it stops it.
 pub struct Machine {
-    name: String,
+    pub(crate) name: String,
     control: Arc<Control>,
     clock: Arc<GuestClock>,
     pub(crate) built: Arc<Built>,

@@ -7,15 +7,15 @@
 use std::sync::{Arc, PoisonError};
 
 use visor_block::BlockBackend;
-use visor_pci::{PciAddress, PciError};
+use visor_pci::{IntxPin, PciAddress, PciError};
 use visor_storage::ide::{self, IdeDrives, IdeWires};
 use visor_storage::{AtaDisk, Cdrom, DiskIdentity, Link, PacketDrive, Tray, Unit};
 
 use crate::board::Board;
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{BootClass, Bootable};
-use crate::timeline::Timeline;
 use crate::spec::MachineConfig;
+use crate::timeline::Timeline;
 
 /// How a disk is connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -67,33 +67,50 @@ pub(crate) fn check(disks: &[crate::Disk], cds: &[Cd]) -> Result<(), MachineErro
 
 /// Every PC of the kind has the controller, drives or not.
 pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let (drives, trays, bootable) = place(b.config, &b.timeline);
+    let Placed { drives, trays, bootable } = place(b.config, &b.timeline);
     b.built.bootable.extend(bootable);
-    let wires = IdeWires { memory: b.memory.clone(), irqs: ide::IRQS.map(|irq| b.irqs.line(irq)) };
-    let function = ide::build(wires, drives, &b.pio)?;
+    let intx = {
+        let pci = b.built.pci.clone().ok_or(PciError::Full)?;
+        let pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
+        // The function has no pin of its own: this line stays low.
+        pci.intx(IDE, IntxPin::A)
+    };
+    let memory = b.pci_wires(IDE, intx).memory;
+    let function = ide::build(IdeWires { memory, irqs: ide::IRQS.map(|irq| b.irqs.line(irq)) }, drives, &b.pio)?;
     b.built.trays = trays;
-    let pci = b.built.pci.clone().ok_or(PciError::Full)?;
-    let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(pci.add(IDE, Arc::new(std::sync::Mutex::new(function)))?)
+    b.function(IDE, function)
 }
 
-fn place(config: &MachineConfig, timeline: &Timeline) -> (IdeDrives, Vec<Tray>, Vec<Bootable>) {
-    let (mut drives, mut trays, mut bootable) = (IdeDrives::default(), Vec::new(), Vec::new());
+/// Drives in their places.
+#[derive(Default)]
+struct Placed {
+    drives: IdeDrives,
+    trays: Vec<Tray>,
+    bootable: Vec<Bootable>,
+}
+
+fn place(config: &MachineConfig, timeline: &Timeline) -> Placed {
+    let Placed { mut drives, mut trays, mut bootable } = Placed::default();
     for (cd, (channel, drive)) in config.cds.iter().zip(CD_PLACES) {
         let (unit, tray) = cd_unit(cd, trays.len());
         drives[channel][drive] = Some(unit);
         trays.push(tray);
         let name = cd.disc.as_ref().map_or_else(|| "an empty CD-ROM drive".into(), |(_, name)| name.clone());
-        bootable.push(Bootable::ide(BootClass::Cd, IDE, channel, drive, name));
+        bootable.push(Bootable { class: BootClass::Cd, path: path(channel, drive), name });
     }
     let disks = config.disks.iter().filter(|d| d.bus == DiskBus::Ide);
     let free: Vec<_> = DISK_PLACES.into_iter().filter(|(c, d)| drives[*c][*d].is_none()).collect();
     for (disk, (channel, drive)) in disks.zip(free) {
         let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
         drives[channel][drive] = Some(Unit::Disk(AtaDisk::new(timeline.note_requests(&disk.backend), identity, Link::Parallel)));
-        bootable.push(Bootable::ide(BootClass::Disk, IDE, channel, drive, disk.serial.clone()));
+        bootable.push(Bootable { class: BootClass::Disk, path: path(channel, drive), name: disk.serial.clone() });
     }
-    (drives, trays, bootable)
+    Placed { drives, trays, bootable }
+}
+
+/// A drive's Open Firmware path.
+fn path(channel: usize, drive: usize) -> String {
+    format!("ide@{:x},{:x}/drive@{channel}/disk@{drive}", IDE.device, IDE.function)
 }
 
 fn cd_unit(cd: &Cd, number: usize) -> (Unit, Tray) {

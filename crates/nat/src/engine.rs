@@ -75,6 +75,8 @@ impl<H: Host> NatEngine<H> {
     pub fn poll(&mut self, now: Time, sink: &mut dyn FrameSink) -> Option<Duration> {
         self.core.now = now;
         self.tcp.unstage(&mut self.core);
+        self.datagrams.send_collected(&mut self.core);
+        self.datagrams.outbox.polled();
         self.news();
         self.tcp.timers(&mut self.core);
         self.datagrams.timers(&mut self.core);
@@ -92,9 +94,13 @@ impl<H: Host> NatEngine<H> {
         timers.into_iter().flatten().min().map(|t| t.since(now))
     }
 
-    /// True if a frame waits for a guest, so that [`NatEngine::poll`] should be called soon.
+    /// True if a frame waits for a guest or a datagram for the host, so that [`NatEngine::poll`] should be called soon.
     pub fn has_output(&self) -> bool {
-        self.core.has_replies() || self.tcp.has_ready() || !self.datagrams.inbox.is_empty() || !self.waiting.is_empty()
+        self.core.has_replies()
+            || self.tcp.has_ready()
+            || !self.datagrams.inbox.is_empty()
+            || !self.datagrams.outbox.is_empty()
+            || !self.waiting.is_empty()
     }
 
     fn news(&mut self) {

@@ -118,7 +118,7 @@ fn images_of_qemu_in_all_combinations() {
         {
             for bits in [1, 16, 64] {
                 for preallocation in ["off", "metadata", "falloc", "full"] {
-                    if format == "compat=0.10" && bits != 16 || (bits != 16 && preallocation != "off") {
+                    if bits != 16 && (format == "compat=0.10" || preallocation != "off") {
                         continue;
                     }
                     seed += 1;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use visor_block::{BlockBuffer, BlockError, BlockErrorKind};
-use visor_memory::GuestMemory;
+use visor_pci::DmaMemory;
 use vm_memory::{Bytes, GuestAddress};
 
 /// Bytes of the host, kept by the controller while a request uses them.
@@ -62,7 +62,7 @@ impl Lease {
 /// Pieces of guest memory, in order, as one run of bytes.
 #[derive(Clone)]
 pub(crate) struct Scatter {
-    memory: Arc<GuestMemory>,
+    memory: DmaMemory,
     /// Address and length.
     pieces: Vec<(u64, u32)>,
     len: usize,
@@ -70,7 +70,7 @@ pub(crate) struct Scatter {
 }
 
 impl Scatter {
-    pub(crate) fn new(memory: Arc<GuestMemory>, lease: Lease) -> Self {
+    pub(crate) fn new(memory: DmaMemory, lease: Lease) -> Self {
         Scatter { memory, pieces: Vec::new(), len: 0, lease }
     }
 
@@ -124,9 +124,8 @@ impl BlockBuffer for Scatter {
         if !*alive {
             return Err(aborted());
         }
-        let view = self.memory.view();
         self.parts(offset, data.len(), |at, part| {
-            view.write_slice(&data[part], GuestAddress(at)).map_err(|_| no_ram(at))
+            self.memory.write_slice(&data[part], GuestAddress(at)).map_err(|_| no_ram(at))
         })
     }
 
@@ -135,9 +134,8 @@ impl BlockBuffer for Scatter {
         if !*alive {
             return Err(aborted());
         }
-        let view = self.memory.view();
         self.parts(offset, data.len(), |at, part| {
-            view.read_slice(&mut data[part], GuestAddress(at)).map_err(|_| no_ram(at))
+            self.memory.read_slice(&mut data[part], GuestAddress(at)).map_err(|_| no_ram(at))
         })
     }
 }

@@ -172,7 +172,7 @@ impl Rig {
         let apertures = Apertures { mem32: 0xc000_0000..0xfec0_0000, mem64: 0..0, io: 0xc000..0x1_0000 };
         let mut pci = PciBus::new(apertures, Arc::new(()), &pio, &mmio, irq.clone(), || ());
         let irqs = ide::IRQS.map(|n| IrqLine::new(irq.clone(), n));
-        let function = ide::build(IdeWires { memory: memory.clone(), irqs }, drives, &pio).unwrap();
+        let function = ide::build(IdeWires { memory: memory.clone().into(), irqs }, drives, &pio).unwrap();
         pci.add(PciAddress { device: 1, function: 1 }, Arc::new(Mutex::new(function))).unwrap();
         pci.assign_resources().unwrap();
         let pci = Arc::new(Mutex::new(pci));

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod installer;
 mod linux;
 mod session;
 
+pub use installer::Installer;
 pub use linux::Linux;
 pub use session::Session;
 

@@ -1,13 +1,12 @@
 //! The guest's kernel and its initial ramfs.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use cpio::newc::{Builder, ModeFileType, trailer};
 use visor_image::{ImageStore, Silent, Unpacked};
 use visor_machine::{FileSource, MachineSpec};
+use visor_test_linux::ramfs::Ramfs;
 
 /// What every script begins with: programs, the usual mounts, the modules in order.
 const PRELUDE: &str = "#!/bin/busybox sh
@@ -48,17 +47,18 @@ impl Linux {
     /// # Errors
     /// If the archive cannot be written.
     pub fn spec(&self, script: &str) -> anyhow::Result<MachineSpec> {
-        let mut archive = Vec::new();
-        for name in ["bin", "dev", "m", "mnt", "proc", "sys", "tmp"] {
-            entry(&mut archive, name, ModeFileType::Directory, 0o755, &[])?;
-        }
-        entry(&mut archive, "bin/busybox", ModeFileType::Regular, 0o755, &self.busybox)?;
+        let mut ramfs = Ramfs::new();
+        ramfs.program("bin/busybox", self.busybox.clone());
         for (name, bytes) in &self.modules {
-            entry(&mut archive, &format!("m/{name}"), ModeFileType::Regular, 0o644, bytes)?;
+            ramfs.file(&format!("m/{name}"), bytes.clone());
+        }
+        for directory in ["mnt", "tmp"] {
+            ramfs.file(&format!("{directory}/.keep"), Vec::new());
         }
         let init = format!("{PRELUDE}{script}\npoweroff -f\n");
-        entry(&mut archive, "init", ModeFileType::Regular, 0o755, init.as_bytes())?;
-        trailer(&mut archive)?;
+        ramfs.program("init", init.into_bytes());
+        let mut archive = Vec::new();
+        ramfs.write(&mut archive)?;
         let mut spec = MachineSpec::new(FileSource::Path(self.kernel.clone()));
         spec.initrd = Some(FileSource::Bytes(Arc::from(archive)));
         spec.cmdline = "console=ttyS0 quiet panic=-1 cryptomgr.notests=1 tsc=reliable no_timer_check".into();
@@ -66,15 +66,4 @@ impl Linux {
         spec.no_reboot = true;
         Ok(spec)
     }
-}
-
-fn entry(out: &mut Vec<u8>, path: &str, kind: ModeFileType, mode: u32, data: &[u8]) -> anyhow::Result<()> {
-    let mut writer = Builder::new(path)
-        .ino(out.len() as u32 + 1)
-        .mode(mode)
-        .set_mode_file_type(kind)
-        .write(&mut *out, data.len() as u32);
-    writer.write_all(data)?;
-    writer.finish()?;
-    Ok(())
 }

@@ -38,14 +38,15 @@ impl Session {
         &self.machine
     }
 
-    /// Waits for a line that the script said, and gives what follows `word` on it. Lines that say something else before it
-    /// are an error.
+    /// Waits for the next line that the script said (firmware may have left the cursor somewhere on it), and gives what follows
+    /// `word` there. A line that says something else is an error.
     ///
     /// # Errors
     /// If another line or the end comes first, or nothing in ten minutes.
     pub fn expect(&mut self, word: &str) -> anyhow::Result<String> {
-        let line =
-            self.line(|l| l.strip_prefix("@@ ").map(str::to_owned)).with_context(|| format!("waiting for {word:?}"))?;
+        let line = self
+            .line(|l| l.split_once("@@ ").map(|(_, said)| said.to_owned()))
+            .with_context(|| format!("waiting for {word:?}"))?;
         match line.strip_prefix(word) {
             Some(rest) => Ok(rest.trim().to_owned()),
             None => bail!("the guest says {line:?} instead of {word:?}; all it said:\n{}", self.log),

@@ -115,6 +115,12 @@ pub(crate) enum DiskCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Offer a disk to others over NBD, until ctrl-C. There is no encryption: TCP is for trusted networks.
+    #[command(after_help = "Examples:
+  visor disk serve data --socket /run/user/1000/data.sock
+  visor disk serve data --listen 127.0.0.1:10809 --read-only
+  visor run tiny --disk 'nbd+unix:///data?socket=/run/user/1000/data.sock'")]
+    Serve(ServeArgs),
     /// Remove a disk that nobody uses.
     #[command(
         visible_alias = "delete",
@@ -152,6 +158,27 @@ pub(crate) enum SnapshotCommand {
         after_help = "Examples:\n  visor disk snapshot rm data before\n  visor disk snapshot rm data 1\n  visor disk snapshot rm ./work.qcow2 s1"
     )]
     Rm(SnapshotArgs),
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// The disk.
+    pub(super) disk: String,
+    /// Its format, where the contents shall not decide.
+    #[arg(long, value_parser = parse_format)]
+    pub(super) format: Option<Format>,
+    /// Name under which it is offered; the disk's own if left out.
+    #[arg(long, value_name = "NAME")]
+    pub(super) export: Option<String>,
+    /// Listen at this socket.
+    #[arg(long, value_name = "PATH", required_unless_present = "listen", conflicts_with = "listen")]
+    pub(super) socket: Option<PathBuf>,
+    /// Listen at this address.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) listen: Option<String>,
+    /// Nobody may write.
+    #[arg(long)]
+    pub(super) read_only: bool,
 }
 
 #[derive(clap::Args, Debug)]

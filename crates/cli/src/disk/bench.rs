@@ -91,7 +91,7 @@ fn print(s: &Row, d: &Row) {
         d.fragments.to_string(),
         "pieces of the file on the host".into(),
     );
-    let waste = |r: &Row| format!("{}", human(r.after.saturating_sub(r.written)));
+    let waste = |r: &Row| human(r.after.saturating_sub(r.written)).to_string();
     line("waste afterwards", waste(s), waste(d), format!("taken beyond the {} written", human(s.written)));
 }
 

@@ -8,9 +8,9 @@ use visor_disk::{Access, ConvertOptions, Format, ImageOptions, NewFile, Opened, 
 use visor_qcow2::{CreateOptions, FileStorage, Image, Preallocation, Report, Source};
 
 use super::args::Which;
-use super::{create, failure};
 use super::names::{self, find};
 use super::work::{Work, block_failure, host_failure, human, image_failure, open};
+use super::{create, failure};
 use crate::args::parse_size;
 use crate::progress::Unit;
 use crate::report::Failure;

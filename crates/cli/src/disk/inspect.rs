@@ -66,12 +66,15 @@ fn used_of(source: &dyn Source) -> visor_qcow2::Result<u64> {
     Ok(used)
 }
 
+/// Name, place, and what it is or why nobody knows.
+type Row = (String, PathBuf, Result<(Format, Usage), String>);
+
 pub(super) fn list(disks: &[String], as_json: bool) -> Result<u8, Failure> {
     let disks = match disks {
         [] => names::all()?,
         some => some.iter().map(|d| Ok((d.clone(), find(d)?))).collect::<Result<_, Failure>>()?,
     };
-    let rows: Vec<(String, PathBuf, Result<(Format, Usage), String>)> =
+    let rows: Vec<Row> =
         disks.into_iter().map(|(name, path)| (name, path.clone(), look(&path))).collect();
     if as_json {
         let list: Vec<Value> = rows.iter().map(|(name, path, row)| row_json(name, path, row)).collect();

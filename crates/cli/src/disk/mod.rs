@@ -1,7 +1,7 @@
 //! `visor disk`: virtual disks as files.
 //!
 //! - `args`: the commands as data; `names`: from a name to a file;
-//! - `create`, `inspect` (ls, info), `map`, `change` (check, compact, resize, rm), `copy` (convert, clone), `snapshot`, `bench`.
+//! - `create`, `inspect` (ls, info), `map`, `change` (check, compact, resize, rm), `copy` (convert, clone), `snapshot`, `serve`, `bench`.
 
 mod args;
 mod bench;
@@ -11,6 +11,7 @@ mod create;
 mod inspect;
 mod map;
 mod names;
+mod serve;
 mod snapshot;
 mod work;
 
@@ -19,6 +20,7 @@ use visor_machine::MachineError;
 
 pub(crate) use args::DiskCommand;
 pub(crate) use names::{find, policy};
+pub(crate) use serve::connect;
 
 use crate::report::Failure;
 
@@ -36,6 +38,7 @@ pub(crate) fn main(command: &DiskCommand, quiet: bool) -> Result<u8, Failure> {
         DiskCommand::Clone { disk, new, linked, json } => copy::clone(disk, new, *linked, *json, quiet),
         DiskCommand::Snapshot { command } => snapshot::main(command, quiet),
         DiskCommand::Bench { size, directory, json } => bench::bench(*size, directory.as_deref(), *json, quiet),
+        DiskCommand::Serve(args) => serve::serve(args, quiet),
         DiskCommand::Rm { disks } => change::remove(disks, quiet),
     }
 }

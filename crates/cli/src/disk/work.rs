@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::Signal;
 use visor_block::BlockError;
-use visor_disk::{Access, Format, ImageOptions, Opened, open_image};
+use visor_disk::{Access, DiskSource, Format, ImageOptions, NbdAddress, Opened, open_image};
 use visor_qcow2::{Error, ErrorKind, Image};
 
 use super::{failure, names};
@@ -48,6 +48,10 @@ impl Work {
 
 /// Opens an image for work on itself.
 pub(super) fn open(path: &Path, access: Access, format: Option<Format>) -> Result<Opened, Failure> {
+    if let Some(text) = path.to_str().filter(|t| NbdAddress::is_one(t)) {
+        let disk = super::connect(text, access == Access::ReadOnly)?;
+        return Ok(Opened::Foreign(Format::Raw, Arc::new(DiskSource(disk))));
+    }
     let options = ImageOptions { format, policy: names::policy(), ..ImageOptions::new(access) };
     open_image(path, &options).map_err(failure)
 }

@@ -1,15 +1,16 @@
 //! From the command line to a machine and what to do with it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use visor_disk::{Access, Format, ImageOptions};
+use visor_disk::{Access, Format, ImageOptions, Limits, NbdAddress, Throttle};
 use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
-use super::firmware;
 use super::live::is_terminal;
-use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs};
+use super::{disc, firmware};
+use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs, parse_size};
 use crate::image;
 use crate::report::Failure;
 
@@ -30,6 +31,7 @@ pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineS
         let mut spec = machine(args, args.kernel.clone())?;
         spec.firmware = firmware::plan(args, quiet)?;
         firmware::screen(args, &mut spec, quiet)?;
+        disc::check(&args.iso, &spec, quiet)?;
         return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
@@ -90,8 +92,8 @@ pub(super) fn wish(engine: EngineArg) -> EngineChoice {
     }
 }
 
-/// What the user asked of it.
-pub(super) fn engine_options(args: &TuningArgs) -> EngineOptions {
+/// What the user asked of it; `count` for the statistics.
+pub(super) fn engine_options(args: &TuningArgs, count: bool) -> EngineOptions {
     let range = args.debug.iter().rev().find_map(|d| match d {
         DebugArg::TranslateRange(range) => Some(range.clone()),
         DebugArg::Lockstep => None,
@@ -101,6 +103,7 @@ pub(super) fn engine_options(args: &TuningArgs) -> EngineOptions {
         lockstep: args.debug.contains(&DebugArg::Lockstep),
         translate_range: range,
         code_cache: args.code_cache,
+        count,
         perf_map: args.perf_map,
     }
 }
@@ -135,30 +138,53 @@ fn kernel_args(own: &str, job: &Job, append: Option<&str>, verbose: u8) -> Strin
 }
 
 fn open_disk(text: &str) -> Result<Disk, Failure> {
-    let (name, access, format) = disk(text)?;
-    let path = crate::disk::find(name)?;
-    let options = ImageOptions { format, policy: crate::disk::policy(), ..ImageOptions::new(access) };
-    Disk::open(&path, &options).map_err(crate::disk::machine_failure)
+    let wish = disk(text)?;
+    let mut disk = if NbdAddress::is_one(wish.name) {
+        let backend = crate::disk::connect(wish.name, wish.access == Access::ReadOnly)?;
+        Disk { backend, serial: "nbd".into(), bus: visor_machine::DiskBus::default() }
+    } else {
+        let path = crate::disk::find(wish.name)?;
+        let options =
+            ImageOptions { format: wish.format, policy: crate::disk::policy(), ..ImageOptions::new(wish.access) };
+        Disk::open(&path, &options).map_err(crate::disk::machine_failure)?
+    };
+    if !wish.limits.is_none() {
+        disk.backend = Arc::new(Throttle::new(disk.backend, wish.limits).map_err(crate::disk::failure)?);
+    }
+    Ok(disk)
 }
 
-/// `FILE` with `,ro` and `,format=NAME` behind it.
-fn disk(text: &str) -> Result<(&str, Access, Option<Format>), Failure> {
-    let (mut name, mut access, mut format) = (text, Access::ReadWrite, None);
-    while let Some((rest, word)) = name.rsplit_once(',') {
-        if word == "ro" {
-            access = Access::ReadOnly;
-        } else if let Some(f) = word.strip_prefix("format=") {
-            format = Some(Format::parse(f).ok_or_else(|| {
+/// A disk as the command line has it.
+#[derive(Debug, PartialEq, Eq)]
+struct DiskWish<'a> {
+    name: &'a str,
+    access: Access,
+    format: Option<Format>,
+    limits: Limits,
+}
+
+/// `FILE` with `,ro`, `,format=NAME`, `,iops=N`, `,bps=SIZE` behind it.
+fn disk(text: &str) -> Result<DiskWish<'_>, Failure> {
+    let mut wish = DiskWish { name: text, access: Access::ReadWrite, format: None, limits: Limits::default() };
+    while let Some((rest, word)) = wish.name.rsplit_once(',') {
+        let bad = |what: String| Failure::new(what).hint("write for example data,ro,iops=500,bps=20M");
+        match word.split_once('=') {
+            None if word == "ro" => wish.access = Access::ReadOnly,
+            Some(("format", f)) => {
                 let names: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
-                Failure::new(format!("no disk format `{f}`")).hint(format!("formats: {}", names.join(", ")))
-            })?);
-        } else {
+                let unknown = || bad(format!("no disk format `{f}`; there are {}", names.join(", ")));
+                wish.format = Some(Format::parse(f).ok_or_else(unknown)?);
+            }
+            Some(("iops", n)) => {
+                wish.limits.iops = n.parse().map_err(|_| bad(format!("`{n}` is no number of requests per second")))?;
+            }
+            Some(("bps", n)) => wish.limits.bps = parse_size(n).map_err(|e| bad(format!("bytes per second: {e}")))?,
             // A comma of the name.
-            break;
+            _ => break,
         }
-        name = rest;
+        wish.name = rest;
     }
-    Ok((name, access, format))
+    Ok(wish)
 }
 
 #[cfg(test)]
@@ -167,9 +193,13 @@ mod tests {
 
     #[test]
     fn disks() {
-        assert_eq!(disk("a,b.img").unwrap(), ("a,b.img", Access::ReadWrite, None));
-        assert_eq!(disk("/x/c.img,ro").unwrap(), ("/x/c.img", Access::ReadOnly, None));
-        assert_eq!(disk("c,format=qcow2,ro").unwrap(), ("c", Access::ReadOnly, Some(Format::Qcow2)));
+        let plain = |name, access, format| DiskWish { name, access, format, limits: Limits::default() };
+        assert_eq!(disk("a,b.img").unwrap(), plain("a,b.img", Access::ReadWrite, None));
+        assert_eq!(disk("/x/c.img,ro").unwrap(), plain("/x/c.img", Access::ReadOnly, None));
+        assert_eq!(disk("c,format=qcow2,ro").unwrap(), plain("c", Access::ReadOnly, Some(Format::Qcow2)));
+        let limits = Limits { iops: 500, bps: 20 << 20 };
+        assert_eq!(disk("c,iops=500,bps=20M").unwrap(), DiskWish { limits, ..plain("c", Access::ReadWrite, None) });
+        assert!(disk("c,iops=many").is_err());
         assert!(disk("c,format=floppy").is_err());
     }
 
@@ -184,10 +214,10 @@ mod tests {
     #[test]
     fn the_last_range_counts() {
         let debug = [DebugArg::TranslateRange(1..2), DebugArg::Lockstep, DebugArg::TranslateRange(5..6)];
-        let options = engine_options(&TuningArgs { debug: debug.to_vec(), ..TuningArgs::default() });
+        let options = engine_options(&TuningArgs { debug: debug.to_vec(), ..TuningArgs::default() }, false);
         let expected = EngineOptions { lockstep: true, translate_range: Some(5..6), ..EngineOptions::default() };
         assert_eq!(options, expected);
-        assert_eq!(engine_options(&TuningArgs::default()), EngineOptions::default());
+        assert_eq!(engine_options(&TuningArgs::default(), false), EngineOptions::default());
     }
 
     #[test]

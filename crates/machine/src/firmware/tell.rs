@@ -30,11 +30,6 @@ impl Bootable {
         Bootable { class: BootClass::Disk, path: format!("scsi@{}/disk@0,0", unit(at)), name }
     }
 
-    /// A drive on the IDE controller at `at`.
-    pub(crate) fn ide(class: BootClass, at: PciAddress, channel: usize, drive: usize, name: String) -> Self {
-        Bootable { class, path: format!("ide@{}/drive@{channel}/disk@{drive}", unit(at)), name }
-    }
-
     /// The network card at `at`.
     pub(crate) fn nic(at: PciAddress, name: String) -> Self {
         Bootable { class: BootClass::Net, path: format!("ethernet@{}/ethernet-phy@0", unit(at)), name }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use visor_block::{BlockBackend, BlockError, BlockRequest};
 use visor_device::IrqLine;
-use visor_memory::GuestMemory;
+use visor_pci::DmaMemory;
 
 use super::dma::{BusMaster, Dma};
 use super::pio::{PioIn, PioOut};
@@ -40,7 +40,7 @@ pub(super) struct Submission {
 pub(super) struct Channel {
     pub(super) me: Weak<Shared>,
     irq: IrqLine,
-    pub(super) memory: Arc<GuestMemory>,
+    pub(super) memory: DmaMemory,
     pub(super) drives: [Option<Drive>; 2],
     selected: usize,
     control: u8,
@@ -90,7 +90,7 @@ pub(super) enum Phase {
 }
 
 impl Shared {
-    pub(super) fn new(irq: IrqLine, memory: Arc<GuestMemory>, units: [Option<Unit>; 2]) -> Arc<Self> {
+    pub(super) fn new(irq: IrqLine, memory: DmaMemory, units: [Option<Unit>; 2]) -> Arc<Self> {
         let shared = Arc::new_cyclic(|me| {
             let drives = units.map(|u| u.map(Drive::new));
             let bus_master = BusMaster::new(drives.each_ref().map(Option::is_some));

@@ -213,7 +213,7 @@ impl Channel {
             // Within the 64 KiB, the address wraps.
             let at = start & !0xffff | start.wrapping_add(8 * n) & 0xfffc;
             let mut entry = [0; 8];
-            self.memory.view().read_slice(&mut entry, GuestAddress(at.into())).ok()?;
+            self.memory.read_slice(&mut entry, GuestAddress(at.into())).ok()?;
             let [a, b, c, d, low, high, _, flags] = entry;
             let bytes = u32::from(u16::from_le_bytes([low, high]) & !1);
             let bytes = if bytes == 0 { 0x1_0000 } else { bytes };

@@ -26,7 +26,7 @@ mod transfer;
 use std::sync::{Arc, Mutex};
 
 use visor_device::{Bus, BusError, IrqLine, Pio};
-use visor_memory::GuestMemory;
+use visor_pci::DmaMemory;
 
 use crate::Unit;
 use channel::Shared;
@@ -43,7 +43,7 @@ const COMMAND_PORTS: u64 = 8;
 /// What the controller is wired to.
 pub struct IdeWires {
     /// For DMA.
-    pub memory: Arc<GuestMemory>,
+    pub memory: DmaMemory,
     /// Inputs [`IRQS`].
     pub irqs: [IrqLine; 2],
 }
