@@ -51,7 +51,7 @@ fn the_log_is_shown_on_request() {
     let disk = disk("log");
     let out = run(&with("soft", &["-v", "--bus", "virtio", "--disk", text(&disk)]));
     let log = stderr(&out);
-    for words in ["firmware: Running on QEMU (i440fx)", "firmware: found virtio-blk at 00:04.0", "(via xsdt)"] {
+    for words in ["firmware: Running on QEMU (i440fx)", "firmware: found virtio-blk at 00:0", "(via xsdt)"] {
         assert!(log.contains(words), "no {words:?} in {log}");
     }
     let out = run(&with("soft", &["--disk", text(&disk)]));

@@ -14,6 +14,7 @@ use visor_virtio::net::{Net, NetConfig};
 
 use crate::board::Board;
 use crate::error::{MachineError, MachineErrorKind};
+use crate::firmware::Bootable;
 use crate::life::{Control, MachineState};
 use crate::wake::Waker;
 
@@ -89,7 +90,8 @@ pub(crate) fn build(b: &mut Board<'_>) -> Result<(), MachineError> {
             NicModel::Virtio => {
                 let config = NetConfig { mac: nic.mac, pairs: b.config.cpus.min(MAX_PAIRS) as u16 };
                 let (device, handle) = Net::new(port, &config, wake);
-                b.virtio(device)?;
+                let at = b.virtio(device)?;
+                b.built.bootable.push(Bootable::nic(at, nic.network.name().to_string()));
                 nics.push(Arc::new(handle));
             }
             NicModel::E1000 => nics.push(e1000(b, nic.mac, port, wake)?),
@@ -109,6 +111,7 @@ fn e1000(b: &mut Board<'_>, mac: MacAddr, port: Box<dyn NetPort>, wake: Notify) 
     let device = Arc::new(Mutex::new(E1000::new(mac, wires)?));
     slot.bind(Arc::new(Mutex::new(E1000Timer(Arc::downgrade(&device)))));
     pci.add(at, device.clone())?;
+    b.built.bootable.push(Bootable::nic(at, "e1000".into()));
     Ok(Arc::new(E1000Handle::new(device)))
 }
 

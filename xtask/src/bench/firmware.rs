@@ -19,7 +19,7 @@ const QEMU: &str = "qemu-system-x86_64 -M pc -accel tcg,thread=multi -cpu max -m
                     -serial stdio -no-reboot -drive file={kernel},format=raw,if=virtio,snapshot=on";
 const QEMU_UEFI: &str = "-drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
                          -drive if=pflash,format=raw,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd";
-const VISOR: &str = "-q run --engine soft --memory 512M --no-reboot --disk {kernel},ro";
+const VISOR: &str = "-q run --engine soft --memory 512M --no-reboot --net none --bus virtio --disk {kernel},ro";
 
 pub(super) fn run(pairs: usize) -> anyhow::Result<()> {
     if !Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").exists() {

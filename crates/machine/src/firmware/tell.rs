@@ -29,6 +29,11 @@ impl Bootable {
     pub(crate) fn virtio_disk(at: PciAddress, name: String) -> Self {
         Bootable { class: BootClass::Disk, path: format!("scsi@{}/disk@0,0", unit(at)), name }
     }
+
+    /// The network card at `at`.
+    pub(crate) fn nic(at: PciAddress, name: String) -> Self {
+        Bootable { class: BootClass::Net, path: format!("ethernet@{}/ethernet-phy@0", unit(at)), name }
+    }
 }
 
 /// A function in an Open Firmware path: device number, and function if it is not 0.
@@ -105,11 +110,16 @@ fn e820(map: &MemoryMap) -> Vec<u8> {
     ranges.into_iter().flat_map(entry).collect()
 }
 
-/// The devices of the wanted kinds, in the order in which they are tried. A BIOS tries only the first of its disks.
+/// The devices of the wanted kinds, in the order in which they are tried. A BIOS tries only the first of its disks, and
+/// boots from network cards through option ROMs, which the cards here do not have.
 pub(crate) fn ordered<'a>(wanted: &[BootClass], bootable: &'a [Bootable], bios: bool) -> Vec<&'a Bootable> {
     let all = [BootClass::Disk, BootClass::Cd, BootClass::Net];
     let classes = if wanted.is_empty() { &all[..] } else { wanted };
-    let most = |c: BootClass| if bios && c == BootClass::Disk { 1 } else { usize::MAX };
+    let most = |c: BootClass| match c {
+        BootClass::Disk if bios => 1,
+        BootClass::Net if bios => 0,
+        _ => usize::MAX,
+    };
     classes.iter().flat_map(|c| bootable.iter().filter(move |b| b.class == *c).take(most(*c))).collect()
 }
 
