@@ -3,11 +3,13 @@
 //! - `tidy`: the rules of ARCHITECTURE.md that a program can check;
 //! - `test`: everything that must pass, in the order in which failures are cheapest;
 //! - `bench`: comparisons, both sides in one run;
-//! - `fuzz`: long runs of what the tests run briefly.
+//! - `fuzz`: long runs of what the tests run briefly;
+//! - `kvm-svm`: the KVM engine on `kvm_amd`, inside a machine with SVM that QEMU emulates.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bench;
+mod kvm_svm;
 mod shell;
 mod test;
 mod tidy;
@@ -42,6 +44,12 @@ enum Task {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// Run the KVM engine on a real kvm_amd inside an emulated machine with SVM: conformance suite and Linux boots.
+    KvmSvm {
+        /// Only conformance programs whose name contains this.
+        #[arg(default_value = "")]
+        guest: String,
+    },
     /// Run a fuzzer for long.
     Fuzz {
         /// `cpu`: instructions against the host; `kernel`: random bytes as kernels.
@@ -57,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy { bless } => tidy::run(bless),
         Task::Test { lint } => test::run(lint),
         Task::Bench { what } => bench::run(what),
+        Task::KvmSvm { guest } => kvm_svm::run(&guest),
         Task::Fuzz { target, rest } => test::fuzz(&target, &rest),
     }
 }

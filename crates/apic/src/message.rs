@@ -1,11 +1,13 @@
 //! Interrupt messages: what travels between I/O APICs, PCI devices and local APICs (SDM 3A §11.6.1, §11.11).
 //!
 //! ```text
-//! address  31      20 19      12 11    4  3   2   1 0
-//!         [ FEEh     | dest ID  | 0     | RH| DM| 0  ]
+//! address  63        40 39 32 31      20 19      12 11    4  3   2   1 0
+//!         [ dest 31:8  | 0    | FEEh     | dest 7:0 | 0     | RH| DM| 0  ]
 //! data     31   16  15     14    13 11 10     8 7        0
 //!         [ 0     | trig | assert| 0  | mode   | vector   ]
 //! ```
+//! Devices write to addresses below 4 GiB; only an interrupt remapping unit puts the upper 24 bits of a wide destination into
+//! bits 63:40, which is also where KVM expects them (KVM_CAP_X2APIC_API).
 
 /// The destination that means every local APIC.
 pub const BROADCAST: u32 = u32::MAX;
@@ -94,7 +96,7 @@ impl Message {
     /// A redirection hint (RH) asks for one target, so it turns a fixed interrupt into a lowest-priority one. The
     /// destination mode bit is honoured with and without RH, as processors do. The eight-bit destination FFh means all.
     pub fn decode(address: u64, data: u32) -> Option<Self> {
-        if address >> 20 != 0xfee {
+        if address >> 20 & 0xf_ffff != 0xfee {
             return None;
         }
         let trigger = if data & 1 << 15 != 0 { Trigger::Level } else { Trigger::Edge };
@@ -105,7 +107,8 @@ impl Message {
         if mode == DeliveryMode::Fixed && address & 1 << 3 != 0 {
             mode = DeliveryMode::LowestPriority;
         }
-        let destination = (address >> 12) as u32 & 0xff;
+        let destination = (address >> 40) as u32 & 0x00ff_ffff;
+        let destination = destination << 8 | (address >> 12) as u32 & 0xff;
         Some(Message {
             destination: if destination == 0xff { BROADCAST } else { destination },
             logical: address & 1 << 2 != 0,
@@ -115,9 +118,11 @@ impl Message {
         })
     }
 
-    /// The MSI address and data that mean this message. Only eight bits of the destination fit.
+    /// The MSI address and data that mean this message.
     pub fn encode(&self) -> (u64, u32) {
-        let address = 0xfee0_0000 | u64::from(self.destination & 0xff) << 12 | u64::from(self.logical) << 2;
+        let id = if self.destination == BROADCAST { 0xff } else { self.destination };
+        let address =
+            u64::from(id >> 8) << 40 | 0xfee0_0000 | u64::from(id & 0xff) << 12 | u64::from(self.logical) << 2;
         let trigger = if self.trigger == Trigger::Level { 0xc000 } else { 0 };
         (address, trigger | self.mode.bits() << 8 | u32::from(self.vector))
     }
@@ -154,7 +159,9 @@ mod tests {
     fn encoding_round_trips() {
         for mode in (0..8).filter_map(DeliveryMode::from_bits) {
             for trigger in [Trigger::Edge, Trigger::Level] {
-                for (destination, logical) in [(0, false), (7, true), (BROADCAST, false)] {
+                for (destination, logical) in
+                    [(0, false), (7, true), (0x1234, false), (0xffff_ff00, false), (BROADCAST, false)]
+                {
                     let m = Message { destination, logical, mode, vector: 0x9c, trigger };
                     let (address, data) = m.encode();
                     assert_eq!(Message::decode(address, data), Some(m));

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::run::ScreenArgs;
+
 /// Creates, boots and manages virtual machines anywhere, without KVM, root or kernel modules.
 #[derive(Parser, Debug)]
 #[command(name = "visor", version, arg_required_else_help = true, max_term_width = 110)]
@@ -45,12 +47,13 @@ const RUN_EXAMPLES: &str = "Examples:
   visor run tiny -- uname -a                       one command; its output, its exit status
   tar c src | visor run tiny -- tar x -C /tmp      standard input is the command's
   visor run tiny -p 8080:80                        port 8080 of the host leads to port 80 of the guest
+  visor run --disk sys.img                         boot a disk as a PC does, through its BIOS
   visor run --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0' --memory 512M";
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct RunArgs {
     /// The image to boot: `tiny`.
-    #[arg(required_unless_present = "kernel", conflicts_with = "kernel")]
+    #[arg(required_unless_present_any = ["kernel", "disk", "firmware"], conflicts_with_all = ["kernel", "firmware"])]
     pub(crate) image: Option<String>,
     /// A command to run in the guest instead of an interactive shell. Without one and without a terminal, the shell `sh` reads
     /// its commands from standard input.
@@ -77,18 +80,29 @@ pub(crate) struct RunArgs {
     /// Stop the machine after this time and exit with status 124 (90, 90s, 5m, 1h).
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) firmware: FirmwareArgs,
     /// Which engine runs the CPUs.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
-    /// Attach a raw disk image (vda, vdb, ...; after an image's own vda); `FILE,ro` attaches it read-only.
+    /// Attach a raw disk image (vda, vdb, ...; after an image's own vda); `FILE,ro` attaches it read-only. Without an image or a
+    /// kernel the machine boots from it.
     #[arg(long, value_name = "FILE[,ro]")]
     pub(crate) disk: Vec<String>,
     /// Give the guest an exit port at 0xf4: a byte V written there ends the machine with exit status (V << 1) | 1.
     #[arg(long)]
     pub(crate) debug_exit: bool,
+    /// Give the machine an IOMMU (Intel VT-d) that translates DMA and remaps interrupts once the guest enables it.
+    #[arg(long)]
+    pub(crate) iommu: bool,
+    /// Add the small teaching device (PCI 1234:11e8) that test kernels know from QEMU.
+    #[arg(long)]
+    pub(crate) edu: bool,
     /// End when the guest reboots or crashes, instead of starting it again.
     #[arg(long)]
     pub(crate) no_reboot: bool,
+    #[command(flatten)]
+    pub(crate) screen: ScreenArgs,
     /// Print on standard error what the machine did when it ends: instructions, exits, time.
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
     pub(crate) stats: Option<StatsFormat>,
@@ -142,6 +156,42 @@ pub(crate) enum EngineArg {
     Soft,
     /// The host's KVM.
     Kvm,
+}
+
+/// Booting as a PC does.
+#[derive(clap::Args, Debug, Default)]
+pub(crate) struct FirmwareArgs {
+    /// Boot through this firmware instead of entering a kernel directly; `bios` if nothing but disks is given. With --kernel,
+    /// `uefi` boots that kernel.
+    #[arg(long, value_enum)]
+    pub(crate) firmware: Option<FirmwareArg>,
+    /// What to boot from, the first choice first (cd, disk, net); nothing else is tried.
+    #[arg(long, value_name = "DEVICES", value_enum, value_delimiter = ',', conflicts_with = "image")]
+    pub(crate) boot: Vec<BootArg>,
+    /// Let the firmware show its boot menu.
+    #[arg(long, conflicts_with = "image")]
+    pub(crate) boot_menu: bool,
+    /// Keep UEFI's variables in this file, made if it is missing; without it they are forgotten.
+    #[arg(long, value_name = "FILE", conflicts_with = "image")]
+    pub(crate) efi_vars: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FirmwareArg {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BootArg {
+    /// CD-ROM drives.
+    Cd,
+    /// Disks.
+    Disk,
+    /// Network cards.
+    Net,
 }
 
 #[derive(clap::Args, Debug)]
@@ -259,6 +309,8 @@ mod tests {
         let parse = |line: &str| Args::try_parse_from(line.split(' '));
         assert!(parse("visor run tiny -- sh -c true").is_ok());
         assert!(parse("visor run --kernel x --append console=ttyS0").is_ok());
+        assert!(parse("visor run --disk x").is_ok(), "through firmware");
+        assert!(parse("visor run --firmware uefi --boot cd,disk --efi-vars x").is_ok());
         assert!(parse("visor run").is_err(), "an image or a kernel is needed");
         assert!(parse("visor run tiny --kernel x").is_err(), "one of them");
     }

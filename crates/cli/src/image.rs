@@ -46,7 +46,7 @@ fn known(name: &str) -> Result<(), Failure> {
 }
 
 fn build(quiet: bool) -> Result<Image, Failure> {
-    let mut watcher = Watcher(Phases::new(quiet));
+    let mut watcher = Watcher::new(quiet);
     ImageBuilder::new(store()).build(&mut watcher).map_err(failed)
 }
 
@@ -55,8 +55,14 @@ fn failed(error: ImageError) -> Failure {
     Failure::from(anyhow::Error::from(error).context("the image `tiny` could not be built")).hint(hint)
 }
 
-/// Shows the phases of a build.
-struct Watcher(Phases);
+/// Shows the phases of a build or a download.
+pub(crate) struct Watcher(Phases);
+
+impl Watcher {
+    pub(crate) fn new(quiet: bool) -> Self {
+        Watcher(Phases::new(quiet))
+    }
+}
 
 impl Progress for Watcher {
     fn phase(&mut self, phase: Phase, total: u64) {

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod kick;
+mod slots;
 mod state;
 mod vcpu;
 mod vm;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Cap, Kvm};
 use visor_engine::{Engine, EngineCaps, EngineError, EngineErrorKind, GuestMemory, Vm, VmConfig};
-use visor_x86::cpuid::{Cpuid, Entry, Regs};
+use visor_x86::cpuid::{Cpuid, Entry, Regs, feature};
 
 /// The leaves whose answer depends on ECX (SDM 2A, CPUID).
 const WITH_SUBLEAVES: [u32; 8] = [4, 7, 0xb, 0xd, 0xf, 0x10, 0x14, 0x8000_001d];
@@ -82,7 +83,10 @@ fn supported(kvm: &Kvm) -> Result<Cpuid, EngineError> {
         subleaf: WITH_SUBLEAVES.contains(&e.function).then_some(e.index),
         regs: Regs { eax: e.eax, ebx: e.ebx, ecx: e.ecx, edx: e.edx },
     });
-    Ok(Cpuid { entries: entries.collect() })
+    let mut table = Cpuid { entries: entries.collect() };
+    // It depends on the local APIC being in the kernel, which KVM does not know at this point and we do.
+    table.set(feature::TSC_DEADLINE, kvm.check_extension(Cap::TscDeadlineTimer));
+    Ok(table)
 }
 
 /// The rate of a fresh vCPU's TSC.

@@ -31,6 +31,15 @@ const RUNNABLE: u32 = 0;
 const UNINITIALIZED: u32 = 1;
 const HALTED: u32 = 3;
 
+/// Offset of XSTATE_BV in an XSAVE area.
+const XSTATE_BV: usize = 512;
+
+/// Index of PKRU among the double words of the host's XSAVE area (CPUID leaf 0Dh, subleaf 9), if it has a place there.
+fn pkru_word() -> Option<usize> {
+    let place = std::arch::x86_64::__cpuid_count(0xd, 9);
+    (place.eax >= 4 && place.ebx >= 576).then_some(place.ebx as usize / 4)
+}
+
 /// Reads the state of a vCPU that is not running.
 pub(crate) fn save(fd: &VcpuFd) -> Result<CpuState, EngineError> {
     let regs = fd.get_regs().map_err(failed("KVM_GET_REGS"))?;
@@ -55,6 +64,10 @@ pub(crate) fn save(fd: &VcpuFd) -> Result<CpuState, EngineError> {
     for (chunk, word) in state.xsave.chunks_exact_mut(4).zip(xsave.region) {
         chunk.copy_from_slice(&word.to_le_bytes());
     }
+    // The header names components that the neutral state has elsewhere or not at all.
+    state.xsave[XSTATE_BV] &= 7;
+    state.xsave[XSTATE_BV + 1..XSTATE_BV + 8].fill(0);
+    state.pkru = pkru_word().and_then(|at| xsave.region.get(at).copied()).unwrap_or(0);
     state.xcr0 = fd.get_xcrs().ok().and_then(|x| x.xcrs.iter().find(|x| x.xcr == 0).map(|x| x.value)).unwrap_or(1);
     state.msrs = read_msrs(fd)?;
     state.halted = mp == HALTED;
@@ -135,7 +148,11 @@ fn restore_fpu(fd: &VcpuFd, state: &CpuState) -> Result<(), EngineError> {
     for (word, chunk) in xsave.region.iter_mut().zip(state.xsave.chunks_exact(4)) {
         *word = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
     }
-    // SAFETY: the structure is complete; XCR0 names no component larger than it (x87, SSE, AVX).
+    if let Some(word) = pkru_word().and_then(|at| xsave.region.get_mut(at)) {
+        *word = state.pkru;
+        xsave.region[XSTATE_BV / 4] |= u32::from(state.pkru != 0) << 9;
+    }
+    // SAFETY: the structure is complete; XCR0 names no component larger than it (x87, SSE, AVX, PKRU).
     unsafe { fd.set_xsave(&xsave) }.map_err(failed("KVM_SET_XSAVE"))
 }
 

@@ -89,6 +89,14 @@ impl KvmVcpu {
             Ok(VcpuExit::Hlt) => return Ok(Some(Stop::Halted)),
             Ok(VcpuExit::Shutdown) => return Ok(Some(Stop::TripleFault)),
             Ok(VcpuExit::SystemEvent(..)) => return Ok(Some(Stop::TripleFault)),
+            Ok(VcpuExit::FailEntry(reason, _)) => {
+                let what = format!("KVM: the host's processor refuses the state of CPU {} (reason {reason:#x})", self.id.0);
+                return Err(EngineError::new(EngineErrorKind::Host, what));
+            }
+            Ok(VcpuExit::InternalError) => {
+                let what = format!("KVM: its instruction emulator gave up on CPU {} (InternalError)", self.id.0);
+                return Err(EngineError::new(EngineErrorKind::Host, what));
+            }
             Ok(other) => {
                 let what = format!("KVM: CPU {} stopped for a reason visor does not know: {other:?}", self.id.0);
                 return Err(EngineError::new(EngineErrorKind::Host, what));

@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
     CpuId, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry, kvm_msi,
-    kvm_userspace_memory_region,
 };
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_CPUID_FLAG_SIGNIFCANT_INDEX};
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_X2APIC_API_USE_32BIT_IDS,
+};
 use kvm_ioctls::{Kvm, VmFd};
 use visor_engine::{EngineError, EngineErrorKind, GuestMemory, MsiSink, Vcpu, VcpuId, Vm};
 use visor_x86::cpuid::Cpuid;
 
 use crate::failed;
 use crate::kick::Kick;
+use crate::slots::Slots;
 use crate::vcpu::KvmVcpu;
 
 /// Inputs of the I/O APIC for which the kernel reserves interrupt routes.
@@ -23,6 +25,7 @@ const IOAPIC_ROUTES: usize = 24;
 pub(crate) struct KvmVm {
     fd: Arc<VmFd>,
     memory: Arc<GuestMemory>,
+    slots: Arc<Slots>,
     msi: Arc<KvmMsi>,
     boot: OnceLock<Arc<Kick>>,
 }
@@ -34,19 +37,24 @@ impl KvmVm {
         let mut cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
         cap.args[0] = IOAPIC_ROUTES as u64;
         fd.enable_cap(&cap).map_err(failed("KVM_CAP_SPLIT_IRQCHIP"))?;
-        for (slot, (range, offset)) in memory.layout().iter().enumerate() {
-            let region = kvm_userspace_memory_region {
-                slot: slot as u32,
-                flags: 0,
-                guest_phys_addr: range.start.0,
-                memory_size: range.len,
-                userspace_addr: memory.base() as u64 + offset,
-            };
-            // SAFETY: the memory is mapped as long as `memory` lives, which this VM keeps.
-            unsafe { fd.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
+        // Destinations of 32 bits in messages; needed only where the host allows CPUs beyond 254, so older hosts may lack it.
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
+        cap.args[0] = u64::from(KVM_X2APIC_API_USE_32BIT_IDS);
+        if let Err(e) = fd.enable_cap(&cap) {
+            tracing::debug!("KVM_CAP_X2APIC_API: {e}");
         }
+        let slots = Slots::new(fd.clone(), &memory);
+        slots.show(&memory.mappings())?;
+        let slots = Arc::new(slots);
+        let (seen, follower) = (Arc::downgrade(&memory), slots.clone());
+        memory.on_remap(move || {
+            let Some(memory) = seen.upgrade() else { return };
+            if let Err(e) = follower.show(&memory.mappings()) {
+                tracing::error!("the guest's memory cannot be mapped anew: {e}");
+            }
+        });
         let msi = Arc::new(KvmMsi { fd: fd.clone(), level: Mutex::new(VecDeque::new()) });
-        Ok(KvmVm { fd, memory, msi, boot: OnceLock::new() })
+        Ok(KvmVm { fd, memory, slots, msi, boot: OnceLock::new() })
     }
 }
 
@@ -75,6 +83,10 @@ impl Vm for KvmVm {
         if let Some(kick) = self.boot.get() {
             kick.nmi();
         }
+    }
+
+    fn collect_writes(&self) {
+        self.slots.collect(&self.memory);
     }
 }
 
@@ -116,13 +128,15 @@ fn msi_route(gsi: usize, address: u64, data: u32) -> kvm_irq_routing_entry {
 
 impl MsiSink for KvmMsi {
     fn send(&self, address: u64, data: u32) {
-        if address >> 20 != 0xfee {
+        // Bits 63:40 are the upper part of a wide destination.
+        if address >> 20 & 0xf_ffff != 0xfee {
             return;
         }
         if data & 1 << 15 != 0 {
             self.route_level(address, data);
         }
-        let msi = kvm_msi { address_lo: address as u32, data, ..Default::default() };
+        let msi =
+            kvm_msi { address_lo: address as u32, address_hi: (address >> 32) as u32, data, ..Default::default() };
         if let Err(e) = self.fd.signal_msi(msi) {
             tracing::debug!("KVM_SIGNAL_MSI: {e}");
         }

@@ -29,6 +29,8 @@ pub mod attention {
     pub const WORK: u32 = 1 << 2;
     /// The alarm of translated code rang: look at the clock.
     pub const TIMER: u32 = 1 << 3;
+    /// Other memory is shown at some addresses than before: forget cached translations.
+    pub const REMAP: u32 = 1 << 4;
 }
 
 /// Execution mode of the code that runs, part of the key of a decoded block.

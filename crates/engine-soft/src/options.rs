@@ -25,6 +25,8 @@ pub struct SoftOptions {
     pub bisect: Option<Range<u64>>,
     /// Size of the code cache in bytes, [`CODE_CACHE_MIN`] to [`CODE_CACHE_MAX`].
     pub code_cache: u64,
+    /// Translate code that is met for the first time, rather than when it proves to be used. For tests.
+    pub eager: bool,
     /// Name translated blocks in `/tmp/perf-PID.map`.
     pub perf_map: bool,
 }
@@ -46,6 +48,7 @@ impl Default for SoftOptions {
             lockstep: false,
             bisect: None,
             code_cache: CODE_CACHE_DEFAULT,
+            eager: false,
             perf_map: false,
         }
     }
@@ -80,7 +83,7 @@ impl SoftOptions {
             return invalid(format!("there is no block in the range {}..{}", range.start, range.end));
         }
         let (lockstep, bisect, perf_map) = (user.lockstep, user.translate_range.clone(), user.perf_map);
-        Ok(SoftOptions { tier, lockstep, bisect, code_cache, perf_map })
+        Ok(SoftOptions { tier, lockstep, bisect, code_cache, eager: false, perf_map })
     }
 }
 
@@ -134,6 +137,7 @@ mod tests {
             lockstep: true,
             bisect: Some(3..7),
             code_cache: 8 << 20,
+            eager: false,
             perf_map: true,
         };
         assert_eq!(SoftOptions::from_user(&all).unwrap(), expected);

@@ -52,8 +52,16 @@ fn attend(cpu: &mut Cpu, mut translator: Option<&mut Translator>) -> Option<Stop
                 t.invalidate(changed);
             }
         }
+        if let Some(t) = &mut translator
+            && why & attention::TIMER != 0
+        {
+            t.alarm_rang();
+        }
         if why & attention::KICK != 0 {
             return Some(Stop::Kicked);
+        }
+        if cpu.port.attention.fetch_and(!attention::REMAP, Ordering::SeqCst) & attention::REMAP != 0 {
+            cpu.mmu.flush_all();
         }
         cpu.tick_timer();
         match cpu.take_events() {
@@ -83,6 +91,8 @@ fn advance(cpu: &mut Cpu, blocks: &mut Blocks, translator: Option<&mut Translato
     if let Some(t) = translator {
         match t.run(cpu) {
             Ok(true) => return,
+            // Translated code may have changed how what follows has to be run.
+            Ok(false) if cpu.mode.single || cpu.shadow => return,
             Ok(false) => {}
             Err(_) => return cpu.deliver(Event::Exception(cpu.fault)),
         }

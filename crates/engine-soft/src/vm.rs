@@ -18,6 +18,7 @@ use crate::cpu::{Cpu, attention};
 use crate::fabric::{CpuPort, Fabric};
 use crate::mmu::CpuBox;
 use crate::options::{SoftOptions, Tier};
+use crate::perf_map::PerfMap;
 use crate::run;
 use crate::translate::Translator;
 use crate::sys::{ResetKind, announced};
@@ -59,6 +60,14 @@ impl SoftEngine {
 }
 
 impl SoftEngine {
+    fn perf_map(&self) -> Result<Option<Arc<PerfMap>>, EngineError> {
+        if !self.options.perf_map {
+            return Ok(None);
+        }
+        let map = PerfMap::create().map_err(|e| EngineError::host("cannot write the perf map in /tmp", e))?;
+        Ok(Some(Arc::new(map)))
+    }
+
     /// What it was made with.
     pub fn options(&self) -> &SoftOptions {
         &self.options
@@ -75,13 +84,20 @@ impl Engine for SoftEngine {
             let what = format!("a VM has 1 to {MAX_VCPUS} CPUs, not {}", config.vcpus);
             return Err(EngineError::new(EngineErrorKind::Invalid, what));
         }
+        let fabric = Arc::new(Fabric::default());
+        let told = Arc::downgrade(&fabric);
+        memory.on_remap(move || {
+            let ports = told.upgrade().map(|f| f.ports()).unwrap_or_default();
+            ports.iter().for_each(|p| p.notify(attention::REMAP));
+        });
         Ok(Box::new(SoftVm {
-            fabric: Arc::new(Fabric::default()),
+            fabric,
             memory,
             fpu: self.fpu.clone(),
             clock: self.clock,
             epoch_tsc: host_tsc(),
             options: self.options.clone(),
+            perf_map: self.perf_map()?,
         }))
     }
 }
@@ -94,6 +110,7 @@ struct SoftVm {
     /// Host TSC at which guest time and the guest's TSCs were zero.
     epoch_tsc: u64,
     options: SoftOptions,
+    perf_map: Option<Arc<PerfMap>>,
 }
 
 impl SoftVm {
@@ -101,7 +118,7 @@ impl SoftVm {
         if self.options.tier == Tier::Interpreter {
             return Ok(None);
         }
-        let translator = Translator::new(self.options.code_cache as usize)
+        let translator = Translator::new(&self.options, self.perf_map.clone())
             .map_err(|e| EngineError::host("the host gives no memory for translated code (memfd, PROT_EXEC)", e))?;
         let port = port.clone();
         self.memory.frames().watch(move |frame| port.code_changed(frame));

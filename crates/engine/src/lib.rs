@@ -78,6 +78,9 @@ pub trait Vm: Send + Sync {
 
     /// Raises a non-maskable interrupt on the boot CPU.
     fn nmi(&self);
+
+    /// To be called before `DeviceMemory::collect`: fetches what is known of writes elsewhere (the host's kernel).
+    fn collect_writes(&self) {}
 }
 
 /// Accepts message-signalled interrupts (SDM 3A §11.11: address FEEx_xxxxh, data with vector and delivery mode).

@@ -4,7 +4,7 @@
 //! 0000_0000 .. 0009_FC00  RAM
 //! 0009_FC00 .. 000A_0000  RAM, reserved: extended BIOS data area
 //! 000A_0000 .. 000C_0000  no RAM: VGA window
-//! 000C_0000 .. 000E_0000  no RAM: option ROMs
+//! 000C_0000 .. 000E_0000  option ROMs, if firmware shadows them; else nothing
 //! 000E_0000 .. 0010_0000  RAM, reserved: ACPI and SMBIOS tables, BIOS
 //! 0010_0000 .. C000_0000  RAM as far as it goes
 //! C000_0000 .. FEC0_0000  PCI memory windows
@@ -98,12 +98,15 @@ impl MemoryMap {
     }
 }
 
-/// The RAM ranges of a machine with `bytes` of RAM, for [`visor_memory::GuestMemory::new`]. The VGA window and the option
-/// ROM area have none, so that a guest probing for a display or a ROM finds nothing.
+/// RAM that the host bridge shows and hides: option ROMs and the BIOS area.
+pub const SHADOW: RamRange = RamRange { start: Gpa(0xc_0000), len: ONE_MIB - 0xc_0000 };
+
+/// The RAM ranges of a machine with `bytes` of RAM, for [`visor_memory::GuestMemory::with_extra`]. The VGA window has none; what
+/// is in [`SHADOW`] the host bridge decides.
 pub fn ram_layout(bytes: u64) -> Vec<RamRange> {
     let (low_end, high) = split(bytes);
     let range = |start, end| RamRange { start: Gpa(start), len: end - start };
-    let mut ranges = vec![range(0, VGA), range(TABLES, low_end)];
+    let mut ranges = vec![range(0, VGA), range(SHADOW.start.0, low_end)];
     if high > 0 {
         ranges.push(range(HIGH_RAM, HIGH_RAM + high));
     }

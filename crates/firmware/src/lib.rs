@@ -12,6 +12,9 @@
 //! | Multiboot header | Multiboot 0.6.96: ELF32, ELF64 or a.out-kludge image, 32-bit entry |
 //! | vmlinux without such a note | the Linux 64-bit entry |
 //!
+//! A guest that boots through a BIOS or UEFI firmware gets its description from [`fw_cfg`] instead; UEFI keeps its variables in
+//! [`flash`].
+//!
 //! The images come from people and the network, so every parser here is total: bad input is a [`BootError`], never a panic.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -22,6 +25,7 @@ mod bzimage;
 mod elf;
 mod entry;
 mod error;
+pub mod flash;
 pub mod fw_cfg;
 mod identify;
 mod layout;
@@ -38,4 +42,4 @@ mod tests;
 pub use boot::{Boot, BootSource, boot};
 pub use error::{BootError, BootErrorKind};
 pub use identify::{KernelKind, describe, identify};
-pub use layout::{E820, E820Kind, HIGH_RAM, LOW_RAM_LIMIT, MemoryMap, ram_layout};
+pub use layout::{E820, E820Kind, HIGH_RAM, LOW_RAM_LIMIT, MemoryMap, SHADOW, ram_layout};

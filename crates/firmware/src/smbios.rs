@@ -42,6 +42,36 @@ fn entry_point(at: u64, len: u32) -> Vec<u8> {
     e
 }
 
+/// Files for fw_cfg: the structures, and an entry point in the old form, which every firmware knows how to place (§5.2.1).
+pub fn files(config: &SmbiosConfig) -> [(&'static str, Vec<u8>); 2] {
+    let table = table(config);
+    let (count, largest) = measure(&table);
+    let mut e = b"_SM_\0\x1f\x02\x08".to_vec();
+    e.extend(largest.to_le_bytes());
+    e.extend([0; 6]); // revision; formatted area
+    e.extend(b"_DMI_\0");
+    e.extend((table.len() as u16).to_le_bytes());
+    e.extend([0; 4]); // address: firmware's
+    e.extend(count.to_le_bytes());
+    e.push(0x28);
+    e[0x15] = checksum(&e[0x10..]);
+    e[4] = checksum(&e);
+    [("etc/smbios/smbios-tables", table), ("etc/smbios/smbios-anchor", e)]
+}
+
+/// Number of structures, and bytes of the largest with its strings.
+fn measure(table: &[u8]) -> (u16, u16) {
+    let (mut rest, mut count, mut largest) = (table, 0, 0);
+    while let [_, len, ..] = *rest {
+        let strings = rest.get(usize::from(len)..).unwrap_or_default();
+        let end = strings.windows(2).position(|w| w == [0, 0]).map_or(rest.len(), |p| usize::from(len) + p + 2);
+        count += 1;
+        largest = largest.max(end as u16);
+        rest = rest.get(end..).unwrap_or_default();
+    }
+    (count, largest)
+}
+
 /// All structures, one after the other.
 pub fn table(config: &SmbiosConfig) -> Vec<u8> {
     let mut t = Builder { out: Vec::new(), handle: 0 };
@@ -195,6 +225,10 @@ mod tests {
             at = strings + table[strings..].windows(2).position(|w| w == [0, 0]).unwrap() + 2;
         }
         assert_eq!(lengths, [(0, 24), (1, 27), (3, 22), (4, 48), (16, 23), (17, 40), (19, 31), (127, 4)]);
+        let [(_, same), (_, anchor)] = files(&config(2));
+        assert_eq!(same, table);
+        assert_eq!((anchor.len(), checksum(&anchor), checksum(&anchor[16..])), (31, 0, 0));
+        assert_eq!(anchor[28..30], [8, 0], "structures");
         let e = entry_point(0xf1020, table.len() as u32);
         assert_eq!((e.len(), checksum(&e)), (24, 0));
     }

@@ -20,6 +20,7 @@ mod emit;
 mod features;
 mod gather;
 mod image;
+mod observe;
 mod op;
 mod plan;
 mod software;

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use iced_x86::{Instruction, Mnemonic};
 
 use crate::emit::GAVE_UP;
+use crate::observe::observe;
 use crate::op::{FpuClass, FpuFault, OpRegs, OperandMemory, merge_flags};
 use crate::plan::Plan;
 use crate::state::{FpuState, MXCSR_DEFAULT, X87State};
 use crate::unit::{FpuUnit, Thunk, ThunkFn};
 
 /// All six SIMD exceptions masked.
-const MXCSR_ALL_MASKED: u32 = 0x1F80;
+pub(crate) const MXCSR_ALL_MASKED: u32 = 0x1F80;
 /// Flush to zero.
 const MXCSR_FTZ: u32 = 1 << 15;
 /// MXCSR without the exception flags.
@@ -204,10 +205,12 @@ impl VectorOp {
         }
         if raised & unmasked != 0 {
             *regs.gpr = registers;
-            if raised & unmasked & FLAGS_PRE_COMPUTATION != 0 {
-                raised &= FLAGS_PRE_COMPUTATION;
-            }
-            state.x87.mxcsr = guest | raised;
+            state.x87.mxcsr = self.flags_of_fault(state, regs, buffer).unwrap_or_else(|| {
+                if raised & unmasked & FLAGS_PRE_COMPUTATION != 0 {
+                    raised &= FLAGS_PRE_COMPUTATION;
+                }
+                guest | raised
+            });
             return Err(if regs.osxmmexcpt { FpuFault::SimdFault } else { FpuFault::Undefined });
         }
         *state = trial;
@@ -216,6 +219,17 @@ impl VectorOp {
             merge_flags(regs.rflags, captured);
         }
         Ok(())
+    }
+
+    /// MXCSR after the exception that the instruction raises, as the host says; nothing else changes.
+    fn flags_of_fault(&self, state: &FpuState, regs: &mut OpRegs<'_>, buffer: *mut u8) -> Option<u32> {
+        let registers = *regs.gpr;
+        let mut trial = state.clone();
+        let mxcsr = observe(|| {
+            self.call(self.function, &mut trial, regs, buffer);
+        });
+        *regs.gpr = registers;
+        mxcsr
     }
 
     #[inline]

@@ -193,6 +193,11 @@ impl ImageStore {
         self.directory.join("packages")
     }
 
+    /// The directory of firmware by package.
+    pub(crate) fn firmware(&self) -> PathBuf {
+        self.directory.join("firmware")
+    }
+
     /// Waits until no other build runs, and keeps others waiting until the result is dropped.
     pub(crate) fn lock(&self, waiting: impl FnOnce()) -> Result<File, ImageError> {
         fs::create_dir_all(&self.directory).doing("create", &self.directory)?;

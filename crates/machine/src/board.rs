@@ -2,16 +2,21 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use visor_chipset::{AcpiPm, LegacyReplacement, PowerSink, Uart};
+use visor_chipset::{AcpiPm, I8042, LegacyReplacement, PowerSink, Rtc, Uart};
 use visor_device::{Bus, Clock, Device, Mmio, Pio, TimerSlot};
-use visor_engine::{GuestMemory, Vm};
+use visor_engine::{GuestMemory, MsiSink, Vm};
+use visor_display::{Screen, Vga};
 use visor_firmware::MemoryMap;
-use visor_pci::{IntxPin, PciBus, PciError};
+use visor_iommu::Iommu;
+use visor_pci::{DmaMemory, IntxLine, IntxPin, PciAddress, PciBus, PciDevice, PciError, SourceId};
+use visor_firmware::fw_cfg::FwCfg;
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
+use visor_virtio::input::TabletHandle;
 use visor_virtio::{VirtioDevice, VirtioPci};
 
 use crate::chars::SerialLine;
 use crate::error::{MachineError, MachineErrorKind};
+use crate::firmware::{Bootable, Image, LogPort};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
 use crate::timers::Timers;
@@ -35,8 +40,11 @@ pub(crate) struct Board<'a> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timers: Arc<Timers>,
     pub(crate) irqs: Arc<Irqs>,
+    pub(crate) iommu: Option<Arc<Iommu>>,
     pub(crate) power: Arc<dyn PowerSink>,
     pub(crate) serial: SerialLine,
+    pub(crate) log: LogPort,
+    pub(crate) image: Option<&'a Image>,
     pub(crate) pio: Arc<Bus<Pio>>,
     pub(crate) mmio: Arc<Bus<Mmio>>,
     pub(crate) legacy: LegacyReplacement,
@@ -53,6 +61,10 @@ pub(crate) struct Built {
     /// Devices that keep it: the RTC and the wake logic.
     pub(crate) kept: Vec<Arc<Mutex<dyn Device>>>,
     pub(crate) pci: Option<Arc<Mutex<PciBus>>>,
+    pub(crate) i8042: Option<Arc<Mutex<I8042>>>,
+    pub(crate) tablet: Option<TabletHandle>,
+    pub(crate) vga: Option<Vga>,
+    pub(crate) screen: Option<Arc<Screen>>,
     pub(crate) pm: Option<Arc<Mutex<AcpiPm>>>,
     pub(crate) uart: Option<Arc<Mutex<Uart>>>,
     pub(crate) console: Option<ConsoleHandle>,
@@ -61,6 +73,14 @@ pub(crate) struct Built {
     pub(crate) net: Option<Arc<crate::net::Drive>>,
     /// Low half of the HPET's capabilities.
     pub(crate) hpet: Option<u32>,
+    /// There is an IOMMU.
+    pub(crate) iommu: bool,
+    pub(crate) rtc: Option<Arc<Mutex<Rtc>>>,
+    pub(crate) fw_cfg: Option<Arc<Mutex<FwCfg>>>,
+    /// What firmware can boot from, in the order in which it is to be tried within a kind.
+    pub(crate) bootable: Vec<Bootable>,
+    /// Firmware initialises the board.
+    pub(crate) firmware: bool,
 }
 
 impl Board<'_> {
@@ -96,16 +116,46 @@ impl Board<'_> {
         device
     }
 
-    /// Puts a virtio device into the next free slot.
-    pub(crate) fn virtio(&mut self, device: impl VirtioDevice + 'static) -> Result<(), MachineError> {
+    /// Puts a function at a fixed place.
+    pub(crate) fn function(&mut self, at: PciAddress, function: impl PciDevice + 'static) -> Result<(), MachineError> {
+        let pci = self.built.pci.clone().ok_or(PciError::Full)?;
+        let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(pci.add(at, Arc::new(Mutex::new(function)))?)
+    }
+
+    /// Puts a virtio device into the next free slot, and tells which.
+    pub(crate) fn virtio(&mut self, device: impl VirtioDevice + 'static) -> Result<PciAddress, MachineError> {
+        self.pci_function(|w| VirtioPci::new(Box::new(device), w.memory, w.msi, w.intx))
+    }
+
+    /// Puts what `make` makes into the next free slot of the PCI bus, and tells which.
+    pub(crate) fn pci_function<D: PciDevice + 'static>(
+        &mut self,
+        make: impl FnOnce(PciWires) -> Result<D, PciError>,
+    ) -> Result<PciAddress, MachineError> {
         let pci = self.built.pci.clone().ok_or(PciError::Full)?;
         let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
         let at = pci.free_device()?;
-        let intx = pci.intx(at, IntxPin::A);
-        let function = VirtioPci::new(Box::new(device), self.memory.clone(), self.vm.msi(), intx)?;
+        let function = make(self.pci_wires(at, pci.intx(at, IntxPin::A)))?;
         pci.add(at, Arc::new(Mutex::new(function)))?;
-        Ok(())
+        Ok(at)
     }
+
+    /// What connects the function at `at` with the machine, through the IOMMU if there is one.
+    pub(crate) fn pci_wires(&self, at: PciAddress, intx: IntxLine) -> PciWires {
+        let source = SourceId::from(at);
+        match &self.iommu {
+            Some(iommu) => PciWires { memory: iommu.memory(source), msi: iommu.msi(source), intx },
+            None => PciWires { memory: self.memory.clone().into(), msi: self.vm.msi(), intx },
+        }
+    }
+}
+
+/// A PCI function's connections.
+pub(crate) struct PciWires {
+    pub(crate) memory: DmaMemory,
+    pub(crate) msi: Arc<dyn MsiSink>,
+    pub(crate) intx: IntxLine,
 }
 
 /// Port writes of a BIOS: both 8259s with vectors, cascade, 8086 mode and masks (timer, cascade, keyboard; inputs 8 to 15
@@ -127,6 +177,19 @@ const BIOS_PORTS: &[(u16, u8)] = &[
     (0x40, 0),
 ];
 
+/// CMOS register and value by which firmware learns that the machine wakes from S3.
+const SHUTDOWN_STATUS: u8 = 0x0f;
+const RESUME: u8 = 0xfe;
+
+/// Configuration registers and what a BIOS leaves there: in the host bridge RAM at F0000h, read-only, and at E0000h; the ports of
+/// power management at 600h.
+const BIOS_CONFIG: &[(u32, [u8; 4])] = &[
+    (0x8000_0058, [0, 0x10, 0, 0]),
+    (0x8000_005c, [0, 0, 0x33, 0x33]),
+    (0x8000_0b40, [0x01, 0x06, 0, 0]),
+    (0x8000_0b80, [0x01, 0, 0, 0]),
+];
+
 impl Built {
     /// Back to the state after power-on, with addresses assigned as firmware would.
     pub(crate) fn reset(&self) -> Result<(), MachineError> {
@@ -146,12 +209,22 @@ impl Built {
         if let Some(pm) = &self.pm {
             pm.lock().unwrap_or_else(PoisonError::into_inner).wake();
         }
+        if let Some(rtc) = self.rtc.as_ref().filter(|_| self.firmware) {
+            rtc.lock().unwrap_or_else(PoisonError::into_inner).set_byte(SHUTDOWN_STATUS, RESUME);
+        }
         self.initialise()
     }
 
     /// What firmware would have done before a directly booted kernel runs: interrupt controllers and timer as a BIOS leaves them
-    /// (vectors 8 and 70h, the timer at 18.2 Hz), addresses for the PCI functions.
+    /// (vectors 8 and 70h, the timer at 18.2 Hz), RAM in the BIOS area, addresses for the PCI functions.
     pub(crate) fn initialise(&self) -> Result<(), MachineError> {
+        if self.firmware {
+            return Ok(());
+        }
+        for (address, value) in BIOS_CONFIG {
+            self.ports.write(0xcf8, &address.to_le_bytes());
+            self.ports.write(0xcfc, value);
+        }
         for (port, value) in BIOS_PORTS {
             self.ports.write(*port, &[*value]);
         }

@@ -22,12 +22,18 @@ type Hide = (u32, u32, Regs);
 const AVX_512: u32 = 1 << 16 | 1 << 17 | 1 << 21 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 30 | 1 << 31;
 const NOTHING: Regs = Regs { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 
-/// Beyond x86-64-v3: AVX-512.
-const BEYOND_V3: Hide = (7, 0, Regs { ebx: AVX_512, ..NOTHING });
+/// Beyond x86-64-v3: AVX-512 and protection keys.
+const BEYOND_V3: Hide = (7, 0, Regs { ebx: AVX_512, ecx: KEYS, ..NOTHING });
+/// PKU, OSPKE and PKS.
+const KEYS: u32 = 1 << 3 | 1 << 4 | 1 << 31;
+/// PKRU among the extended states; it is the last one and takes eight bytes.
+const NO_PKRU: Hide = (0xd, 0, Regs { eax: 1 << 9, ebx: 8, ecx: 8, ..NOTHING });
+const NO_PKRU_LEAF: Hide = (0xd, 9, Regs { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX });
 /// Beyond x86-64-v2: FMA, MOVBE, XSAVE, AVX, F16C.
 const BEYOND_V2: Hide = (1, 0, Regs { ecx: 1 << 12 | 1 << 22 | 1 << 26 | 1 << 28 | 1 << 29, ..NOTHING });
 /// BMI1, AVX2, BMI2, and what needs the AVX state: VAES, VPCLMULQDQ, GFNI stays.
-const BEYOND_V2_7: Hide = (7, 0, Regs { ebx: AVX_512 | 1 << 3 | 1 << 5 | 1 << 8, ecx: 1 << 9 | 1 << 10, ..NOTHING });
+const BEYOND_V2_7: Hide =
+    (7, 0, Regs { ebx: AVX_512 | 1 << 3 | 1 << 5 | 1 << 8, ecx: 1 << 9 | 1 << 10 | KEYS, ..NOTHING });
 /// LZCNT.
 const BEYOND_V2_EXT: Hide = (0x8000_0001, 0, Regs { ecx: 1 << 5, ..NOTHING });
 /// The XSAVE leaf itself.
@@ -39,7 +45,12 @@ const V2: &[Hide] = &[BEYOND_V2, BEYOND_V2_7, BEYOND_V2_EXT, NO_XSAVE];
 /// All models.
 pub const MODELS: &[CpuModel] = &[
     CpuModel { name: "max", about: "everything the engine can do", hidden: &[], amd: false },
-    CpuModel { name: "x86-64-v3", about: "AVX2, BMI, FMA; no AVX-512", hidden: &[BEYOND_V3], amd: false },
+    CpuModel {
+        name: "x86-64-v3",
+        about: "AVX2, BMI, FMA; no AVX-512",
+        hidden: &[BEYOND_V3, NO_PKRU, NO_PKRU_LEAF],
+        amd: false,
+    },
     CpuModel { name: "x86-64-v2", about: "SSE4.2 and POPCNT; no AVX", hidden: V2, amd: false },
     CpuModel {
         name: "x86-64-v2-amd",

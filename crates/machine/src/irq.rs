@@ -8,6 +8,7 @@ use visor_apic::IoApic;
 use visor_chipset::{IntrSink, Pic};
 use visor_device::{IrqLine, IrqSink};
 use visor_engine::Vm;
+use visor_iommu::Iommu;
 
 /// Both kinds of interrupt controller.
 pub(crate) struct Irqs {
@@ -25,10 +26,14 @@ impl IntrSink for Lint0 {
 }
 
 impl Irqs {
-    pub(crate) fn new(vm: &Arc<dyn Vm>) -> Arc<Self> {
+    pub(crate) fn new(vm: &Arc<dyn Vm>, iommu: Option<&Arc<Iommu>>) -> Arc<Self> {
+        let ioapic = match iommu {
+            Some(iommu) => IoApic::with_remapping(iommu.ioapic()),
+            None => IoApic::new(vm.msi()),
+        };
         Arc::new(Irqs {
             pic: Arc::new(Mutex::new(Pic::new(Arc::new(Lint0(vm.clone()))))),
-            ioapic: Arc::new(Mutex::new(IoApic::new(vm.msi()))),
+            ioapic: Arc::new(Mutex::new(ioapic)),
         })
     }
 

@@ -7,7 +7,7 @@
 //! - `irq`, `bus_io`: how devices and CPUs reach each other;
 //! - `clock`, `timers`, `io_thread`: guest time, alarms and everything that happens outside of a CPU;
 //! - `life`, `vcpu`: the life cycle and the threads of the CPUs;
-//! - `loader`: kernel, ACPI and SMBIOS tables in memory;
+//! - `loader`: kernel, ACPI and SMBIOS tables in memory; `firmware`: booting through a BIOS or UEFI instead;
 //! - `chars`, `agent`: byte streams between guest and host;
 //! - `net`: network devices and the thread that moves frames to the guest.
 //!
@@ -24,7 +24,9 @@ mod clock;
 mod cpu;
 mod engine;
 mod error;
+mod firmware;
 mod io_thread;
+mod input;
 mod irq;
 mod life;
 mod listener;
@@ -32,6 +34,7 @@ mod loader;
 mod machine;
 mod net;
 mod parts;
+mod screen;
 mod spec;
 mod timers;
 mod vcpu;
@@ -45,8 +48,10 @@ pub use chars::{SerialInput, SerialOutput};
 pub use cpu::{CpuModel, MODELS as CPU_MODELS};
 pub use engine::{ChosenEngine, EngineChoice, choose, choose_with};
 pub use error::{MachineError, MachineErrorKind};
+pub use firmware::{BootClass, FirmwareKind, FirmwareLog, FirmwareSpec, VarsSpec};
 pub use life::{MachineState, StopReason};
 pub use machine::Machine;
 pub use net::{MAX_NICS, NicModel, NicSpec};
 pub use parts::AGENT_PORT;
 pub use spec::{Disk, FileSource, MAX_DISKS, MAX_MEMORY, MIN_MEMORY, MachineConfig, MachineSpec};
+pub use visor_display::png;

@@ -2,16 +2,27 @@
 
 use std::sync::{Arc, PoisonError};
 
-use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
+use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, PM_PORT, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
+use visor_display::Vga;
 use visor_engine::GuestMemory;
-use visor_firmware::acpi::{self, AcpiConfig, PciConfig, PciRoute, SmiCommand};
+use visor_firmware::acpi::{self, AcpiConfig, IommuConfig, PciConfig, PciRoute, SmiCommand};
 use visor_firmware::smbios::{self, SmbiosConfig};
-use visor_firmware::{Boot, BootSource, MemoryMap, boot};
-use visor_x86::CpuState;
+use visor_iommu::{HOST_ADDRESS_BITS, IOAPIC_SOURCE, IOMMU_BASE};
+use visor_firmware::{BootSource, KernelKind, MemoryMap, boot};
+use visor_x86::{CpuState, Gpr};
 
 use crate::board::Built;
 use crate::error::{MachineError, MachineErrorKind};
+use crate::firmware;
 use crate::spec::{FileSource, MachineConfig};
+
+/// A machine ready to start.
+pub(crate) struct Loaded {
+    /// State of the boot CPU.
+    pub(crate) cpu: CpuState,
+    /// Decisions worth telling.
+    pub(crate) notes: Vec<String>,
+}
 
 /// What it takes to load a guest.
 pub(crate) struct Loader {
@@ -20,6 +31,7 @@ pub(crate) struct Loader {
     map: MemoryMap,
     acpi: AcpiConfig,
     smbios: SmbiosConfig,
+    vga: Option<Vga>,
 }
 
 impl Loader {
@@ -37,12 +49,21 @@ impl Loader {
             uuid: config.uuid,
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        Loader { config: config.clone(), memory, map: map.clone(), acpi: describe(config, built), smbios }
+        let acpi = describe(config, built);
+        if let (Some(spec), Some(fw_cfg)) = (&config.firmware, &built.fw_cfg) {
+            let mut d = fw_cfg.lock().unwrap_or_else(PoisonError::into_inner);
+            firmware::tell(&mut d, spec, map, &acpi, &smbios, &built.bootable);
+        }
+        Loader { config: config.clone(), memory, map: map.clone(), acpi, smbios, vga: built.vga.clone() }
     }
 
-    /// Loads kernel and tables.
-    pub(crate) fn load(&self) -> Result<Boot, MachineError> {
-        let kernel = read(&self.config.kernel, "kernel")?;
+    /// Makes the machine ready to start: loads kernel and tables, unless firmware does.
+    pub(crate) fn load(&self) -> Result<Loaded, MachineError> {
+        let Some(kernel) = self.config.kernel.as_ref().filter(|_| self.config.firmware.is_none()) else {
+            let name = self.config.firmware.as_ref().map(|f| format!("firmware: {:?}", f.code));
+            return Ok(Loaded { cpu: CpuState::default(), notes: name.into_iter().collect() });
+        };
+        let kernel = read(kernel, "kernel")?;
         let initrd = self.config.initrd.as_ref().map(|i| read(i, "initial ramdisk")).transpose()?;
         let source = BootSource {
             kernel: &kernel,
@@ -51,13 +72,21 @@ impl Loader {
             decompress: self.config.decompress,
         };
         let boot = boot(&self.memory, &self.map, &source)?;
+        if let (Some(vga), KernelKind::BzImage { .. } | KernelKind::Vmlinux) = (&self.vga, &boot.kind) {
+            crate::screen::tell_linux(vga, &self.memory, boot.cpu.gpr[Gpr::Rsi as usize]);
+        }
         acpi::install(&self.memory, &self.acpi)?;
         smbios::install(&self.memory, &self.smbios)?;
-        Ok(boot)
+        let mut notes = vec![format!("kernel: {}", boot.kind)];
+        notes.extend(boot.notes);
+        Ok(Loaded { cpu: boot.cpu, notes })
     }
 
     /// The boot CPU's state after a sleep in S3; that of a fresh boot if the guest left no waking vector.
     pub(crate) fn resume(&self) -> Result<CpuState, MachineError> {
+        if self.config.firmware.is_some() {
+            return Ok(CpuState::default());
+        }
         match acpi::resume(&self.memory)? {
             Some(cpu) => Ok(cpu),
             None => Ok(self.load()?.cpu),
@@ -80,6 +109,7 @@ fn describe(config: &MachineConfig, built: &Built) -> AcpiConfig {
     });
     AcpiConfig {
         cpus: config.cpus,
+        pm_base: config.firmware.as_ref().map_or(PM_PORT, |f| f.kind.pm_base()),
         s5: S5_SLEEP_TYPE,
         s3: S3_SLEEP_TYPE,
         smi: Some(SmiCommand { port: SMI_COMMAND_PORT, enable: ACPI_ENABLE, disable: ACPI_DISABLE }),
@@ -88,10 +118,15 @@ fn describe(config: &MachineConfig, built: &Built) -> AcpiConfig {
         mouse: true,
         hpet: built.hpet,
         pci,
+        iommu: built.iommu.then_some(IommuConfig {
+            base: IOMMU_BASE,
+            address_bits: HOST_ADDRESS_BITS,
+            ioapic_source: IOAPIC_SOURCE.0,
+        }),
     }
 }
 
-fn read(source: &FileSource, what: &str) -> Result<Arc<[u8]>, MachineError> {
+pub(crate) fn read(source: &FileSource, what: &str) -> Result<Arc<[u8]>, MachineError> {
     match source {
         FileSource::Bytes(b) => Ok(b.clone()),
         FileSource::Path(path) => std::fs::read(path).map(Arc::from).map_err(|e| {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use visor_chipset::LegacyReplacement;
 use visor_device::Bus;
 use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
-use visor_firmware::{Boot, MemoryMap, ram_layout};
+use visor_firmware::{MemoryMap, ram_layout};
+use visor_iommu::Iommu;
 use visor_net::Nic;
 use visor_x86::cpuid::Cpuid;
 
@@ -18,12 +19,14 @@ use crate::chars::{SerialInput, SerialLine, SerialOutput};
 use crate::clock::GuestClock;
 use crate::cpu;
 use crate::error::{MachineError, MachineErrorKind};
+use crate::firmware::{FirmwareKind, FirmwareLog, Image, LogPort, extra, ordered};
 use crate::io_thread::{self, IoThread};
 use crate::irq::Irqs;
 use crate::life::{Control, MachineState, StopReason};
 use crate::listener::Listener;
-use crate::loader::Loader;
+use crate::loader::{Loaded, Loader};
 use crate::parts::PARTS;
+use crate::screen::VIDEO_MEMORY;
 use crate::spec::MachineConfig;
 use crate::timers::Timers;
 use crate::vcpu::{self, VcpuThread};
@@ -34,11 +37,13 @@ pub struct Machine {
     name: String,
     control: Arc<Control>,
     clock: Arc<GuestClock>,
-    built: Arc<Built>,
+    pub(crate) built: Arc<Built>,
     serial: SerialLine,
+    firmware_log: FirmwareLog,
     agent: Option<AgentPort>,
     listener: Listener,
     notes: Vec<String>,
+    boot_devices: Vec<String>,
     stats: Vec<Arc<Mutex<VcpuStats>>>,
     /// What the threads will work with, until the machine starts.
     ready: Option<Ready>,
@@ -51,7 +56,7 @@ pub struct Machine {
 struct Ready {
     vcpus: Vec<Box<dyn Vcpu>>,
     io: Arc<BusIo>,
-    boot: Boot,
+    boot: Loaded,
     timers: Arc<Timers>,
     waker: Waker,
     loader: Loader,
@@ -65,16 +70,17 @@ impl Machine {
     /// [`MachineError`] for a kernel that cannot be booted, an engine that refuses, or a host without memory.
     pub fn new(config: &MachineConfig, engine: &dyn Engine) -> Result<Self, MachineError> {
         let cpuid = cpuid(config, engine)?;
-        let memory = GuestMemory::new(&ram_layout(config.memory))
-            .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
-        let (memory, map) = (Arc::new(memory), MemoryMap::new(config.memory));
+        let image = Image::read(config)?;
+        let (memory, map) = (memory(config, image.as_ref())?, MemoryMap::new(config.memory));
         let vm: Arc<dyn Vm> = engine.create_vm(&VmConfig { vcpus: config.cpus }, memory.clone())?.into();
         let waker =
             Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))?;
         let listener = Listener::default();
         let control = Control::new(config.cpus, config.no_reboot, waker.clone(), listener.clone());
         let clock = Arc::new(GuestClock::new());
+        let iommu = config.iommu.then(|| Iommu::new(memory.clone(), vm.msi()));
         let pio = Arc::new(Bus::default());
+        let log = LogPort { log: FirmwareLog::default(), listener: listener.clone() };
         let mut board = Board {
             config,
             memory: memory.clone(),
@@ -82,24 +88,30 @@ impl Machine {
             vm: vm.clone(),
             clock: clock.clone(),
             timers: Timers::new(waker.clone()),
-            irqs: Irqs::new(&vm),
+            irqs: Irqs::new(&vm, iommu.as_ref()),
+            iommu,
             power: control.clone(),
             serial: SerialLine::new(waker.clone(), listener.clone()),
+            log,
+            image: image.as_ref(),
             pio: pio.clone(),
             mmio: Arc::new(Bus::default()),
             legacy: LegacyReplacement::default(),
-            built: Built { ports: pio, ..Built::default() },
+            built: Built { ports: pio, firmware: config.firmware.is_some(), ..Built::default() },
         };
         board.build(PARTS)?;
-        let Board { timers, irqs, serial, pio, mmio, built, .. } = board;
+        let Board { timers, irqs, serial, log, pio, mmio, built, .. } = board;
         let vcpus = (0..config.cpus).map(|id| vm.add_vcpu(VcpuId(id), &cpuid)).collect::<Result<Vec<_>, _>>()?;
         // Programs the 8259s, whose output a CPU must be there to see.
         built.initialise()?;
         let loader = Loader::new(config, memory.clone(), &map, &built, cpu::brand(&cpuid));
         let boot = loader.load()?;
         let agent = built.agent.clone().map(|port| AgentPort::new(port, listener.clone()));
-        let mut notes = vec![format!("kernel: {}", boot.kind)];
-        notes.extend(boot.notes.iter().cloned());
+        let notes = boot.notes.clone();
+        let order = config.firmware.as_ref().map(|f| &f.boot_order[..]).unwrap_or_default();
+        let bios = config.firmware.as_ref().is_some_and(|f| f.kind == FirmwareKind::Bios);
+        let tried = ordered(order, &built.bootable, bios).into_iter();
+        let boot_devices = tried.map(|b| format!("{} {}", b.class, b.name)).collect();
         let io = Arc::new(BusIo { pio, mmio, irqs });
         let ready = Ready { vcpus, io, boot, timers, waker, loader, time_limit: config.time_limit };
         Ok(Machine {
@@ -108,9 +120,11 @@ impl Machine {
             clock,
             built: Arc::new(built),
             serial,
+            firmware_log: log.log,
             agent,
             listener,
             notes,
+            boot_devices,
             stats: (0..config.cpus).map(|_| Arc::default()).collect(),
             ready: Some(ready),
             threads: Vec::new(),
@@ -236,6 +250,11 @@ impl Machine {
         self.serial.host_input()
     }
 
+    /// What the firmware says; empty in a machine without one.
+    pub fn firmware_log(&self) -> &FirmwareLog {
+        &self.firmware_log
+    }
+
     /// The port to the agent in the guest.
     pub fn agent(&self) -> Option<AgentPort> {
         self.agent.clone()
@@ -249,6 +268,11 @@ impl Machine {
     /// Decisions worth telling, such as what the kernel is.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What a firmware can boot from, in the order in which it tries.
+    pub fn boot_devices(&self) -> &[String] {
+        &self.boot_devices
     }
 
     /// How often the guest has rebooted.
@@ -316,6 +340,15 @@ impl Drop for OnPanic {
     fn drop(&mut self) {
         self.0.stop(StopReason::Failed(format!("the thread {} panicked", self.1)));
     }
+}
+
+/// RAM, the firmware's image in it, and room for the memory of devices.
+fn memory(config: &MachineConfig, image: Option<&Image>) -> Result<Arc<GuestMemory>, MachineError> {
+    let devices = if config.display { VIDEO_MEMORY } else { 0 };
+    let memory = GuestMemory::with_extra(&ram_layout(config.memory), &extra(image, devices))
+        .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
+    image.iter().for_each(|image| image.install(&memory));
+    Ok(Arc::new(memory))
 }
 
 fn cpuid(config: &MachineConfig, engine: &dyn Engine) -> Result<Cpuid, MachineError> {

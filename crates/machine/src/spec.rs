@@ -8,6 +8,7 @@ use visor_block::BlockBackend;
 use visor_disk::{Access, RawDisk, RawOptions};
 
 use crate::error::{MachineError, MachineErrorKind};
+use crate::firmware::{FirmwareKind, FirmwareSpec};
 
 /// Least RAM in bytes.
 pub const MIN_MEMORY: u64 = 2 << 20;
@@ -25,8 +26,10 @@ pub struct MachineSpec {
     pub cpus: u32,
     /// A CPU model of [`crate::CPU_MODELS`].
     pub cpu_model: String,
-    /// The kernel to boot.
-    pub kernel: FileSource,
+    /// The kernel to boot. With firmware: what that boots instead of a device (UEFI only).
+    pub kernel: Option<FileSource>,
+    /// The firmware to boot through; without it the kernel is entered directly.
+    pub firmware: Option<FirmwareSpec>,
     /// The initial ramdisk.
     pub initrd: Option<FileSource>,
     /// The kernel command line.
@@ -37,8 +40,16 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
     /// Network devices, in the order in which the guest finds them.
     pub nics: Vec<crate::net::NicSpec>,
+    /// A screen: a VGA with 16 MiB of memory.
+    pub display: bool,
+    /// The VGA's option ROM: what a BIOS needs to show anything.
+    pub video_bios: Option<FileSource>,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
+    /// Put an IOMMU (Intel VT-d) between PCI functions and memory, and between interrupt requests and CPUs.
+    pub iommu: bool,
+    /// Add the teaching device that test kernels use ([`visor_pci::edu`]).
+    pub edu: bool,
     /// Stop instead of rebooting when the guest resets itself.
     pub no_reboot: bool,
     /// Stop after this much of the host's time.
@@ -50,22 +61,12 @@ pub struct MachineSpec {
 impl MachineSpec {
     /// A machine with 512 MiB, one CPU and nothing else that boots `kernel`.
     pub fn new(kernel: FileSource) -> Self {
-        MachineSpec {
-            name: "vm".into(),
-            memory: 512 << 20,
-            cpus: 1,
-            cpu_model: "max".into(),
-            kernel,
-            initrd: None,
-            cmdline: String::new(),
-            decompress: true,
-            disks: Vec::new(),
-            nics: Vec::new(),
-            debug_exit: false,
-            no_reboot: false,
-            time_limit: None,
-            uuid: [0; 16],
-        }
+        MachineSpec { kernel: Some(kernel), ..Self::default() }
+    }
+
+    /// The same that boots through `firmware`.
+    pub fn with_firmware(firmware: FirmwareSpec) -> Self {
+        MachineSpec { firmware: Some(firmware), ..Self::default() }
     }
 
     /// Checks everything that can be checked without a host.
@@ -76,6 +77,15 @@ impl MachineSpec {
         let bad = |what: String| Err(MachineError::new(MachineErrorKind::Spec, what));
         if !self.memory.is_multiple_of(4096) || !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) {
             return bad(format!("{} bytes of memory: give a multiple of 4096 from 2 MiB to 512 GiB", self.memory));
+        }
+        match (&self.kernel, &self.firmware) {
+            (None, None) => return bad("nothing to boot: neither a kernel nor a firmware".into()),
+            (Some(_), Some(f)) if f.kind == FirmwareKind::Bios => {
+                let mut e = MachineError::new(MachineErrorKind::Spec, "a BIOS boots no kernel that is not on a disk");
+                e.hint = Some("leave the firmware out, or take UEFI".into());
+                return Err(e);
+            }
+            _ => {}
         }
         if self.cpus == 0 {
             return bad("a machine needs at least one CPU".into());
@@ -90,6 +100,33 @@ impl MachineSpec {
         }
         crate::net::check(&self.nics)?;
         Ok(MachineConfig(self))
+    }
+}
+
+impl Default for MachineSpec {
+    /// A machine with 512 MiB and one CPU that has nothing to boot yet.
+    fn default() -> Self {
+        MachineSpec {
+            name: "vm".into(),
+            memory: 512 << 20,
+            cpus: 1,
+            cpu_model: "max".into(),
+            kernel: None,
+            firmware: None,
+            initrd: None,
+            cmdline: String::new(),
+            decompress: true,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            display: false,
+            video_bios: None,
+            debug_exit: false,
+            iommu: false,
+            edu: false,
+            no_reboot: false,
+            time_limit: None,
+            uuid: [0; 16],
+        }
     }
 }
 

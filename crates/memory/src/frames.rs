@@ -1,7 +1,7 @@
 //! Which frames hold code that an engine has decoded or translated, and whether it is still current.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
@@ -21,6 +21,10 @@ pub struct Frames {
     /// Counts the writes that hit marked code.
     stamp: Box<[AtomicU32]>,
     watchers: RwLock<Vec<Watcher>>,
+    /// First frame of device memory, which is marked to follow writes ([`Frames::follow`]) far more often than for code.
+    devices: u32,
+    /// Code of device memory has been marked.
+    device_code: AtomicBool,
 }
 
 impl fmt::Debug for Frames {
@@ -30,10 +34,11 @@ impl fmt::Debug for Frames {
 }
 
 impl Frames {
-    pub(crate) fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize, devices: u32) -> Self {
         let zeroes = || (0..count).map(|_| AtomicU32::new(0)).collect();
         register_barrier();
-        Frames { code: zeroes(), stamp: zeroes(), watchers: RwLock::default() }
+        let (watchers, device_code) = (RwLock::default(), AtomicBool::new(false));
+        Frames { code: zeroes(), stamp: zeroes(), watchers, devices, device_code }
     }
 
     /// Marks `len` bytes from `offset` of `frame` as code, before the caller reads them, and returns the stamp under
@@ -41,11 +46,37 @@ impl Frames {
     pub fn mark_code(&self, frame: Frame, offset: u64, len: u64) -> u32 {
         let mask = granules(offset, len);
         let code = &self.code[frame.0 as usize];
-        // Writers who see any mark look again with care (`hit`); only the first one must not escape those who are just testing.
-        if code.load(Ordering::Relaxed) & mask != mask && code.fetch_or(mask, Ordering::SeqCst) == 0 {
-            barrier();
+        if frame.0 >= self.devices {
+            self.device_code.store(true, Ordering::SeqCst);
         }
-        self.stamp[frame.0 as usize].load(Ordering::Acquire)
+        loop {
+            // Writers who see any mark look again with care (`hit`); only the first one must not escape those who are just testing.
+            if code.load(Ordering::Relaxed) & mask != mask && code.fetch_or(mask, Ordering::SeqCst) == 0 {
+                barrier();
+            }
+            let stamp = self.stamp[frame.0 as usize].load(Ordering::Acquire);
+            // A hit that was under way may have taken the mark along: its second bump may then be in `stamp` already.
+            if code.load(Ordering::SeqCst) & mask == mask {
+                return stamp;
+            }
+        }
+    }
+
+    /// Marks the whole of `frame`, so that the next write to it moves its stamp; true if it was marked. To be followed by
+    /// [`Frames::barrier`], the stamp, and then the bytes.
+    pub(crate) fn follow(&self, frame: Frame) -> bool {
+        let code = &self.code[frame.0 as usize];
+        code.load(Ordering::Relaxed) == !0 || code.fetch_or(!0, Ordering::SeqCst) == !0
+    }
+
+    /// Orders the marks made before on this thread against the writes of all others.
+    pub(crate) fn barrier(&self) {
+        barrier();
+    }
+
+    /// Moves the stamp of `frame`, for an engine that learns of writes without [`Frames::wrote`].
+    pub fn touch(&self, frame: Frame) {
+        self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
     }
 
     /// The current stamp of `frame`: code made under another one is stale.
@@ -79,6 +110,9 @@ impl Frames {
         code.store(0, Ordering::SeqCst);
         // A marker that ran between the two lines has lost its mark but holds the new stamp: bump once more.
         self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
+        if frame.0 >= self.devices && !self.device_code.load(Ordering::SeqCst) {
+            return false;
+        }
         for watcher in self.watchers.read().unwrap_or_else(PoisonError::into_inner).iter() {
             watcher(frame);
         }

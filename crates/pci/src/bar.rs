@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+/// Stands for the expansion ROM's register where a BAR's index is wanted.
+pub(crate) const ROM_BAR: u8 = 6;
+
 /// What a BAR decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BarKind {

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use visor_device::{Bus, Device, IrqSink, Mmio, MmioDevice, Pio, PioDevice};
 
-use crate::bar::{BarKind, BarRange};
-use crate::chipset::{HostBridge, IsaBridge, PowerManagement};
+use crate::bar::{BarKind, BarRange, ROM_BAR};
+use crate::chipset::{ChipsetSink, IsaBridge, PowerManagement};
+use crate::host_bridge::HostBridge;
 use crate::intx::{self, IntxLine, IntxPin, IntxRoute, IntxRouter};
 use crate::{PciAddress, PciDevice, PciError};
 
@@ -38,7 +39,8 @@ pub(crate) type Function = Arc<Mutex<dyn PciDevice>>;
 pub(crate) struct Slot {
     pub(crate) at: PciAddress,
     pub(crate) function: Function,
-    bars: [BarSlot; 6],
+    /// The last is the expansion ROM.
+    bars: [BarSlot; ROM_BAR as usize + 1],
 }
 
 /// A BAR as the bus sees it: where it should be, and where it is claimed.
@@ -58,13 +60,13 @@ struct Window {
 
 impl PciBus {
     /// A bus with the chipset's own functions: the host bridge at 00:00.0, the ISA bridge at 00:01.0 and the power management
-    /// function at 00:01.3, whose registers the machine has at port `pm_base` (a multiple of 64; fixed).
+    /// function at 00:01.3; `sink` follows what software changes there.
     ///
     /// BARs are claimed on `pio` and `mmio`; INTx pins drive `irq`. `on_reset` is called, with the bus locked, when the guest
     /// resets the machine through port CF9h; it must only leave a note.
     pub fn new(
         apertures: Apertures,
-        pm_base: u16,
+        sink: Arc<dyn ChipsetSink>,
         pio: &Arc<Bus<Pio>>,
         mmio: &Arc<Bus<Mmio>>,
         irq: Arc<dyn IrqSink>,
@@ -82,9 +84,9 @@ impl PciBus {
             mmio: Arc::downgrade(mmio),
             router,
         };
-        bus.insert(PciAddress::device(0), Arc::new(Mutex::new(HostBridge::new())));
+        bus.insert(PciAddress::device(0), Arc::new(Mutex::new(HostBridge::new(sink.clone()))));
         bus.insert(PciAddress::device(1), Arc::new(Mutex::new(isa)));
-        bus.insert(PciAddress { device: 1, function: 3 }, Arc::new(Mutex::new(PowerManagement::new(pm_base))));
+        bus.insert(PciAddress { device: 1, function: 3 }, Arc::new(Mutex::new(PowerManagement::new(sink))));
         bus
     }
 
@@ -140,14 +142,17 @@ impl PciBus {
     /// Re-registers the BARs of function `index` that have moved, been enabled or disabled.
     pub(crate) fn refresh(&mut self, index: usize) {
         let Some(slot) = self.slots.get_mut(index) else { return };
-        let function = lock(&slot.function);
+        let mut function = lock(&slot.function);
         let mut released = false;
         for (i, bar) in slot.bars.iter_mut().enumerate() {
-            bar.wanted = function.config().decoded(i as u8).filter(|r| allowed(&self.apertures, r));
+            let config = function.config();
+            let range = if i == usize::from(ROM_BAR) { config.decoded_rom() } else { config.decoded(i as u8) };
+            bar.wanted = range.filter(|r| allowed(&self.apertures, r));
             if bar.claimed != bar.wanted
                 && let Some(old) = bar.claimed.take()
             {
                 release(&self.pio, &self.mmio, old);
+                function.bar_moved(i as u8, None);
                 bar.window = None;
                 released = true;
             }
@@ -174,6 +179,7 @@ impl PciBus {
                 Some(Ok(())) => {
                     bar.claimed = Some(range);
                     bar.window = Some(window);
+                    lock(&slot.function).bar_moved(i as u8, Some(range.base));
                 }
                 Some(Err(error)) => tracing::debug!(function = %slot.at, bar = i, %error, "BAR not decoded"),
                 None => {}
@@ -222,11 +228,18 @@ impl Device for Window {
 impl MmioDevice for Window {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
-        lock(&self.function).bar_read(self.bar, offset, data);
+        let mut function = lock(&self.function);
+        if self.bar == ROM_BAR {
+            function.config().read_rom(offset, data);
+        } else {
+            function.bar_read(self.bar, offset, data);
+        }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        lock(&self.function).bar_write(self.bar, offset, data);
+        if self.bar != ROM_BAR {
+            lock(&self.function).bar_write(self.bar, offset, data);
+        }
     }
 }
 

@@ -1,47 +1,15 @@
-//! The chipset's own functions, as far as firmware and operating systems look at them.
+//! The functions of the PIIX, as far as firmware and operating systems look at them.
 
 use std::sync::Arc;
 
 use crate::config::Identity;
+use crate::host_bridge::ShadowArea;
 use crate::intx::{DEFAULT_ROUTES, IntxPin, IntxRouter};
 use crate::{ConfigSpace, PciDevice};
 
-const INTEL: u16 = 0x8086;
+pub(crate) const INTEL: u16 = 0x8086;
 /// First of the four PIRQ route registers (PIIX4 §4.1.10).
 const PIRQ_ROUTE: u8 = 0x60;
-
-/// The 440FX host bridge. Its memory attribute registers keep what is written; RAM is always readable and writable.
-pub(crate) struct HostBridge(ConfigSpace);
-
-impl HostBridge {
-    pub(crate) fn new() -> Self {
-        let mut c = ConfigSpace::new(Identity {
-            vendor: INTEL,
-            device: 0x1237,
-            revision: 2,
-            class: 0x06_0000,
-            ..Identity::default()
-        });
-        // Programmable attribute maps 0 to 6 (440FX §3.2.12) and SMRAM control (§3.2.18): plain storage.
-        c.define(0x59, &[0; 7], &[0xff; 7]);
-        c.define(0x72, &[0x02], &[0x7f]);
-        HostBridge(c)
-    }
-}
-
-impl PciDevice for HostBridge {
-    fn name(&self) -> &str {
-        "host-bridge"
-    }
-
-    fn config(&self) -> &ConfigSpace {
-        &self.0
-    }
-
-    fn config_mut(&mut self) -> &mut ConfigSpace {
-        &mut self.0
-    }
-}
 
 /// The PIIX ISA bridge: routes PIRQA to PIRQD.
 pub(crate) struct IsaBridge {
@@ -95,28 +63,61 @@ impl PciDevice for IsaBridge {
     }
 }
 
-/// The PIIX4 power management function: identity and the (fixed) place of the ACPI registers, which are a device of their own.
-pub(crate) struct PowerManagement(ConfigSpace);
+/// What software changes on the mainboard through the chipset's functions. Both are called with the bus locked, from within the
+/// configuration access; the access is over when they return.
+pub trait ChipsetSink: Send + Sync {
+    /// Where C0000h to FFFFFh lead has changed: all 13 areas, ascending.
+    fn shadow_ram(&self, areas: &[ShadowArea]) {
+        let _ = areas;
+    }
+
+    /// The 64 ports of power management begin at `base` (a multiple of 64), or are not decoded.
+    fn pm_ports(&self, base: Option<u16>) {
+        let _ = base;
+    }
+}
+
+/// For machines whose software changes nothing there.
+impl ChipsetSink for () {}
+
+const PMBA: u8 = 0x40;
+const PMREGMISC: u8 = 0x80;
+
+/// The PIIX4 power management function: identity, and where its ACPI registers, which are a device of their own, are decoded.
+pub(crate) struct PowerManagement {
+    config: ConfigSpace,
+    sink: Arc<dyn ChipsetSink>,
+    base: Option<u16>,
+}
 
 impl PowerManagement {
-    pub(crate) fn new(pm_base: u16) -> Self {
-        let mut c = ConfigSpace::new(Identity {
+    pub(crate) fn new(sink: Arc<dyn ChipsetSink>) -> Self {
+        let mut config = ConfigSpace::new(Identity {
             vendor: INTEL,
             device: 0x7113,
             revision: 3,
             class: 0x06_8000,
             ..Identity::default()
         });
-        c.set_interrupt_pin(IntxPin::A);
+        config.set_interrupt_pin(IntxPin::A);
         // The SCI is interrupt 9 whatever the pin says.
-        c.define(0x3c, &[9], &[0]);
-        // PMBA (§7.1.12): bit 0 says I/O. Software may write it but it stays.
-        c.define(0x40, &(u32::from(pm_base & !0x3f) | 1).to_le_bytes(), &[]);
+        config.define(0x3c, &[9], &[0]);
+        // PMBA (§7.1.12): bit 0 says I/O, bits 15:6 are the address.
+        config.define(PMBA.into(), &1u32.to_le_bytes(), &[0xc0, 0xff]);
         // DEVACTB (§7.1.20): SMI on APM writes reads as set up, which keeps firmware from installing an SMM handler.
-        c.define(0x58, &[0, 0, 0, 0x02], &[]);
-        // PMREGMISC (§7.1.27): the I/O space at PMBA is enabled.
-        c.define(0x80, &[1], &[]);
-        PowerManagement(c)
+        config.define(0x58, &[0, 0, 0, 0x02], &[]);
+        // PMREGMISC (§7.1.27), bit 0: the ports at PMBA are decoded.
+        config.define(PMREGMISC.into(), &[0], &[1]);
+        PowerManagement { config, sink, base: None }
+    }
+
+    fn update(&mut self) {
+        let base = u16::from_le_bytes([self.config.byte(PMBA), self.config.byte(PMBA + 1)]) & !0x3f;
+        let base = (self.config.byte(PMREGMISC) & 1 != 0 && base != 0).then_some(base);
+        if base != self.base {
+            self.base = base;
+            self.sink.pm_ports(base);
+        }
     }
 }
 
@@ -126,10 +127,20 @@ impl PciDevice for PowerManagement {
     }
 
     fn config(&self) -> &ConfigSpace {
-        &self.0
+        &self.config
     }
 
     fn config_mut(&mut self) -> &mut ConfigSpace {
-        &mut self.0
+        &mut self.config
+    }
+
+    fn config_write(&mut self, offset: u8, data: &[u8]) {
+        self.config.write(offset, data);
+        self.update();
+    }
+
+    fn reset(&mut self) {
+        self.config.reset();
+        self.update();
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! 00  vendor, device      04  command, status    08  revision, class    0C  cache line, latency, header type
-//! 10  six base address registers                 2C  subsystem          34  first capability
+//! 10  six base address registers                 2C  subsystem          30  expansion ROM    34  first capability
 //! 3C  interrupt line, interrupt pin              40  capabilities and the function's own registers
 //! ```
 
+use std::sync::Arc;
+
 use crate::PciError;
-use crate::bar::{BarKind, BarRange};
+use crate::bar::{BarKind, BarRange, ROM_BAR};
 use crate::intx::IntxPin;
 
 /// Bytes in a configuration space that mechanism #1 reaches.
@@ -17,10 +19,14 @@ const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const HEADER_TYPE: usize = 0x0e;
 const BAR0: usize = 0x10;
+const ROM: usize = 0x30;
 const CAP_POINTER: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
 const INTERRUPT_PIN: usize = 0x3d;
 const FIRST_CAP: usize = 0x40;
+
+/// Smallest and largest expansion ROM: bits 31:11 of the register are an address (PCI 3.0 §6.2.5.2).
+const ROM_SIZES: std::ops::RangeInclusive<u64> = 2 << 10..=16 << 20;
 
 const STATUS_INTERRUPT: u8 = 1 << 3;
 const STATUS_CAP_LIST: u8 = 1 << 4;
@@ -86,6 +92,7 @@ pub struct ConfigSpace {
     initial: [u8; CONFIG_SIZE],
     writable: [u8; CONFIG_SIZE],
     bars: [Option<(BarKind, u64)>; 6],
+    rom: Option<(Arc<[u8]>, u64)>,
     cap_end: usize,
     last_cap: usize,
 }
@@ -98,6 +105,7 @@ impl ConfigSpace {
             initial: [0; CONFIG_SIZE],
             writable: [0; CONFIG_SIZE],
             bars: [None; 6],
+            rom: None,
             cap_end: FIRST_CAP,
             last_cap: 0,
         };
@@ -141,6 +149,37 @@ impl ConfigSpace {
         let bytes = if kind == BarKind::Mem64 { 8 } else { 4 };
         self.define(BAR0 + 4 * i, &u64::from(kind.flags()).to_le_bytes()[..bytes], &mask.to_le_bytes()[..bytes]);
         Ok(())
+    }
+
+    /// Gives the function an expansion ROM: `image` at the start of a window of the next power of two, at least 2 KiB; the rest
+    /// reads as ones. The bus serves it; the function has nothing to do.
+    ///
+    /// # Errors
+    /// [`PciError::Bar`] for an image that is empty or larger than 16 MiB.
+    pub fn set_rom(&mut self, image: Arc<[u8]>) -> Result<(), PciError> {
+        let size = (image.len() as u64).next_power_of_two().max(*ROM_SIZES.start());
+        if image.is_empty() || size > *ROM_SIZES.end() {
+            return Err(PciError::Bar { index: ROM_BAR, size });
+        }
+        self.define(ROM, &[0; 4], &(!(size as u32 - 1) | 1).to_le_bytes());
+        self.rom = Some((image, size));
+        Ok(())
+    }
+
+    /// The bytes of the expansion ROM from `offset`; ones beyond its end.
+    pub(crate) fn read_rom(&self, offset: u64, data: &mut [u8]) {
+        let image = self.rom.as_ref().map_or(&[][..], |(image, _)| image);
+        for (at, d) in (offset..).zip(data) {
+            *d = usize::try_from(at).ok().and_then(|at| image.get(at)).copied().unwrap_or(0xff);
+        }
+    }
+
+    /// The window of the expansion ROM, if memory and the ROM are both enabled.
+    pub(crate) fn decoded_rom(&self) -> Option<BarRange> {
+        let (_, size) = self.rom.as_ref()?;
+        let register = self.word(ROM);
+        let base = u64::from(register) & !(size - 1);
+        (register & 1 != 0 && self.command().memory()).then_some(BarRange { kind: BarKind::Mem32, base, size: *size })
     }
 
     /// Appends a capability; returns the offset of its id.
@@ -220,13 +259,13 @@ impl ConfigSpace {
     pub fn bar(&self, index: u8) -> Option<BarRange> {
         let i = usize::from(index);
         let (kind, size) = (*self.bars.get(i)?)?;
-        let word = |i: usize| {
-            let at = BAR0 + 4 * i;
-            u32::from_le_bytes([self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]])
-        };
-        let low = u64::from(word(i)) & !(size - 1) & if kind == BarKind::Io { !3 } else { !15 };
-        let base = if kind == BarKind::Mem64 { low | u64::from(word(i + 1)) << 32 } else { low };
+        let low = u64::from(self.word(BAR0 + 4 * i)) & !(size - 1) & if kind == BarKind::Io { !3 } else { !15 };
+        let base = if kind == BarKind::Mem64 { low | u64::from(self.word(BAR0 + 4 * (i + 1))) << 32 } else { low };
         Some(BarRange { kind, base, size })
+    }
+
+    fn word(&self, at: usize) -> u32 {
+        u32::from_le_bytes([self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]])
     }
 
     /// BAR `index` if the command register enables it.

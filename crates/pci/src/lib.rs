@@ -1,7 +1,8 @@
 //! A PCI bus of one segment and one bus: configuration mechanism #1, BARs that move at run time, MSI-X and INTx.
 //!
 //! [`PciBus`] answers ports CF8h to CFFh, holds the functions, and claims the address range of each enabled BAR on the
-//! machine's buses. Functions implement [`PciDevice`] over a [`ConfigSpace`]; they raise interrupts through [`Interrupts`].
+//! machine's buses. Functions implement [`PciDevice`] over a [`ConfigSpace`]; they raise interrupts through [`Interrupts`] (or a
+//! plain [`Msi`]) and reach guest memory through a [`DmaMemory`].
 //! The chipset is of the class of Intel's 440FX with the PIIX4 ("Intel 440FX PCIset" 290549, "82371AB PIIX4" 290562); the
 //! rest follows the PCI Local Bus Specification 3.0.
 //!
@@ -16,8 +17,12 @@ mod bar;
 mod bus;
 mod chipset;
 mod config;
+mod dma;
+pub mod edu;
+mod host_bridge;
 mod interrupts;
 mod intx;
+mod msi;
 mod msix;
 mod ports;
 #[cfg(test)]
@@ -25,9 +30,13 @@ mod tests;
 
 pub use bar::{BarKind, BarRange};
 pub use bus::{Apertures, PciBus};
+pub use chipset::ChipsetSink;
 pub use config::{CONFIG_SIZE, Capability, Command, ConfigSpace, Identity};
+pub use dma::{DmaDirection, DmaMemory, DmaRemapper, DmaTarget, SourceId};
+pub use host_bridge::ShadowArea;
 pub use interrupts::Interrupts;
 pub use intx::{IntxLine, IntxPin, IntxRoute, IntxRouter};
+pub use msi::Msi;
 pub use msix::{MsixLayout, NO_VECTOR};
 
 /// Where a function sits on the bus.
@@ -81,6 +90,11 @@ pub trait PciDevice: Send {
     /// A store to BAR `bar`, as [`PciDevice::bar_read`].
     fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8]) {
         let _ = (bar, offset, data);
+    }
+
+    /// BAR `bar` is now decoded at `at`, or nowhere. Called with the function locked.
+    fn bar_moved(&mut self, bar: u8, at: Option<u64>) {
+        let _ = (bar, at);
     }
 
     /// Back to the state after power-on, configuration space included.

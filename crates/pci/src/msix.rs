@@ -92,8 +92,9 @@ impl Msix {
         }
         if self.masked || entry[3] & VECTOR_MASKED != 0 {
             self.pending[v / 64] |= 1 << (v % 64);
-        } else {
-            self.sink.send(u64::from(entry[1]) << 32 | u64::from(entry[0]), entry[2]);
+        } else if entry[1] == 0 {
+            // An address above 4 GiB is a write to memory, not an interrupt, and its high half is no device's to use.
+            self.sink.send(u64::from(entry[0]), entry[2]);
         }
     }
 

@@ -75,6 +75,16 @@ struct Rig {
     msi: Arc<MsiLog>,
     probe: Arc<Mutex<Probe>>,
     resets: Arc<Mutex<u32>>,
+    pm: Arc<PmLog>,
+}
+
+#[derive(Default)]
+struct PmLog(Mutex<Vec<Option<u16>>>);
+
+impl ChipsetSink for PmLog {
+    fn pm_ports(&self, base: Option<u16>) {
+        self.0.lock().unwrap().push(base);
+    }
 }
 
 const AT: PciAddress = PciAddress::device(2);
@@ -87,14 +97,15 @@ impl Rig {
             Apertures { mem32: 0xc000_0000..0xfec0_0000, mem64: 0x1_4000_0000..0x80_0000_0000, io: 0xc000..0x1_0000 };
         let resets = Arc::new(Mutex::new(0));
         let r = resets.clone();
-        let mut pci = PciBus::new(apertures, 0x600, &pio, &mmio, irq.clone(), move || *r.lock().unwrap() += 1);
+        let pm = Arc::new(PmLog::default());
+        let mut pci = PciBus::new(apertures, pm.clone(), &pio, &mmio, irq.clone(), move || *r.lock().unwrap() += 1);
         assert_eq!(pci.free_device().unwrap(), AT);
         let probe = Arc::new(Mutex::new(Probe::new(msi.clone(), pci.intx(AT, IntxPin::A))));
         pci.add(AT, probe.clone()).unwrap();
         assert_eq!(pci.add(AT, probe.clone()), Err(PciError::Address(AT)));
         let pci = Arc::new(Mutex::new(pci));
         pio.claim(0xcf8, 8, pci.clone()).unwrap();
-        Rig { pio, mmio, pci, irq, msi, probe, resets }
+        Rig { pio, mmio, pci, irq, msi, probe, resets, pm }
     }
 
     fn read(&self, at: PciAddress, register: u8, data: &mut [u8]) {
@@ -131,7 +142,6 @@ fn the_chipset_identifies_itself() {
     assert_eq!(rig.read32(PciAddress::device(0), 0), 0x1237_8086);
     assert_eq!(rig.read32(PciAddress::device(1), 0), 0x7000_8086);
     assert_eq!(rig.read32(PciAddress { device: 1, function: 3 }, 0), 0x7113_8086);
-    assert_eq!(rig.read32(PciAddress { device: 1, function: 3 }, 0x40), 0x601);
     assert_eq!(rig.read32(PciAddress::device(9), 0), !0, "no such device");
     let mut header = [0];
     rig.read(PciAddress::device(1), 0x0e, &mut header);
@@ -145,6 +155,20 @@ fn the_chipset_identifies_itself() {
     let mut d = [0; 4];
     rig.pio.read(0xcfc, &mut d);
     assert_eq!(d, [0xff; 4], "configuration accesses disabled");
+}
+
+#[test]
+fn the_ports_of_power_management_move() {
+    let rig = Rig::new();
+    let at = PciAddress { device: 1, function: 3 };
+    assert_eq!(rig.read32(at, 0x40), 1);
+    rig.write(at, 0x40, &0xffff_b03fu32.to_le_bytes());
+    assert_eq!(rig.read32(at, 0x40), 0xb001);
+    rig.write(at, 0x80, &[0xff]);
+    rig.write(at, 0x40, &0x601u32.to_le_bytes());
+    rig.write(at, 0x40, &0x601u32.to_le_bytes());
+    rig.pci.lock().unwrap().reset();
+    assert_eq!(*rig.pm.0.lock().unwrap(), [Some(0xb000), Some(0x600), None]);
 }
 
 #[test]
@@ -177,6 +201,27 @@ fn bars_are_sized_moved_and_decoded() {
 }
 
 #[test]
+fn an_expansion_rom_is_sized_enabled_and_read() {
+    let rig = Rig::new();
+    let image: Arc<[u8]> = (0..3000u32).map(|i| i as u8).collect();
+    rig.probe.lock().unwrap().config.set_rom(image).unwrap();
+    rig.write(AT, 0x30, &0xffff_f800u32.to_le_bytes());
+    assert_eq!(rig.read32(AT, 0x30), 0xffff_f000, "3000 bytes need 4 KiB");
+    rig.write(AT, 0x30, &0xd000_0001u32.to_le_bytes());
+    assert_eq!(rig.load(0xd000_0007), 0xff, "memory is not enabled yet");
+    rig.write(AT, 4, &[2, 0]);
+    assert_eq!((rig.load(0xd000_0007), rig.load(0xd000_0bb7), rig.load(0xd000_0bb8)), (7, 0xb7, 0xff));
+    rig.mmio.write(0xd000_0007, &[1]);
+    assert_eq!(rig.load(0xd000_0007), 7, "read-only");
+    assert!(rig.probe.lock().unwrap().writes.is_empty());
+    rig.write(AT, 0x30, &0xd000_0000u32.to_le_bytes());
+    assert_eq!(rig.load(0xd000_0007), 0xff, "the ROM's own switch");
+    let mut c = ConfigSpace::new(Identity::default());
+    assert_eq!(c.set_rom(Arc::from([])), Err(PciError::Bar { index: 6, size: 2048 }));
+    assert!(c.set_rom(vec![0; (16 << 20) + 1].into()).is_err());
+}
+
+#[test]
 fn a_bar_over_another_waits_until_that_one_leaves() {
     let rig = Rig::new();
     rig.write(AT, 0x10, &0xd000_0000u32.to_le_bytes());
@@ -206,7 +251,7 @@ fn an_aperture_that_is_too_small_is_an_error() {
     let (pio, mmio) = (Arc::new(Bus::default()), Arc::new(Bus::default()));
     let apertures = Apertures { mem32: 0xc000_0000..0xc000_1000, mem64: 0..0, io: 0xc000..0xc010 };
     let msi = Arc::new(MsiLog::default());
-    let mut pci = PciBus::new(apertures, 0x600, &pio, &mmio, Arc::new(IrqLog::default()), || ());
+    let mut pci = PciBus::new(apertures, Arc::new(()), &pio, &mmio, Arc::new(IrqLog::default()), || ());
     pci.add(AT, Arc::new(Mutex::new(Probe::new(msi, pci.intx(AT, IntxPin::A))))).unwrap();
     assert_eq!(pci.assign_resources(), Err(PciError::Aperture { at: AT, index: 2, size: 0x4000 }));
 }
@@ -334,4 +379,18 @@ fn random_configuration_accesses_do_no_harm() {
     let mut d = [0; 4];
     PioDevice::read(&mut *pci, 4, &mut d);
     assert_eq!(u32::from_le_bytes(d), 0x1237_8086);
+}
+
+#[test]
+fn the_byte_may_be_in_the_address() {
+    let rig = Rig::new();
+    rig.pio.write(0xcf8, &(1u32 << 31 | 2 << 11 | 2).to_le_bytes());
+    let mut word = [0; 2];
+    rig.pio.read(0xcfc, &mut word);
+    assert_eq!(word, [0x34, 0x12]);
+    let mut all = [0; 4];
+    rig.pio.read(0xcfc, &mut all);
+    assert_eq!(all, [0xf4, 0x1a, 0x34, 0x12], "never beyond the double word");
+    rig.pio.read(0xcf8, &mut all);
+    assert_eq!(u32::from_le_bytes(all), 1 << 31 | 2 << 11);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use visor_memory::GuestMemory;
+use visor_pci::DmaMemory;
 use vm_memory::{Bytes, GuestAddress};
 
 /// Why guest memory could not be copied.
@@ -33,7 +33,7 @@ pub(crate) type Epoch = Arc<RwLock<u64>>;
 /// Parts of guest RAM that the driver has handed over, in order. Lies in RAM as a whole.
 #[derive(Clone)]
 pub struct Buffer {
-    mem: Arc<GuestMemory>,
+    mem: DmaMemory,
     epoch: Epoch,
     born: u64,
     segments: Vec<Segment>,
@@ -47,7 +47,7 @@ pub(crate) struct Segment {
 }
 
 impl Buffer {
-    pub(crate) fn new(mem: Arc<GuestMemory>, epoch: Epoch, born: u64, segments: Vec<Segment>) -> Self {
+    pub(crate) fn new(mem: DmaMemory, epoch: Epoch, born: u64, segments: Vec<Segment>) -> Self {
         let len = segments.iter().map(|s| s.len).sum();
         Buffer { mem, epoch, born, segments, len }
     }
@@ -84,9 +84,8 @@ impl Buffer {
         if *epoch != self.born {
             return Err(BufferError::Stale);
         }
-        let view = self.mem.view();
         self.parts(offset, data.len(), |at, part| {
-            view.read_slice(&mut data[part], GuestAddress(at)).map_err(|_| BufferError::Memory(at))
+            self.mem.read_slice(&mut data[part], GuestAddress(at)).map_err(|_| BufferError::Memory(at))
         })
     }
 
@@ -99,9 +98,8 @@ impl Buffer {
         if *epoch != self.born {
             return Err(BufferError::Stale);
         }
-        let view = self.mem.view();
         self.parts(offset, data.len(), |at, part| {
-            view.write_slice(&data[part], GuestAddress(at)).map_err(|_| BufferError::Memory(at))
+            self.mem.write_slice(&data[part], GuestAddress(at)).map_err(|_| BufferError::Memory(at))
         })
     }
 

@@ -1,4 +1,4 @@
-//! Virtio 1.2 devices over PCI: console, entropy, block, network.
+//! Virtio 1.2 devices over PCI: console, entropy, block, network, input.
 //!
 //! [`VirtioPci`] is the transport: a PCI function with the modern register layout (virtio 1.2 §4.1) around a [`VirtioDevice`].
 //! The two share [`Queues`]: split virtqueues over guest RAM, from which [`Chain`]s of buffers are taken and to which they are
@@ -17,6 +17,7 @@
 pub mod blk;
 mod buffer;
 pub mod console;
+pub mod input;
 pub mod net;
 mod pci;
 mod queues;

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use visor_memory::{GuestMemory, GuestView};
-use visor_pci::{Interrupts, NO_VECTOR};
+use visor_pci::{DmaMemory, Interrupts, NO_VECTOR};
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, Permissions};
 
 use crate::buffer::{Buffer, Epoch, Segment};
@@ -19,7 +18,7 @@ const AVAIL_NO_INTERRUPT: u16 = 1;
 
 /// A device's virtqueues.
 pub struct Queues {
-    mem: Arc<GuestMemory>,
+    mem: DmaMemory,
     interrupts: Arc<Interrupts>,
     slots: Vec<Slot>,
     isr: Mutex<u8>,
@@ -84,7 +83,7 @@ impl Drop for Chain {
 }
 
 impl Queues {
-    pub(crate) fn new(mem: Arc<GuestMemory>, interrupts: Arc<Interrupts>, sizes: &[u16]) -> Arc<Self> {
+    pub(crate) fn new(mem: DmaMemory, interrupts: Arc<Interrupts>, sizes: &[u16]) -> Arc<Self> {
         let slot = |size: &u16| Slot {
             // A size that is not a power of two is a mistake in the device; it gets the smallest queue.
             queue: Mutex::new(Queue::new(*size).unwrap_or_default()),
@@ -180,8 +179,8 @@ impl Queues {
         self.slots.get(usize::from(queue)).map_or(0, |s| lock(&s.queue).size())
     }
 
-    fn view(&self) -> &GuestView {
-        self.mem.view()
+    fn view(&self) -> &DmaMemory {
+        &self.mem
     }
 
     /// Takes and checks the next chain: its head, readable and writable parts.

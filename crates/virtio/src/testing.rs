@@ -64,7 +64,7 @@ impl Rig {
         let (irq, msi) = (Arc::new(IrqLog::default()), Arc::new(MsiLog::default()));
         let mem = Arc::new(GuestMemory::new(&[RamRange { start: Gpa(0), len: RAM }]).unwrap());
         let apertures = Apertures { mem32: 0xc000_0000..0xfec0_0000, mem64: 0..0, io: 0xc000..0x1_0000 };
-        let mut pci = PciBus::new(apertures, 0x600, &pio, &mmio, irq.clone(), || ());
+        let mut pci = PciBus::new(apertures, Arc::new(()), &pio, &mmio, irq.clone(), || ());
         let function = VirtioPci::new(Box::new(device), mem.clone(), msi.clone(), pci.intx(AT, IntxPin::A)).unwrap();
         pci.add(AT, Arc::new(Mutex::new(function))).unwrap();
         pci.assign_resources().unwrap();

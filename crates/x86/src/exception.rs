@@ -88,4 +88,6 @@ pub mod pf {
     pub const RESERVED: u32 = 8;
     /// The access was an instruction fetch.
     pub const FETCH: u32 = 16;
+    /// A protection key forbids the access.
+    pub const KEY: u32 = 32;
 }

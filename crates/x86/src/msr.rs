@@ -35,6 +35,7 @@ pub const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
 /// First register of machine-check bank 0; four per bank.
 pub const IA32_MC0_CTL: u32 = 0x400;
 pub const IA32_TSC_DEADLINE: u32 = 0x6e0;
+pub const IA32_PKRS: u32 = 0x6e1;
 pub const X2APIC_FIRST: u32 = 0x800;
 pub const X2APIC_LAST: u32 = 0x8ff;
 pub const IA32_EFER: u32 = 0xc000_0080;

@@ -159,6 +159,8 @@ bitflags! {
         const SMAP = 1 << 21;
         /// Protection keys for user pages.
         const PKE = 1 << 22;
+        /// Protection keys for supervisor pages.
+        const PKS = 1 << 24;
     }
 
     /// IA32_EFER (SDM 3A §2.2.1).

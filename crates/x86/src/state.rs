@@ -25,6 +25,8 @@ pub struct CpuState {
     pub cr8: u64,
     pub efer: u64,
     pub xcr0: u64,
+    /// Rights of the protection keys of user pages.
+    pub pkru: u32,
     /// DR0 to DR3, DR6, DR7.
     pub dr: [u64; 6],
     /// The standard-format XSAVE area (SDM 1 §13.4): 512 bytes legacy, 64 bytes header, 256 bytes YMM_Hi128.
@@ -65,6 +67,7 @@ impl Default for CpuState {
             cr8: 0,
             efer: 0,
             xcr0: 1,
+            pkru: 0,
             dr: [0, 0, 0, 0, 0xffff_0ff0, 0x400],
             xsave,
             msrs: Vec::new(),

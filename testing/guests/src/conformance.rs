@@ -65,7 +65,9 @@ pub fn engine(engine: &dyn Engine, excuses: &[Excuse], filter: &str) -> Report {
 /// The account of what differed.
 pub fn one(engine: &dyn Engine, program: &Program) -> Result<(), String> {
     let vcpus = if program.name.starts_with("smp/") { 2 } else { 1 };
-    let options = Options { vcpus, limit: Duration::from_secs(20) };
+    // A host that is itself a slowly emulated machine asks for more.
+    let seconds = std::env::var("VISOR_GUEST_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20);
+    let options = Options { vcpus, limit: Duration::from_secs(seconds) };
     let outcome = run(engine, program, options).map_err(|e| format!("  the engine failed: {e:?}\n"))?;
     match outcome.differences() {
         same if same.is_empty() => Ok(()),

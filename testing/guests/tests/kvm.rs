@@ -43,6 +43,48 @@ const EMULATED: &[Excuse] = &[
     Excuse { program: "irq/x2apic", reason: "it accepts reserved bits in x2APIC registers" },
 ];
 
+/// What QEMU's software CPU gets wrong as the host of a real kvm_amd (`cargo xtask kvm-svm`): the guest's instructions are its, and
+/// so are these. Each was seen with QEMU 7.2; none of them is KVM's or visor's to mend.
+const QEMU_CPU: &[Excuse] = &[
+    Excuse { program: "real/segment-arithmetic", reason: LIMITS },
+    Excuse { program: "real/protected-and-back", reason: LIMITS },
+    Excuse { program: "protected/limits", reason: LIMITS },
+    Excuse { program: "protected/null-and-kinds", reason: LIMITS },
+    Excuse { program: "long/compatibility", reason: LIMITS },
+    Excuse { program: "real/idtr-limit", reason: "it saves the address after an INT that faults" },
+    Excuse { program: "protected/gate-dpl", reason: "it saves the address after an INT that faults" },
+    Excuse { program: "protected/iret", reason: "#NP instead of #SS for an absent stack segment" },
+    Excuse { program: "task/jmp", reason: "its task switches set no TS" },
+    Excuse { program: "task/faults", reason: "faults of its task switches come at the wrong instruction" },
+    Excuse { program: "task/ldt-and-cr3", reason: "its task switches know no T flag" },
+    Excuse { program: "exception/faults", reason: "it executes LOCK MOV" },
+    Excuse { program: "exception/mf-xm", reason: "it raises no #XM, and #MF late" },
+    Excuse { program: "exception/ac", reason: "it checks no alignment" },
+    Excuse { program: "exception/double", reason: "it makes no #DF of two contributory faults under SVM" },
+    Excuse { program: "long/double-fault", reason: "it gives wrong error codes for faults while delivering faults" },
+    Excuse { program: "debug/faults-and-step", reason: DEBUG },
+    Excuse { program: "debug/data-breakpoint", reason: DEBUG },
+    Excuse { program: "debug/io-breakpoint", reason: DEBUG },
+    Excuse { program: "debug/registers", reason: DEBUG },
+    Excuse { program: "paging/32-bit", reason: PAGE_FAULTS },
+    Excuse { program: "paging/crossing", reason: PAGE_FAULTS },
+    Excuse { program: "paging/pae", reason: PAGE_FAULTS },
+    Excuse { program: "paging/large-pages", reason: PAGE_FAULTS },
+    Excuse { program: "long/iretq", reason: "it refuses a null SS" },
+    Excuse { program: "long/fs-gs", reason: CANONICAL },
+    Excuse { program: "long/fsgsbase", reason: CANONICAL },
+    Excuse { program: "long/canonical", reason: CANONICAL },
+    Excuse { program: "long/cr8", reason: "it ignores reserved bits of CR8" },
+    Excuse { program: "long/control-registers", reason: "its VMRUN refuses a state that MOV to CR0 has made" },
+    Excuse { program: "long/syscall", reason: "SYSCALL loses the status flags" },
+    Excuse { program: "irq/x2apic", reason: "kvm_amd of its kernel takes reserved bits of x2APIC registers" },
+    Excuse { program: "io/mmio-sse", reason: "KVM's instruction emulator knows few SSE instructions" },
+];
+const DEBUG: &str = "its debug registers and single steps are wrong under SVM";
+const LIMITS: &str = "it checks no segment limits and rights";
+const PAGE_FAULTS: &str = "it gives wrong error codes for reserved bits and read-modify-writes";
+const CANONICAL: &str = "it checks few addresses for being canonical";
+
 fn engine() -> Option<KvmEngine> {
     KvmEngine::new().inspect_err(|e| println!("skipped: {e}")).ok()
 }
@@ -50,6 +92,12 @@ fn engine() -> Option<KvmEngine> {
 /// Whether the host's KVM emulates guest code because it has no hardware for it.
 fn emulated() -> bool {
     Path::new("/sys/module/kvm_pvm").exists()
+}
+
+/// Whether the host itself is a machine whose CPU is QEMU's software.
+fn on_qemu_cpu() -> bool {
+    let signature = std::arch::x86_64::__cpuid(0x4000_0000);
+    [signature.ebx, signature.ecx, signature.edx] == [*b"TCGT", *b"CGTC", *b"GTCG"].map(u32::from_le_bytes)
 }
 
 /// Whether an account only says that the host's emulator gave up.
@@ -70,7 +118,11 @@ fn well(account: Result<String, visor_engine::EngineError>) {
 fn programs() {
     let Some(engine) = engine() else { return };
     let filter = std::env::var("VISOR_GUEST").unwrap_or_default();
-    let excuses = if emulated() { EMULATED } else { &[] };
+    let excuses = match () {
+        () if emulated() => EMULATED,
+        () if on_qemu_cpu() => QEMU_CPU,
+        () => &[],
+    };
     let mut report = conformance::engine(&engine, excuses, &filter);
     if emulated() {
         let (unable, failed) = report.failed.into_iter().partition(|(_, what)| gave_up(what));
@@ -85,6 +137,9 @@ fn programs() {
 #[test]
 fn paging_matrix() {
     let Some(engine) = engine() else { return };
+    if on_qemu_cpu() {
+        return println!("skipped: {PAGE_FAULTS}");
+    }
     well(paging::check(&engine));
 }
 

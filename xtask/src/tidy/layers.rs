@@ -14,6 +14,8 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("visor-engine-soft", "visor-apic"),
     ("visor-virtio", "visor-pci"),
     ("visor-nic", "visor-pci"),
+    ("visor-iommu", "visor-pci"),
+    ("visor-display", "visor-pci"),
     ("visor-image", "visor-guest"),
     ("visor-host-net", "visor-nat"),
 ];

@@ -71,7 +71,7 @@ impl IoApic {
             if high { entry & 0xffff_ffff | u64::from(value) << 32 } else { entry & !0xffff_ffff | u64::from(value) };
         // An entry made edge-triggered forgets that an interrupt is under way; systems without an EOI register rely on it.
         let kept = if value & LEVEL != 0 { entry & REMOTE_IRR } else { 0 };
-        self.state.entries[n] = value & WRITABLE | kept;
+        self.state.entries[n] = value & self.writable | kept;
         if value & LEVEL != 0 {
             self.service_level(n);
         }

@@ -38,6 +38,8 @@ const LOGICAL: u64 = 1 << 11;
 const REMOTE_IRR: u64 = 1 << 14;
 const LEVEL: u64 = 1 << 15;
 const MASKED: u64 = 1 << 16;
+/// The entry is an index into an interrupt remapping table.
+const REMAPPABLE: u64 = 1 << 48;
 /// Delivery status (12, always idle) and remote IRR are read-only, the reserved bits zero.
 const WRITABLE: u64 = 0xff00_0000_0001_afff;
 
@@ -45,6 +47,8 @@ const WRITABLE: u64 = 0xff00_0000_0001_afff;
 pub struct IoApic {
     sink: Arc<dyn MsiSink>,
     state: IoApicState,
+    /// Bits of an entry that software can write.
+    writable: u64,
 }
 
 /// The state of an I/O APIC.
@@ -63,7 +67,13 @@ pub struct IoApicState {
 impl IoApic {
     /// An I/O APIC after power-on: every input masked.
     pub fn new(sink: Arc<dyn MsiSink>) -> Self {
-        IoApic { sink, state: power_on() }
+        IoApic { sink, state: power_on(), writable: WRITABLE }
+    }
+
+    /// An I/O APIC in front of an interrupt remapping unit: entries may be in its format (VT-d §5.1.2.1), in which bit 48 is set,
+    /// bits 63:49 and 11 are an index that `sink` looks up, and the vector is that of the interrupt as the CPU sees it.
+    pub fn with_remapping(sink: Arc<dyn MsiSink>) -> Self {
+        IoApic { sink, state: power_on(), writable: WRITABLE | 0x00ff_0000_0000_0000 }
     }
 
     /// Sets input `gsi` (0 to 23; others do not exist and are ignored) asserted or not.
@@ -101,7 +111,7 @@ impl IoApic {
         self.state = state.clone();
         self.state.id &= 0xf;
         self.state.levels &= (1 << IOAPIC_INPUTS) - 1;
-        self.state.entries.iter_mut().for_each(|e| *e &= WRITABLE | REMOTE_IRR);
+        self.state.entries.iter_mut().for_each(|e| *e &= self.writable | REMOTE_IRR);
     }
 
     fn service_level(&mut self, n: usize) {
@@ -111,7 +121,8 @@ impl IoApic {
         }
         // Remote IRR stands for an interrupt that a local APIC has accepted: NMI and the like never set it, nor does an
         // illegal vector, which no EOI could ever end.
-        let vectored = DeliveryMode::from_bits((entry >> 8) as u32).is_some_and(DeliveryMode::is_vectored);
+        let remapped = entry & self.writable & REMAPPABLE != 0;
+        let vectored = remapped || DeliveryMode::from_bits((entry >> 8) as u32).is_some_and(DeliveryMode::is_vectored);
         if vectored && entry as u8 >= 16 {
             self.state.entries[n] |= REMOTE_IRR;
         }
@@ -120,6 +131,10 @@ impl IoApic {
 
     fn send(&self, n: usize) {
         let entry = self.state.entries[n];
+        if entry & self.writable & REMAPPABLE != 0 {
+            let (low, high) = ((entry >> 49 & 0x7fff) << 5, (entry >> 11 & 1) << 2);
+            return self.sink.send(0xfee0_0000 | low | 1 << 4 | high, 0);
+        }
         let Some(mode) = DeliveryMode::from_bits((entry >> 8) as u32) else { return };
         let destination = (entry >> 56) as u32;
         let message = Message {

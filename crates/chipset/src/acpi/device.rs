@@ -1,6 +1,8 @@
 //! The ports of ACPI fixed hardware.
 
-use visor_device::{Device, TimerDevice};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use visor_device::{Device, PioDevice, TimerDevice};
 
 use super::*;
 use crate::{Ports, PowerEvent};
@@ -23,9 +25,47 @@ impl Device for AcpiPm {
     }
 }
 
+/// The block of ports that the power management function decodes, wherever that is; offsets count from its start.
+pub struct PmBlock(pub Arc<Mutex<AcpiPm>>);
+
+impl PmBlock {
+    /// Ports in the block.
+    pub const LEN: u16 = 64;
+
+    fn pm(&self) -> MutexGuard<'_, AcpiPm> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Device for PmBlock {
+    fn name(&self) -> &str {
+        "acpi-pm"
+    }
+
+    /// Nothing: the registers are reset by whoever holds them.
+    fn reset(&mut self) {}
+
+    fn as_pio(&mut self) -> Option<&mut dyn PioDevice> {
+        Some(self)
+    }
+}
+
+impl PioDevice for PmBlock {
+    fn read(&mut self, offset: u16, data: &mut [u8]) {
+        self.pm().read_ports(PM_PORT + offset, data);
+    }
+
+    fn write(&mut self, offset: u16, data: &[u8]) {
+        let mut pm = self.pm();
+        for (port, byte) in (PM_PORT + offset..).zip(data) {
+            pm.write_port(port, *byte);
+        }
+    }
+}
+
 impl Ports for AcpiPm {
     fn ranges(&self) -> &'static [(u16, u16)] {
-        &[(PM_PORT, 64), (SMI_COMMAND_PORT, 2)]
+        &[(SMI_COMMAND_PORT, 2)]
     }
 
     fn read_port(&mut self, port: u16) -> u8 {

@@ -13,6 +13,9 @@
 //! ACPI mode is on from power-on, because nothing else would serve the events: an FADT without an SMI command port is right, and
 //! so is one that names B2h. SCI_EN itself is read-only, as §4.8.4.2.1 says of platforms that control it by command.
 //!
+//! The PM1 and GPE blocks are decoded where the PCI power management function says; the addresses above are those that a BIOS
+//! chooses.
+//!
 //! The SCI is a level: active while SCI_EN is set and an enabled status bit is. S5 is entered with sleep type
 //! [`S5_SLEEP_TYPE`], S3 with [`S3_SLEEP_TYPE`]; other types have no meaning here and are ignored. What ends S3 is the power button
 //! and, if RTC_EN is set, the RTC's interrupt; the registers are kept over it, with WAK_STS added.
@@ -28,9 +31,10 @@ use visor_device::{Clock, IrqLine, Nanos, TimerDevice, TimerSlot};
 
 use crate::PowerSink;
 
+pub use device::PmBlock;
 pub use reset::{RESET_PORT, RESET_VALUE, ResetControl};
 
-/// First port of the block, 64 long.
+/// First port of the block of 64 ports ([`PmBlock`]) where a BIOS puts it; register numbers here count from there.
 pub const PM_PORT: u16 = 0x600;
 /// PM1a event block, 4 bytes.
 pub const PM1_EVENT_PORT: u16 = 0x600;
@@ -49,7 +53,7 @@ pub const ACPI_DISABLE: u8 = 0xf0;
 /// SLP_TYP that the `\_S3` package must name.
 pub const S3_SLEEP_TYPE: u8 = 1;
 /// SLP_TYP that the `\_S5` package must name.
-pub const S5_SLEEP_TYPE: u8 = 5;
+pub const S5_SLEEP_TYPE: u8 = 0;
 
 const TIMER_HZ: u64 = 3_579_545;
 

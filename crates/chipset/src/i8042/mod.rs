@@ -15,6 +15,7 @@
 
 mod controller;
 mod keyboard;
+mod keys;
 mod mouse;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,8 @@ mod tests;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use visor_device::{Device, IrqLine};
+use visor_console::InputEvent;
+use visor_device::{Clock, Device, IrqLine, Nanos, TimerDevice, TimerSlot};
 
 use crate::{Ports, PowerEvent, PowerSink};
 use controller::Controller;
@@ -32,6 +34,10 @@ use mouse::Mouse;
 /// What an [`I8042`] is connected to.
 #[derive(Clone)]
 pub struct I8042Wires {
+    /// Guest time.
+    pub clock: Arc<dyn Clock>,
+    /// The keyboard's alarm.
+    pub timer: Arc<dyn TimerSlot>,
     /// IRQ 1.
     pub keyboard_irq: IrqLine,
     /// IRQ 12.
@@ -81,11 +87,36 @@ impl I8042 {
         }
     }
 
-    /// Keys pressed or released, as set-2 scan codes. Dropped while the guest has scanning off, and as a whole if they do not
-    /// fit the keyboard's buffer.
-    pub fn key(&mut self, scancodes: &[u8]) {
-        self.keyboard.key(scancodes);
+    /// Keys and movements. Dropped while the guest has them off; presses also if the keyboard's buffer is full.
+    pub fn input(&mut self, events: &[InputEvent]) {
+        let now = self.wires.clock.now();
+        for event in events {
+            match *event {
+                InputEvent::Key { key, down } => self.keyboard.key(key, down, now),
+                InputEvent::Motion { dx, dy } => self.mouse.motion(dx, dy),
+                InputEvent::Button { button, down } => self.mouse.button(button, down),
+                InputEvent::Wheel { dy, .. } => self.mouse.wheel(dy),
+                // A mouse does not know where it is.
+                InputEvent::Position { .. } => {}
+            }
+        }
         self.refill();
+        self.wires.timer.arm(self.keyboard.alarm());
+    }
+
+    /// The guest has read all that was typed.
+    pub fn is_idle(&self) -> bool {
+        self.output.is_none() && self.keyboard.is_idle()
+    }
+
+    /// The guest's driver wants to know of the mouse's movements.
+    pub fn mouse_enabled(&self) -> bool {
+        self.mouse.is_enabled()
+    }
+
+    /// The keyboard's lights: Scroll, Num and Caps Lock in bits 0 to 2.
+    pub fn leds(&self) -> u8 {
+        self.keyboard.leds()
     }
 
     /// The A20 gate as the guest last set it. It has no effect.
@@ -146,7 +177,20 @@ impl Device for I8042 {
 
     fn reset(&mut self) {
         *self = I8042::new(self.wires.clone());
+        self.wires.timer.arm(None);
         self.refill();
+    }
+
+    fn as_timer(&mut self) -> Option<&mut dyn TimerDevice> {
+        Some(self)
+    }
+}
+
+impl TimerDevice for I8042 {
+    fn expired(&mut self, now: Nanos) {
+        self.keyboard.tick(now);
+        self.refill();
+        self.wires.timer.arm(self.keyboard.alarm());
     }
 }
 

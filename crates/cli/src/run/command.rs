@@ -90,7 +90,7 @@ impl<'a> Command<'a> {
         self.end_announcement("");
         flush(self.live, &mut [&mut self.out, &mut self.err])?;
         if !matches!(end, End::Stopped(_) | End::TimedOut(_)) {
-            self.live.farewell(Some(&mut self.agent))?;
+            self.live.farewell(Some(&mut self.agent), |_| ())?;
         }
         self.read_console();
         flush(self.live, &mut [&mut self.console])?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use visor_guest::host::HostEvent;
 
 use super::agent::Agent;
+use super::boot::{BootWatch, nothing_to_boot};
 use super::end::End;
 use super::live::{Happened, Live, Want, flush, is_terminal};
 use super::streams::{Input, Output};
@@ -23,6 +24,9 @@ const AT_A_TIME: usize = 64 << 10;
 /// How long a boot may stay hidden.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the firmware's last words take to come.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
 /// What the user gets to see.
 pub(super) struct Look {
     /// Hide the boot until the guest says that it is ready.
@@ -33,6 +37,8 @@ pub(super) struct Look {
     pub(super) announce: Option<String>,
     /// Say how to leave.
     pub(super) banner: bool,
+    /// Show the firmware's log.
+    pub(super) log: bool,
 }
 
 /// The console of a running machine.
@@ -48,6 +54,9 @@ pub(super) struct Console<'a> {
     curtain: Option<Curtain>,
     announce: Option<String>,
     tail: Tail,
+    boot: BootWatch,
+    /// The firmware has nothing to boot, and what it says about that has come by then.
+    giving_up: Option<Instant>,
 }
 
 impl<'a> Console<'a> {
@@ -70,6 +79,8 @@ impl<'a> Console<'a> {
             curtain: look.curtain.then(Curtain::default),
             announce: look.announce,
             tail: Tail::default(),
+            boot: BootWatch::new(look.log),
+            giving_up: None,
         })
     }
 
@@ -77,7 +88,13 @@ impl<'a> Console<'a> {
     pub(super) fn run(mut self) -> Result<(End, Option<Tail>), Failure> {
         let end = self.converse()?;
         if matches!(end, End::Left | End::Signal(_) | End::BrokenPipe) {
-            self.live.farewell(self.agent.as_mut())?;
+            let (output, hidden) = (&mut self.output, self.curtain.is_some());
+            self.live.farewell(self.agent.as_mut(), |bytes| {
+                if !hidden {
+                    output.push(bytes);
+                    output.pump();
+                }
+            })?;
         }
         flush(self.live, &mut [&mut self.output])?;
         self.end_announcement("");
@@ -96,6 +113,9 @@ impl<'a> Console<'a> {
             // Asked first, so that what the guest wrote before its end is still taken over.
             let stopped = self.live.stopped();
             self.show();
+            if self.giving_up.is_some_and(|t| t <= Instant::now()) {
+                return Ok(End::Lost(nothing_to_boot(&self.live.boot_devices())));
+            }
             if self.output.broken() {
                 return Ok(End::BrokenPipe);
             }
@@ -126,7 +146,7 @@ impl<'a> Console<'a> {
         self.live.wait(&Want {
             input: Some(&self.input).filter(|i| i.is_open() && self.typed.is_empty()),
             outputs: &[&self.output],
-            until: [curtain, agent].into_iter().flatten().min(),
+            until: [curtain, agent, self.giving_up].into_iter().flatten().min(),
         })
     }
 
@@ -138,6 +158,7 @@ impl<'a> Console<'a> {
                 break;
             }
             self.tail.push(&bytes);
+            self.look_at_boot(&bytes);
             match &mut self.curtain {
                 None => self.output.push(&bytes),
                 Some(curtain) => {
@@ -155,6 +176,22 @@ impl<'a> Console<'a> {
             self.output.push(&hidden);
         }
         self.output.pump();
+        self.look_at_boot(&[]);
+    }
+
+    /// Shows the firmware's log, and notices when there is nothing to boot: a person is told, a program gets an end.
+    fn look_at_boot(&mut self, bytes: &[u8]) {
+        let end = if self.raw.is_some() { "\r\n" } else { "\n" };
+        if !self.boot.look(self.live, bytes, end) {
+            return;
+        }
+        if self.raw.is_none() {
+            self.giving_up = Some(Instant::now() + LAST_WORDS);
+            return;
+        }
+        let failure = nothing_to_boot(&self.live.boot_devices());
+        eprint!("visor: {}\r\n", failure.error);
+        failure.hints.iter().for_each(|h| eprint!("  {h}\r\n"));
     }
 
     fn open_curtain(&mut self, state: &str) {

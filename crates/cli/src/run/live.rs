@@ -14,6 +14,7 @@ use visor_machine::{
 
 use super::agent::Agent;
 use super::end::End;
+use super::screen::ScreenArgs;
 use super::spec::{engine_options, wish};
 use super::stats;
 use super::streams::{Input, Output};
@@ -75,7 +76,7 @@ impl Live {
             })
         })?;
         tell(&format!("engine {} ({})", engine.engine.caps().name, engine.reason));
-        let mut machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, &config.kernel))?;
+        let mut machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, config.kernel.as_ref()))?;
         machine.notes().iter().for_each(|n| tell(n));
         let wake = Wake::new()?;
         terminal::catch_signals(wake.descriptor()?)?;
@@ -130,6 +131,16 @@ impl Live {
         bytes
     }
 
+    /// Lines that the firmware has logged since the last call.
+    pub(super) fn firmware_lines(&self) -> Vec<String> {
+        self.machine.firmware_log().take()
+    }
+
+    /// What the firmware can boot from, in its order.
+    pub(super) fn boot_devices(&self) -> Vec<String> {
+        self.machine.boot_devices().to_vec()
+    }
+
     /// Bytes of serial output that nobody took in time.
     pub(super) fn lost(&self) -> u64 {
         self.serial.dropped()
@@ -141,27 +152,30 @@ impl Live {
     }
 
     /// Ends the machine for the user: in order if it has a disk that is worth it, else at once. A second signal or the time
-    /// limit cut it short.
-    pub(super) fn farewell(&self, agent: Option<&mut Agent>) -> Result<(), Failure> {
+    /// limit cut it short. `show` gets what the guest still writes to its serial port.
+    pub(super) fn farewell(&self, agent: Option<&mut Agent>, mut show: impl FnMut(&[u8])) -> Result<(), Failure> {
         if !self.precious || self.stopped().is_some() {
             return Ok(());
         }
         let mut agent = agent.filter(|a| a.is_ready());
         match &mut agent {
             Some(agent) => agent.shut_down(),
-            None => _ = self.machine.power_button(),
+            // Nobody listens to the button: a firmware, a boot loader, a system without ACPI.
+            None if !self.machine.power_button() => return Ok(()),
+            None => {}
         }
         let end = Instant::now() + FAREWELL;
         while self.stopped().is_none() && Instant::now() < end && self.timed_out().is_none() {
             if let Some(agent) = &mut agent {
                 agent.keep_going();
             }
-            self.take_serial(1 << 20);
+            show(&self.take_serial(1 << 20));
             let happened = self.wait(&Want { input: None, outputs: &[], until: Some(end) })?;
             if !happened.signals.is_empty() {
                 break;
             }
         }
+        show(&self.take_serial(1 << 20));
         Ok(())
     }
 
@@ -171,6 +185,11 @@ impl Live {
             MachineState::Stopped(reason) => Some(reason),
             _ => None,
         }
+    }
+
+    /// Writes what the screen shows last.
+    pub(super) fn write_screen(&self, screen: &ScreenArgs) -> Result<(), Failure> {
+        screen.write(&self.machine)
     }
 
     /// Stops the machine if it still runs, and tells what it did.
@@ -188,10 +207,10 @@ impl Live {
 }
 
 /// A kernel that cannot be booted is named.
-fn unbootable(error: MachineError, kernel: &FileSource) -> Failure {
-    let is_kernel = error.kind == MachineErrorKind::Boot;
+fn unbootable(error: MachineError, kernel: Option<&FileSource>) -> Failure {
+    let kernel = kernel.filter(|_| error.kind == MachineErrorKind::Boot);
     let mut failure = failure(error);
-    if is_kernel {
+    if let Some(kernel) = kernel {
         failure.error = failure.error.context(format!("cannot boot {kernel:?}"));
     }
     failure

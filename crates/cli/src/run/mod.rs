@@ -1,6 +1,6 @@
 //! `visor run`: boots a throw-away machine and stays with it to its end.
 //!
-//! - `spec`: from arguments to a machine and a job;
+//! - `spec`: from arguments to a machine and a job; `firmware`, `boot`: booting as a PC does;
 //! - `live`: the running machine, and the poll in which the main thread waits for everything;
 //! - `network`: what it is connected to;
 //! - `console`, `command`: the jobs;
@@ -11,11 +11,14 @@
 //! vCPU threads only fill buffers and wake the main thread; all other I/O is the main thread's, which never waits but in `live`.
 
 mod agent;
+mod boot;
 mod command;
 mod console;
 mod end;
+mod firmware;
 mod live;
 mod network;
+mod screen;
 mod spec;
 mod stats;
 mod streams;
@@ -27,6 +30,7 @@ use self::console::Console;
 use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
 pub(crate) use self::network::NetworkArgs;
+pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
 use self::tail::Tail;
 use crate::args::{RunArgs, StatsFormat};
@@ -46,6 +50,7 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
     network.report(&args.network, tell);
     let done = work(&live, job, args, verbose, quiet);
     let stats = live.finish(args.stats.unwrap_or(StatsFormat::Table));
+    live.write_screen(&args.screen)?;
     if args.stats.is_some() {
         eprint!("{stats}");
     }
@@ -60,11 +65,11 @@ fn work(live: &Live, job: Job, args: &RunArgs, verbose: u8, quiet: bool) -> Resu
     let announce = args.image.clone().filter(|_| announced);
     match job {
         Job::Serial => {
-            let look = console::Look { curtain: false, agent: false, announce: None, banner: !quiet };
+            let look = console::Look { curtain: false, agent: false, announce: None, banner: !quiet, log: verbose > 0 };
             Console::open(live, look)?.run()
         }
         Job::Shell => {
-            let look = console::Look { curtain: verbose == 0, agent: true, announce, banner: !quiet };
+            let look = console::Look { curtain: verbose == 0, agent: true, announce, banner: !quiet, log: false };
             Console::open(live, look)?.run()
         }
         Job::Command(argv) => {

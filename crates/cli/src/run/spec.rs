@@ -7,6 +7,7 @@ use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Disk, EngineChoice, FileSource, MachineSpec};
 
+use super::firmware;
 use super::live::is_terminal;
 use crate::args::{DebugArg, EngineArg, RunArgs, TuningArgs};
 use crate::image;
@@ -26,13 +27,16 @@ pub(super) enum Job {
 /// Reads the command line; builds the image if it is wanted and missing.
 pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineSpec, Job), Failure> {
     let Some(name) = &args.image else {
-        let kernel = args.kernel.clone().unwrap_or_default();
-        return Ok((machine(args, kernel)?, Job::Serial));
+        let mut spec = machine(args, args.kernel.clone())?;
+        spec.firmware = firmware::plan(args, quiet)?;
+        firmware::screen(args, &mut spec, quiet)?;
+        return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
     let job = job(&args.argv, is_terminal(std::io::stdin()));
-    let mut spec = machine(args, image.kernel())?;
+    let mut spec = machine(args, Some(image.kernel()))?;
     boot_image(&mut spec, &image, &job, args.append.as_deref(), verbose)?;
+    firmware::screen(args, &mut spec, quiet)?;
     Ok((spec, job))
 }
 
@@ -46,8 +50,9 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
     }
 }
 
-fn machine(args: &RunArgs, kernel: PathBuf) -> Result<MachineSpec, Failure> {
+fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failure> {
     Ok(MachineSpec {
+        kernel: kernel.map(FileSource::Path),
         memory: args.memory,
         cpus: args.cpus,
         cpu_model: args.cpu.clone(),
@@ -55,8 +60,10 @@ fn machine(args: &RunArgs, kernel: PathBuf) -> Result<MachineSpec, Failure> {
         cmdline: args.append.clone().unwrap_or_default(),
         disks: args.disk.iter().map(|d| open_disk(d)).collect::<Result<_, _>>()?,
         debug_exit: args.debug_exit,
+        iommu: args.iommu,
+        edu: args.edu,
         no_reboot: args.no_reboot,
-        ..MachineSpec::new(FileSource::Path(kernel))
+        ..MachineSpec::default()
     })
 }
 

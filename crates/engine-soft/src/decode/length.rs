@@ -36,6 +36,15 @@ fn longer_by_length(window: &[u8; MAX_LEN], bits: u32) -> bool {
 /// The opcode is bad with the mandatory prefixes it has. Processors find its length all the same, first.
 fn longer_without_mandatory(window: &[u8; MAX_LEN], bits: u32) -> bool {
     let prefixes = prefixes(window);
+    // Bad for LOCK alone: 66 then has its plain meaning, which decides about the size of an immediate.
+    let lock = |b: &&u8| **b == 0xf0;
+    if window[..prefixes].iter().any(|b| lock(&b)) {
+        let mut unlocked: Vec<u8> = window[..prefixes].iter().filter(|b| !lock(b)).copied().collect();
+        unlocked.extend_from_slice(&window[prefixes..]);
+        if !Decoder::new(bits, &unlocked, DecoderOptions::NONE).decode().is_invalid() {
+            return false;
+        }
+    }
     let mandatory = |b: &u8| matches!(b, 0x66 | 0xf0 | 0xf2 | 0xf3);
     let mut plain: Vec<u8> = window[..prefixes].iter().filter(|b| !mandatory(b)).copied().collect();
     plain.extend_from_slice(&window[prefixes..]);
@@ -94,6 +103,9 @@ mod tests {
         assert!(!too_long(&sha(10)) && too_long(&sha(11)));
         // TEST with LOCK, 15 bytes.
         assert!(!too_long(&[0xf0, 0x66, 0xf3, 0x49, 0xf7, 0x8c, 0xd7, 1, 2, 3, 4, 5, 6, 7, 8]));
+        // CMP and IMUL with LOCK and a 16-bit immediate, 14 bytes.
+        assert!(!too_long(&[0xf0, 0x65, 0x66, 0x67, 0x41, 0x81, 0xbc, 0x80, 1, 2, 3, 4, 5, 6]));
+        assert!(!too_long(&[0x36, 0x36, 0xf0, 0x66, 0x44, 0x69, 4, 0xdd, 0x48, 2, 0, 0x20, 0, 0x80]));
         assert!(!too_long(&[0x0f, 0x0b]) && !too_long(&[0x06]));
     }
 }

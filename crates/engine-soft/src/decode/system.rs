@@ -154,6 +154,7 @@ fn leaves(d: &mut Decoding) -> Option<Handler> {
         Invpcid => ops::invpcid,
         Wrmsr => ops::wrmsr,
         Xsetbv => ops::xsetbv,
+        Wrpkru => ops::wrpkru,
         Monitor => {
             d.op.mem = monitored(d);
             ops::monitor
@@ -201,6 +202,7 @@ fn stays(d: &mut Decoding) -> Option<Handler> {
         Rdpid => ops::rdpid,
         Cpuid => ops::cpuid,
         Xgetbv => ops::xgetbv,
+        Rdpkru => ops::rdpkru,
         Swapgs => ops::swapgs,
         Vmcall | Vmmcall => ops::vmcall,
         Rdfsbase => ops::rdfsbase,

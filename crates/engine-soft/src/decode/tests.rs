@@ -387,3 +387,27 @@ fn sixteen_bit_operand_and_address_forms() {
     assert_eq!(run(&mut cpu, &[0xd5, 0x0a]), Flow::Next);
     assert_eq!(cpu.gpr[RAX], 0x82);
 }
+
+/// EVEX encodings are not announced, so they are #UD: every opcode of the maps that exist, with and without mandatory prefix,
+/// register and memory operands, all vector lengths.
+#[test]
+fn evex_is_undefined() {
+    let mut cpu = cpu(CodeSize::Bits64);
+    let mut valid = 0;
+    for map in [1u8, 2, 3, 5, 6] {
+        for (opcode, rest) in (0..=255u8).flat_map(|o| (0..16u8).map(move |r| (o, r))) {
+            let (prefix, wide, length) = (rest & 3, rest >> 2 & 1, rest >> 3);
+            let head = [0x62, 0xf0 | map, 0x7c | prefix | wide << 7, 0x08 | length << 6];
+            for modrm in [0xc1, 0x01] {
+                let code = [&head[..], &[opcode, modrm, 1, 0x90, 0x90, 0x90]].concat();
+                let ins = Decoder::new(64, &code, DecoderOptions::NONE).decode();
+                valid += u32::from(!ins.is_invalid());
+                let mode = cpu.mode;
+                let op = lower(&mut cpu, &ins, mode, 0).op;
+                assert_eq!((op.run)(&mut cpu, &op), Flow::Fault, "{code:02x?}");
+                assert_eq!(cpu.fault.vector, Vector::InvalidOpcode, "{code:02x?}");
+            }
+        }
+    }
+    assert!(valid > 1000, "{valid} encodings that a CPU with AVX-512 would execute");
+}

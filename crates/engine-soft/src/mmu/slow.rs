@@ -1,11 +1,13 @@
 //! The slow path of loads and stores: TLB fill, page crossings, MMIO, code pages, watched pages, alignment checks; and
 //! instruction fetch.
 
+use std::sync::atomic::Ordering;
+
 use visor_memory::{Frame, Gpa, PAGE, RamPage};
 use visor_x86::exception::{Exception, Vector};
 
 use crate::account::Phase;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, attention};
 use crate::mmu::access::{peek, poke};
 use crate::mmu::space::Fill;
 use crate::mmu::{Access, Privilege, Word};
@@ -36,6 +38,10 @@ impl Cpu {
             return Ok(Place::Bus(t.gpa));
         }
         let Some(page) = self.ram.page(t.gpa) else { return Ok(Place::Bus(t.gpa)) };
+        self.note_key(t.leaf);
+        if access == Access::Store && !page.writable {
+            return Ok(Place::Bus(t.gpa));
+        }
         let fill = Fill { lin, host: page.host, global: t.global, large: t.large };
         self.mmu.fill(access == Access::Store, who, &fill);
         Ok(Place::Ram(page))
@@ -117,7 +123,13 @@ impl Cpu {
                     self.code_changed(op);
                 }
             }
-            Place::Bus(gpa) => self.bus_write(gpa, data),
+            Place::Bus(gpa) => {
+                self.bus_write(gpa, data);
+                // The device may have changed what memory is shown where, which counts for the next instruction.
+                if self.port.attention.load(Ordering::Relaxed) & attention::REMAP != 0 {
+                    self.code_changed(op);
+                }
+            }
         }
         self.watch_access(lin, data.len() as u64, true);
         Ok(())

@@ -7,7 +7,7 @@
 use std::sync::atomic::AtomicU32;
 
 /// Entries in one table.
-pub(crate) const ENTRIES: usize = 1024;
+pub(crate) const ENTRIES: usize = 4096;
 
 /// Pages from which loads are permitted in one privilege mode.
 #[repr(C)]
@@ -81,6 +81,7 @@ impl Tables {
     /// Makes zeroed memory a pair of empty tables.
     pub(super) fn init(&mut self) {
         self.empty(0);
+        self.empty(ENTRIES - 1);
     }
 
     /// Empties entry `i` of both.
@@ -90,11 +91,11 @@ impl Tables {
     }
 
     pub(super) fn empty_load(&mut self, i: usize) {
-        self.load.put(i, EMPTY[usize::from(i == 0)]);
+        self.load.put(i, nothing(i));
     }
 
     pub(super) fn empty_store(&mut self, i: usize) {
-        self.store.page.put(i, EMPTY[usize::from(i == 0)]);
+        self.store.page.put(i, nothing(i));
     }
 
     pub(super) fn put_load(&mut self, e: Entry) {
@@ -108,8 +109,12 @@ impl Tables {
     }
 }
 
-/// Page 0 maps to entry 0, so an empty entry 0 has the tag of a page that maps to entry 1.
-const EMPTY: [Entry; 2] = [Entry { tag: 0, host: 0 }, Entry { tag: 1 << 12, host: 0 }];
+/// What an empty entry `i` holds: a page that maps to another entry, and so does the page before it, since generated code looks at
+/// the last byte of an access. That is page 0 in most.
+fn nothing(i: usize) -> Entry {
+    let tag = if i == 0 || i == ENTRIES - 1 { 2 << 12 } else { 0 };
+    Entry { tag, host: 0 }
+}
 
 /// The entry that a linear address maps to.
 #[inline(always)]

@@ -34,6 +34,8 @@ pub(crate) struct Translation {
     pub(crate) global: bool,
     /// Part of a page of more than 4 KiB.
     pub(crate) large: bool,
+    /// The last entry of the walk, 0 without one.
+    pub(crate) leaf: u64,
 }
 
 /// A paging-structure entry on the way to the page.
@@ -104,7 +106,7 @@ impl Cpu {
     fn walk(&self, lin: u64, access: Access, who: Privilege) -> Result<Translation, Miss> {
         let mut walk = Walk { entries: [None; 4], count: 0, rights: WRITE | USER };
         match self.mmu.paging {
-            Paging::Off => Ok(Translation { gpa: Gpa(lin & 0xffff_ffff), global: false, large: false }),
+            Paging::Off => Ok(Translation { gpa: Gpa(lin & 0xffff_ffff), global: false, large: false, leaf: 0 }),
             Paging::Long => self.walk_wide(&mut walk, self.cr3 & ADDRESS, 4, lin, access, who),
             Paging::Pae => {
                 let pdpte = self.mmu.pdpte[(lin >> 30) as usize & 3];
@@ -179,10 +181,12 @@ impl Cpu {
 
     /// Checks the rights and sets accessed and dirty bits.
     fn finish(&self, walk: &Walk, gpa: u64, large: bool, access: Access, who: Privilege) -> Result<Translation, Miss> {
-        if !self.allowed(walk.rights, access, who) {
-            return Err(Miss::Fault(pf::PRESENT));
-        }
         let leaf = walk.count - 1;
+        let raw = walk.entries[leaf].map_or(0, |e| e.raw);
+        let key = self.key_forbids(raw, walk.rights, access, who);
+        if key || !self.allowed(walk.rights, access, who) {
+            return Err(Miss::Fault(pf::PRESENT | if key { pf::KEY } else { 0 }));
+        }
         for (i, entry) in walk.entries.iter().take(walk.count).enumerate() {
             let Some(entry) = entry else { continue };
             let wanted = if i == leaf && access == Access::Store { ACCESSED | DIRTY } else { ACCESSED };
@@ -190,9 +194,8 @@ impl Cpu {
                 self.mark(entry, wanted)?;
             }
         }
-        let raw = walk.entries[leaf].map_or(0, |e| e.raw);
         let global = raw & GLOBAL != 0 && self.cr4 & Cr4::PGE.bits() != 0;
-        Ok(Translation { gpa: Gpa(gpa), global, large })
+        Ok(Translation { gpa: Gpa(gpa), global, large, leaf: raw })
     }
 
     /// SDM 3A §4.6.1.
@@ -234,7 +237,7 @@ impl Cpu {
 
     /// Sets `bits` in an entry, if it is still what it was.
     fn mark(&self, entry: &Entry, bits: u64) -> Result<(), Miss> {
-        let Some(page) = entry.page else { return Ok(()) };
+        let Some(page) = entry.page.filter(|p| p.writable) else { return Ok(()) };
         let (old, new) = (entry.raw, entry.raw | bits);
         // SAFETY: see `entry`.
         let at = unsafe { page.host.add(entry.offset as usize) };

@@ -126,7 +126,7 @@ impl Cpu {
             self.load_pdptes(self.cr3)?;
         }
         self.cr4 = value;
-        if changed & paging != 0 {
+        if changed & (paging | (Cr4::PKE | Cr4::PKS).bits()) != 0 {
             if changed & PCIDE != 0 && value & PCIDE == 0 {
                 self.mmu.switch(0, false);
             }
@@ -155,6 +155,8 @@ impl Cpu {
             | has(feature::XSAVE, Cr4::OSXSAVE)
             | has(feature::SMEP, Cr4::SMEP)
             | has(feature::SMAP, Cr4::SMAP)
+            | has(feature::PKU, Cr4::PKE)
+            | has(feature::PKS, Cr4::PKS)
     }
 
     /// Loads the four PDPTEs of PAE paging (SDM 3A §4.4.1).

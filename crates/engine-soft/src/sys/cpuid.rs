@@ -1,9 +1,12 @@
 //! CPUID leaves as a running CPU returns them: the table, with the bits that follow its state (SDM 2A, CPUID).
 
+use visor_fpu::XCR0_AVX;
 use visor_x86::cpuid::{Regs, feature};
 use visor_x86::regs::Cr4;
 
 use crate::cpu::Cpu;
+use crate::sys::keys::XCR0_PKRU;
+use crate::sys::xstate::{compact_len, standard_len};
 
 impl Cpu {
     /// What CPUID returns for `leaf` and `subleaf`. Basic leaves beyond the last one give the last one's data.
@@ -32,8 +35,9 @@ impl Cpu {
                     r.ecx = subleaf & 0xff;
                 }
             }
-            0xd if subleaf == 0 => r.ebx = if self.xcr0 & 4 != 0 { 832 } else { 576 },
-            0xd if subleaf == 1 => r.ebx = if self.xcr0 & 4 != 0 { 832 } else { 576 },
+            7 if subleaf == 0 && self.cr4 & Cr4::PKE.bits() != 0 => r.ecx |= 1 << 4,
+            0xd if subleaf == 0 => r.ebx = standard_len(self.xcr0) as u32,
+            0xd if subleaf == 1 => r.ebx = compact_len(self.xcr0) as u32,
             _ => {}
         }
         r
@@ -49,6 +53,7 @@ impl Cpu {
         if !self.cpuid.has(feature::XSAVE) {
             return 1;
         }
-        3 | if self.cpuid.has(feature::AVX) { 4 } else { 0 }
+        let avx = if self.cpuid.has(feature::AVX) { XCR0_AVX } else { 0 };
+        3 | avx | if self.cpuid.has(feature::PKU) && avx != 0 { XCR0_PKRU } else { 0 }
     }
 }

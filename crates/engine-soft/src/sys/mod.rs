@@ -15,6 +15,7 @@ mod hypercall;
 mod interrupt;
 mod ints;
 mod iret;
+mod keys;
 mod local_apic;
 mod mode;
 mod msr;

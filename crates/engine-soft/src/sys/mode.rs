@@ -21,7 +21,8 @@ impl Cpu {
             (false, true) => CodeSize::Bits32,
             (false, false) => CodeSize::Bits16,
         };
-        self.mode = Mode { size, protected, single: self.needs_single_steps() };
+        self.mode = Mode { size, protected, single: false };
+        self.single_changed();
         self.rip_mask = match size {
             CodeSize::Bits16 => 0xffff,
             CodeSize::Bits32 => 0xffff_ffff,
@@ -60,6 +61,10 @@ impl Cpu {
     /// Recomputes whether instructions must run one by one, after TF, RF, the interrupt shadow or DR7 changed.
     #[inline]
     pub(crate) fn single_changed(&mut self) {
+        // Without breakpoints nobody can tell whether RF lasts for one instruction, and every return from a fault sets it.
+        if self.dr7 & 0xff == 0 {
+            self.sysflags &= !Rflags::RF.bits();
+        }
         self.mode.single = self.needs_single_steps();
     }
 

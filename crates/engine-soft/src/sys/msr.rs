@@ -9,6 +9,7 @@ use visor_x86::regs::{Cr0, Cr4, Efer};
 use crate::cpu::Cpu;
 use crate::op::{Flow, Guest, Op};
 use crate::sys::descriptor::{FS, GS};
+use crate::sys::keys::Keys;
 use crate::sys::operand::end;
 
 /// Machine-check banks.
@@ -30,6 +31,8 @@ pub(crate) struct MsrFile {
     pub(crate) sysenter_eip: u64,
     pub(crate) pat: u64,
     pub(crate) tsc_adjust: u64,
+    /// Rights of protection keys: IA32_PKRS, and PKRU, which is none of the MSRs.
+    pub(crate) keys: Keys,
     misc_enable: u64,
     mtrr_def_type: u64,
     mtrr_fixed: [u64; 11],
@@ -56,6 +59,7 @@ impl Default for MsrFile {
             sysenter_eip: 0,
             pat: PAT_RESET,
             tsc_adjust: 0,
+            keys: Keys::default(),
             misc_enable: MISC_ENABLE_RESET,
             mtrr_def_type: 0,
             mtrr_fixed: [0; 11],
@@ -69,7 +73,7 @@ impl Default for MsrFile {
 }
 
 /// Registers that a snapshot keeps, in the order in which they are restored.
-pub(super) const SAVED: [u32; 14] = [
+pub(super) const SAVED: [u32; 15] = [
     IA32_STAR,
     IA32_LSTAR,
     IA32_CSTAR,
@@ -84,6 +88,7 @@ pub(super) const SAVED: [u32; 14] = [
     IA32_MTRR_DEF_TYPE,
     IA32_MCG_STATUS,
     IA32_FEATURE_CONTROL,
+    IA32_PKRS,
 ];
 
 /// All MSRs that a snapshot keeps: [`SAVED`], then the MTRRs and machine-check banks, then the TSC.
@@ -129,6 +134,7 @@ impl Cpu {
             IA32_P5_MC_ADDR | IA32_P5_MC_TYPE | IA32_PLATFORM_ID => 0,
             IA32_TSC => self.tsc(),
             IA32_APIC_BASE | X2APIC_FIRST..=X2APIC_LAST => return self.apic_read_msr(msr),
+            IA32_PKRS if self.cpuid.has(feature::PKS) => u64::from(self.msr.keys.pkrs),
             IA32_TSC_DEADLINE if self.cpuid.has(feature::TSC_DEADLINE) => return self.apic_read_msr(msr),
             IA32_FEATURE_CONTROL => m.feature_control,
             IA32_TSC_ADJUST if self.cpuid.has(feature::TSC_ADJUST) => m.tsc_adjust,
@@ -186,6 +192,7 @@ impl Cpu {
                 self.tsc_offset = self.tsc_offset.wrapping_add(delta);
                 self.rearm_timer();
             }
+            IA32_PKRS => self.set_pkrs(value as u32),
             IA32_BIOS_SIGN_ID => m.bios_sign_id = value,
             IA32_SYSENTER_CS => m.sysenter_cs = value & 0xffff_ffff,
             IA32_SYSENTER_ESP => m.sysenter_esp = value,
@@ -227,6 +234,7 @@ impl Cpu {
             IA32_BIOS_UPDT_TRIG => true,
             X2APIC_FIRST..=X2APIC_LAST => true,
             IA32_TSC_DEADLINE => self.cpuid.has(feature::TSC_DEADLINE),
+            IA32_PKRS => self.cpuid.has(feature::PKS) && value >> 32 == 0,
             IA32_TSC_ADJUST => self.cpuid.has(feature::TSC_ADJUST),
             // Locked by reset.
             IA32_FEATURE_CONTROL => self.msr.feature_control & 1 == 0,
@@ -305,7 +313,7 @@ pub(super) fn wrmsr(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let value = (cpu.gpr[2] << 32) | (cpu.gpr[0] & 0xffff_ffff);
     let next = op.next_rip(cpu);
     cpu.write_msr(msr, value)?;
-    if matches!(msr, IA32_EFER | IA32_APIC_BASE) {
+    if matches!(msr, IA32_EFER | IA32_APIC_BASE | IA32_PKRS) {
         cpu.rip = next;
         return Ok(Flow::End);
     }

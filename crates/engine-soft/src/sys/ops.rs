@@ -29,6 +29,7 @@ handlers! {
     control: hlt smsw lmsw clts mov_from_cr mov_to_cr invlpg invpcid wbinvd;
     debug: mov_from_dr mov_to_dr;
     msr: rdmsr wrmsr rdtsc rdtscp rdpmc rdpid cpuid xgetbv xsetbv;
+    keys: rdpkru wrpkru;
     hypercall: vmcall;
     port: in_imm in_dx out_imm out_dx ins outs;
     xstate: fxsave fxrstor xsave xsaveopt xsavec xrstor;

@@ -148,6 +148,7 @@ impl Cpu {
             cr8: self.cr8(),
             efer: self.efer,
             xcr0: self.xcr0,
+            pkru: self.msr.keys.pkru,
             dr: [self.dr[0], self.dr[1], self.dr[2], self.dr[3], self.dr6, self.dr7],
             xsave,
             msrs,
@@ -173,7 +174,7 @@ impl Cpu {
         self.gdtr = s.gdtr;
         self.idtr = s.idtr;
         (self.cr0, self.cr2, self.cr3, self.cr4) = (s.cr0 | Cr0::ET.bits(), s.cr2, s.cr3 & !(1 << 63), s.cr4);
-        (self.efer, self.xcr0) = (s.efer, s.xcr0);
+        (self.efer, self.xcr0, self.msr.keys.pkru) = (s.efer, s.xcr0, s.pkru);
         self.dr.copy_from_slice(&s.dr[..4]);
         self.cpl = match (self.is_real(), self.is_v86()) {
             (true, _) => 0,

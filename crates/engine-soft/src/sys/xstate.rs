@@ -7,11 +7,15 @@ use visor_x86::regs::{Cr0, Cr4};
 
 use crate::cpu::Cpu;
 use crate::op::{Flow, Guest, Op};
+use crate::sys::keys::XCR0_PKRU;
+use crate::sys::operand::end;
 
 /// Bytes of the legacy region.
 const LEGACY: usize = 512;
 /// Legacy region and header.
 const HEADER_END: usize = LEGACY + 64;
+/// Bytes of the component with PKRU, the upper half of which is unused (SDM 1 §13.5.7).
+const PKRU_LEN: usize = 8;
 
 fn layout(cpu: &Cpu, op: &Op) -> FxLayout {
     match (cpu.is_64(), op.imm & 1 == 1) {
@@ -46,6 +50,9 @@ impl Cpu {
         }
         if (0..16).any(|i| f.ymm_hi(i) != 0) {
             in_use |= XCR0_AVX;
+        }
+        if self.msr.keys.pkru != 0 {
+            in_use |= XCR0_PKRU;
         }
         in_use
     }
@@ -98,9 +105,23 @@ fn finish(cpu: &mut Cpu, result: Result<(), FpuFault>) -> Guest<Flow> {
     }
 }
 
-/// Bytes of the area that an instruction with `components` touches.
-fn extent(components: u64) -> usize {
+/// Bytes of a standard-form area with `components`.
+pub(super) fn standard_len(components: u64) -> usize {
+    match components {
+        c if c & XCR0_PKRU != 0 => XSAVE_AREA_SIZE + PKRU_LEN,
+        c if c & XCR0_AVX != 0 => XSAVE_AREA_SIZE,
+        _ => HEADER_END,
+    }
+}
+
+/// Where a compacted area with `components` has PKRU.
+fn compact_pkru(components: u64) -> usize {
     if components & XCR0_AVX != 0 { XSAVE_AREA_SIZE } else { HEADER_END }
+}
+
+/// Bytes of a compacted area with `components`.
+pub(super) fn compact_len(components: u64) -> usize {
+    compact_pkru(components) + if components & XCR0_PKRU != 0 { PKRU_LEN } else { 0 }
 }
 
 /// XSAVE.
@@ -117,13 +138,31 @@ pub(super) fn xsaveopt(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
 
 fn save_standard(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let requested = cpu.requested();
-    let len = extent(requested & cpu.xcr0);
+    let components = requested & cpu.xcr0;
+    let len = standard_len(components);
     let lin = area(cpu, op, len, 64, true)?;
     cpu.probe_store(lin, len as u64, op.mem.seg)?;
     let mut image = [0; XSAVE_AREA_SIZE];
-    cpu.load_bytes(lin, op.mem.seg, &mut image[..len])?;
+    cpu.load_bytes(lin, op.mem.seg, &mut image[..len.min(XSAVE_AREA_SIZE)])?;
     visor_fpu::xsave(&cpu.fpu, layout(cpu, op), cpu.xcr0, requested, &mut image);
-    write_saved(cpu, op, lin, requested & cpu.xcr0, &image)
+    if components & XCR0_PKRU != 0 {
+        set_header(&mut image, LEGACY, XCR0_PKRU, cpu.msr.keys.pkru != 0);
+        save_pkru(cpu, op, lin, XSAVE_AREA_SIZE)?;
+    }
+    write_saved(cpu, op, lin, components, &image)
+}
+
+/// Sets or clears a bit of one of the header's words.
+fn set_header(image: &mut [u8; XSAVE_AREA_SIZE], at: usize, bit: u64, on: bool) {
+    let mut word = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| image[at + i]));
+    word = if on { word | bit } else { word & !bit };
+    image[at..at + 8].copy_from_slice(&word.to_le_bytes());
+}
+
+fn save_pkru(cpu: &mut Cpu, op: &Op, lin: u64, offset: usize) -> Guest<()> {
+    let at = cpu.wrap(lin.wrapping_add(offset as u64));
+    let value = u64::from(cpu.msr.keys.pkru).to_le_bytes();
+    cpu.store_bytes(at, op.mem.seg, &value, Some(op))
 }
 
 /// Writes those parts of the area that a save of `components` changes.
@@ -154,13 +193,23 @@ fn write_saved(cpu: &mut Cpu, op: &Op, lin: u64, components: u64, image: &[u8; X
 pub(super) fn xsavec(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     cpu.xsave_allowed(feature::XSAVEC)?;
     let requested = cpu.requested();
-    let len = extent(requested & cpu.xcr0);
+    let components = requested & cpu.xcr0;
+    let len = compact_len(components);
     let lin = area(cpu, op, len, 64, true)?;
     cpu.probe_store(lin, len as u64, op.mem.seg)?;
     let mut image = [0; XSAVE_AREA_SIZE];
-    cpu.load_bytes(lin, op.mem.seg, &mut image[..len])?;
+    let rest = compact_pkru(components);
+    cpu.load_bytes(lin, op.mem.seg, &mut image[..rest])?;
     visor_fpu::xsavec(&cpu.fpu, layout(cpu, op), cpu.xcr0, requested, &mut image);
-    cpu.store_bytes(lin, op.mem.seg, &image[..len], Some(op))?;
+    if components & XCR0_PKRU != 0 {
+        set_header(&mut image, LEGACY + 8, XCR0_PKRU, true);
+        // As other components, it is not written in its initial state.
+        if cpu.msr.keys.pkru != 0 {
+            set_header(&mut image, LEGACY, XCR0_PKRU, true);
+            save_pkru(cpu, op, lin, rest)?;
+        }
+    }
+    cpu.store_bytes(lin, op.mem.seg, &image[..rest], Some(op))?;
     Ok(Flow::Next)
 }
 
@@ -172,13 +221,36 @@ pub(super) fn xrstor(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let mut image = [0; XSAVE_AREA_SIZE];
     cpu.load_bytes(lin, op.mem.seg, &mut image[..HEADER_END])?;
     // The AVX part is read only if it is to be restored from memory.
-    let present = u64::from(image[LEGACY]);
+    let present = u64::from(u16::from_le_bytes([image[LEGACY], image[LEGACY + 1]]));
     if requested & cpu.xcr0 & present & XCR0_AVX != 0 {
         let high = cpu.wrap(lin.wrapping_add(HEADER_END as u64));
         cpu.check_canonical(high, (XSAVE_AREA_SIZE - HEADER_END) as u64, op.mem.seg)?;
         cpu.load_bytes(high, op.mem.seg, &mut image[HEADER_END..])?;
     }
+    let pkru = load_pkru(cpu, op, lin, present, &image)?;
     let layout = layout(cpu, op);
     let restored = visor_fpu::xrstor(&mut cpu.fpu, layout, cpu.xcr0, requested, &image);
-    finish(cpu, restored)
+    let flow = finish(cpu, restored)?;
+    match pkru {
+        Some(value) if cpu.set_pkru(value) => end(cpu, op),
+        _ => Ok(flow),
+    }
+}
+
+/// The value that XRSTOR gives to PKRU, if it changes it.
+fn load_pkru(cpu: &mut Cpu, op: &Op, lin: u64, present: u64, image: &[u8; XSAVE_AREA_SIZE]) -> Guest<Option<u32>> {
+    if cpu.requested() & cpu.xcr0 & XCR0_PKRU == 0 {
+        return Ok(None);
+    }
+    if present & XCR0_PKRU == 0 {
+        return Ok(Some(0));
+    }
+    // Bit 63 of XCOMP_BV says that the area is compacted; bit 2, that it has AVX.
+    let compacted = image[LEGACY + 15] & 0x80 != 0;
+    let offset = if compacted { compact_pkru(image[LEGACY + 8].into()) } else { XSAVE_AREA_SIZE };
+    let at = cpu.wrap(lin.wrapping_add(offset as u64));
+    let mut raw = [0; 4];
+    cpu.check_canonical(at, 4, op.mem.seg)?;
+    cpu.load_bytes(at, op.mem.seg, &mut raw)?;
+    Ok(Some(u32::from_le_bytes(raw)))
 }

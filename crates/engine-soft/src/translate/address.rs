@@ -32,7 +32,116 @@ pub(super) struct Check {
     pub(super) keep_flags: bool,
 }
 
+/// Where an access finds its bytes.
+#[derive(Debug)]
+pub(super) enum Spot {
+    /// At R14, where a check of its own left it; the jumps are taken if that failed.
+    Own { check: Check, misses: Vec<Hole> },
+    /// At R14 plus an offset, in the range of a group.
+    Shared { group: u8, at: i32, check: Check },
+}
+
+/// Which access of an instruction.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Which {
+    /// The memory operand.
+    Operand,
+    /// The one that the stack pointer implies, at an offset from a guest register.
+    Stack(usize, i32),
+}
+
+impl Spot {
+    /// Offset from R14.
+    pub(super) fn at(&self) -> i32 {
+        match self {
+            Spot::Own { .. } => 0,
+            Spot::Shared { at, .. } => *at,
+        }
+    }
+
+    pub(super) fn rm(&self) -> Rm {
+        Rm::Checked(self.at())
+    }
+
+    /// The jumps taken if the access is not served.
+    pub(super) fn misses(self) -> Vec<Hole> {
+        match self {
+            Spot::Own { misses, .. } => misses,
+            Spot::Shared { .. } => Vec::new(),
+        }
+    }
+}
+
 impl Build<'_> {
+    /// Gets an access of `insn` ready: afterwards it may be made at the spot returned, with the flags as `check` says. RCX is lost.
+    pub(super) fn reach(&mut self, insn: &Insn, which: Which, check: Check) -> Spot {
+        let member = self.member(matches!(which, Which::Stack(..)).into());
+        let Some(m) = member else {
+            self.address_of(insn, which);
+            let misses = self.check(check);
+            return Spot::Own { check, misses };
+        };
+        let start = self.asm.here();
+        if m.leads {
+            self.address_of(insn, which);
+            self.asm.add_constant(Host::R14, -m.at);
+            let g = self.group(m.group);
+            let access = if g.store { Access::Store } else { Access::Load };
+            let whole = Check { access, size: g.size, align: g.align, keep_flags: check.keep_flags };
+            let misses = self.check_range(whole);
+            self.go_apart(misses, start, insn);
+            self.asm.store(Rm::State(field!(ranges) + 8 * i32::from(m.group)), Host::R14);
+            if g.store {
+                self.load_mark(whole, true);
+                self.asm.store(Rm::State(field!(marks) + 8 * i32::from(m.group)), Host::RCX);
+            }
+            self.set_range(m.group);
+        } else if !self.has_range(m.group) {
+            self.asm.load(Host::R14, Rm::State(field!(ranges) + 8 * i32::from(m.group)));
+            self.set_range(m.group);
+        }
+        Spot::Shared { group: m.group, at: m.at, check }
+    }
+
+    fn address_of(&mut self, insn: &Insn, which: Which) {
+        match which {
+            Which::Operand => self.operand_address(&insn.ins),
+            Which::Stack(register, offset) => {
+                if let Place::Host(h) = regs::place(register) {
+                    self.loses(Host::R14);
+                    self.asm.lea(true, Host::R14, Sum { base: Some(h), index: None, disp: offset });
+                }
+            }
+        }
+    }
+
+    /// To be emitted before RCX is used between [`Build::reach`] and [`Build::stored`].
+    pub(super) fn keep_entry(&mut self, spot: &Spot) {
+        if let Spot::Own { check, .. } = spot
+            && !(check.keep_flags && self.host.pext)
+        {
+            self.asm.store(Rm::State(field!(spill)), Host::RCX);
+        }
+    }
+
+    /// To be emitted after a store at `spot`, where R14 still is: tells the engine if the frame has code. RCX is lost.
+    /// `rcx_kept`: it has not been touched since [`Build::reach`]. `keep_flags`: the guest's flags are in the host's and must stay.
+    /// Without `insn` the code goes on whatever the store hit.
+    pub(super) fn stored(&mut self, spot: &Spot, rcx_kept: bool, keep_flags: bool, insn: Option<&Insn>) {
+        let size = match spot {
+            Spot::Own { check, .. } => {
+                self.load_mark(*check, rcx_kept);
+                check.size
+            }
+            Spot::Shared { group, check, .. } => {
+                self.asm.load(Host::RCX, Rm::State(field!(marks) + 8 * i32::from(*group)));
+                check.size
+            }
+        };
+        let hole = self.test_mark(keep_flags);
+        self.or_tell_write(hole, spot.at(), size, insn);
+    }
+
     /// R14 becomes the linear address of the memory operand of `ins`; RCX is lost, the flags stay.
     pub(super) fn operand_address(&mut self, ins: &Instruction) {
         self.effective_address(ins);
@@ -44,6 +153,7 @@ impl Build<'_> {
 
     /// R14 becomes the effective address of the memory operand of `ins`.
     pub(super) fn effective_address(&mut self, ins: &Instruction) {
+        self.loses(Host::R14);
         if ins.is_ip_rel_memory_operand() {
             // The decoder counts from the page.
             self.linear(Host::R14, ins.ip_rel_memory_address() as i64);
@@ -82,6 +192,7 @@ impl Build<'_> {
     /// Turns the linear address in R14 into a host address. Where that fails, one of the jumps returned is taken. RCX selects the
     /// entry of the table afterwards where the flags need not be kept.
     pub(super) fn check(&mut self, check: Check) -> Vec<Hole> {
+        self.loses(Host::R14);
         let tables = tables(self.context.privilege(), check.access);
         if check.keep_flags && self.host.pext {
             return self.check_keeping_flags(check, tables);
@@ -121,7 +232,7 @@ impl Build<'_> {
         a.pext(Host::RCX, Host::R14, field!(index_mask));
         a.load(Host::RCX, Rm::Table8(tables.neg_tag));
         // An aligned operand that begins in the page ends in it.
-        let last = if check.align > 1 { 0 } else { check.size as i32 - 1 };
+        let last = if check.align > 1 && check.size == check.align { 0 } else { check.size as i32 - 1 };
         a.lea(true, Host::RCX, Sum { base: Some(Host::RCX), index: Some((Host::R14, 0)), disp: last });
         let mask = match check.align {
             1 => field!(page_mask),
@@ -142,20 +253,19 @@ impl Build<'_> {
         out
     }
 
-    /// To be emitted after a store that [`Build::check`] has permitted: tells the engine if the frame has code. R14 is the host
-    /// address still; RCX is lost. `entry_in_rcx`: it has not been touched since the check. `keep_flags`: the guest's flags are
-    /// in the host's and must stay.
-    pub(super) fn after_store(&mut self, check: Check, entry_in_rcx: bool, keep_flags: bool, insn: &Insn) {
-        self.load_mark(check, entry_in_rcx);
-        let hole = self.test_mark(keep_flags);
-        self.or_tell_write(hole, check.size, Some(insn));
-    }
-
-    /// As [`Build::after_store`] for a call, which goes on in any case; keeps the flags.
-    pub(super) fn after_push(&mut self, check: Check, entry_in_rcx: bool) {
-        self.load_mark(check, entry_in_rcx);
-        let hole = self.test_mark(true);
-        self.or_tell_write(hole, check.size, None);
+    /// As [`Build::check`] for the range of a group, whose size and alignment have nothing to do with each other.
+    fn check_range(&mut self, whole: Check) -> Vec<Hole> {
+        if whole.align == 1 || !whole.keep_flags || !self.host.pext {
+            return self.check(whole);
+        }
+        // The alignment first, so that R14 is still linear.
+        let a = &mut self.asm;
+        a.pext(Host::RCX, Host::R14, field!(low_mask_16));
+        let aligned = a.jrcxz();
+        let mut out = vec![a.jmp()];
+        a.land(aligned);
+        out.extend(self.check(Check { align: 1, ..whole }));
+        out
     }
 
     /// Jumps if the mark that RCX points to is set.
@@ -181,13 +291,6 @@ impl Build<'_> {
             self.asm.load(Host::RCX, Rm::State(field!(spill)));
         }
         self.asm.load(Host::RCX, if by_index { Rm::Table8(mark) } else { Rm::Table(mark) });
-    }
-
-    /// Keeps the entry that a check has left in RCX, for [`Build::after_store`] without `entry_in_rcx`.
-    pub(super) fn keep_entry(&mut self, check: Check) {
-        if !(check.keep_flags && self.host.pext) {
-            self.asm.store(Rm::State(field!(spill)), Host::RCX);
-        }
     }
 }
 

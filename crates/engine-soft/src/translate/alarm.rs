@@ -40,6 +40,11 @@ impl Alarm {
         self.program(if at == u64::MAX { 0 } else { nanos().max(1) });
     }
 
+    /// It has rung, perhaps a little early.
+    pub(crate) fn rang(&mut self) {
+        self.armed = 0;
+    }
+
     /// Guest TSC that it is set to.
     #[inline]
     pub(crate) fn at(&self) -> u64 {

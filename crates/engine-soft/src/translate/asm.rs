@@ -1,7 +1,7 @@
 //! An assembler for the few instructions that the translator adds to the guest's own.
 //!
 //! There is no way to name a memory operand other than the CPU's own memory ([`Rm::State`], [`Rm::Table`]), the address that a
-//! TLB check has left in the scratch registers ([`Rm::Checked`], [`Rm::CheckedSum`]), and things that a stub finds through
+//! TLB check has left in R14 ([`Rm::Checked`]), and things that a stub finds through
 //! pointers in the CPU's own memory ([`Rm::At`]).
 
 use super::regs::Host;
@@ -16,10 +16,8 @@ pub(super) enum Rm {
     Table(i32),
     /// GS base plus offset plus RCX × 8.
     Table8(i32),
-    /// What R14 points to.
-    Checked,
-    /// What R14 + RCX points to.
-    CheckedSum,
+    /// What R14 plus an offset points to.
+    Checked(i32),
     /// What a register points to, plus an offset.
     At(Host, i32),
 }
@@ -87,8 +85,14 @@ impl Asm {
                 self.raw(&[0x04 | reg, 0xcd]);
                 self.raw(&disp.to_le_bytes());
             }
-            Rm::Checked => self.bytes.push(reg | 6),
-            Rm::CheckedSum => self.raw(&[reg | 4, 0x0e]),
+            Rm::Checked(0) => self.bytes.push(reg | 6),
+            Rm::Checked(disp) => match i8::try_from(disp) {
+                Ok(short) => self.raw(&[0x46 | reg, short as u8]),
+                Err(_) => {
+                    self.bytes.push(0x86 | reg);
+                    self.raw(&disp.to_le_bytes());
+                }
+            },
             Rm::At(Host(r), disp) => {
                 self.bytes.push(0x80 | reg | (r & 7));
                 if r & 7 == 4 {
@@ -274,7 +278,7 @@ fn extensions(rm: Rm) -> (u8, u8) {
     match rm {
         Rm::Reg(Host(r)) | Rm::At(Host(r), _) => (r >> 3 & 1, 0),
         Rm::State(_) | Rm::Table(_) | Rm::Table8(_) => (0, 0),
-        Rm::Checked | Rm::CheckedSum => (1, 0),
+        Rm::Checked(_) => (1, 0),
     }
 }
 
@@ -306,8 +310,9 @@ mod tests {
         assert_eq!(text(|a| a.load(h(3), Rm::State(0x88))), "mov rbx,[gs:88h]");
         assert_eq!(text(|a| a.load(h(14), Rm::Table(0x2000))), "mov r14,[gs:rcx+2000h]");
         assert_eq!(text(|a| a.load(h(1), Rm::Table8(0x2000))), "mov rcx,[gs:rcx*8+2000h]");
-        assert_eq!(text(|a| a.store(Rm::Checked, h(9))), "mov [r14],r9");
-        assert_eq!(text(|a| a.load32(h(1), Rm::CheckedSum)), "mov ecx,[r14+rcx]");
+        assert_eq!(text(|a| a.store(Rm::Checked(0), h(9))), "mov [r14],r9");
+        assert_eq!(text(|a| a.store(Rm::Checked(-8), h(9))), "mov [r14-8],r9");
+        assert_eq!(text(|a| a.load32(h(1), Rm::Checked(300))), "mov ecx,[r14+12Ch]");
         assert_eq!(text(|a| a.load(h(1), Rm::At(h(12), 8))), "mov rcx,[r12+8]");
         assert_eq!(text(|a| a.load(h(1), Rm::At(h(4), 8))), "mov rcx,[rsp+8]");
         assert_eq!(text(|a| a.mov(h(15), h(0))), "mov r15,rax");

@@ -6,7 +6,7 @@
 
 use iced_x86::{Code, OpKind};
 
-use super::address::{Access, Check};
+use super::address::{Access, Check, Which};
 use super::asm::{Hole, Rm, Sum};
 use super::build::Build;
 use super::classify::Kind;
@@ -55,9 +55,11 @@ impl Build<'_> {
             return;
         }
         let over = self.asm.jcc(condition ^ 1);
+        let r14 = self.r14();
         self.poll_if_backward(insn, target);
         self.go(target, insn);
         self.asm.fill_here(over);
+        self.set_r14(r14);
     }
 
     fn poll_if_backward(&mut self, insn: &Insn, target: i64) {
@@ -97,8 +99,9 @@ impl Build<'_> {
     /// Relative call.
     pub(super) fn call(&mut self, insn: &Insn) {
         self.poll_here_if(insn, insn.target() <= i64::from(insn.off));
+        let start = self.asm.here();
         let misses = self.push_return(insn);
-        self.or_leave(misses, insn);
+        self.or_leave(misses, start, insn);
         self.go(insn.target(), insn);
     }
 
@@ -109,6 +112,7 @@ impl Build<'_> {
             self.interpret_and_leave(insn);
             return;
         }
+        let start = self.asm.here();
         let mut misses = self.target(insn);
         misses.extend(self.find_target());
         match insn.kind {
@@ -126,16 +130,17 @@ impl Build<'_> {
             }
             _ => self.asm.raw(&[0xff, 0xe1]),
         }
-        self.or_leave(misses, insn);
+        self.or_leave(misses, start, insn);
     }
 
     /// R14 becomes the target of an indirect branch.
     fn target(&mut self, insn: &Insn) -> Vec<Hole> {
         let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: true };
         if insn.kind == Kind::Return {
-            let misses = self.check_stack(0, check);
-            self.asm.load(Host::R14, Rm::Checked);
-            return misses;
+            let spot = self.reach(insn, Which::Stack(regs::RSP, 0), check);
+            self.asm.load(Host::R14, spot.rm());
+            self.loses(Host::R14);
+            return spot.misses();
         }
         if insn.ins.op0_kind() == OpKind::Register {
             self.fetch(Host::R14, insn.ins.op0_register().number());
@@ -143,7 +148,7 @@ impl Build<'_> {
         }
         self.operand_address(&insn.ins);
         let misses = self.check(check);
-        self.asm.load(Host::R14, Rm::Checked);
+        self.asm.load(Host::R14, Rm::Checked(0));
         misses
     }
 
@@ -194,25 +199,25 @@ impl Build<'_> {
     /// The return address goes onto the stack; R14 and RCX are lost, the flags stay.
     fn push_return(&mut self, insn: &Insn) -> Vec<Hole> {
         let check = Check { access: Access::Store, size: 8, align: 1, keep_flags: insn.live_in != 0 };
-        let misses = self.check_stack(-8, check);
+        let spot = self.reach(insn, Which::Stack(regs::RSP, -8), check);
         let back = i64::from(insn.next());
         let small = self.page.and_then(|p| i32::try_from(p.wrapping_add(back as u64) as i64).ok());
-        let entry_in_rcx = match small {
+        let rcx_kept = match small {
             Some(lin) => {
-                self.asm.store_imm(Rm::Checked, lin);
+                self.asm.store_imm(spot.rm(), lin);
                 true
             }
             None => {
-                self.keep_entry(check);
+                self.keep_entry(&spot);
                 self.linear(Host::RCX, back);
-                self.asm.store(Rm::Checked, Host::RCX);
+                self.asm.store(spot.rm(), Host::RCX);
                 false
             }
         };
         self.move_stack(-8);
         // The call goes on whatever it has overwritten.
-        self.after_push(check, entry_in_rcx);
-        misses
+        self.stored(&spot, rcx_kept, true, None);
+        spot.misses()
     }
 
     /// Sets the page from the linear address in R14, for code at offset `start` that runs wherever it is mapped.

@@ -5,6 +5,7 @@ use iced_x86::Encoder;
 use super::asm::{Asm, Hole, Rm, Sum};
 use super::cache::At;
 use super::context::Context;
+use super::hoist::{self, Groups, Member};
 use super::regs::{self, Host, Place};
 use super::stubs::Stubs;
 use super::unit::Insn;
@@ -63,14 +64,18 @@ pub(super) struct Built {
 
 /// Code to be put behind the rest.
 enum Cold {
-    /// The instruction is interpreted, and then goes on at `back`.
-    Interpret { from: Vec<Hole>, site: u32, back: usize },
+    /// The instruction, which begins at `start`, is tried again once the TLB has its pages, or is interpreted and goes on at
+    /// `back`.
+    Interpret { from: Vec<Hole>, site: u32, start: usize, back: usize },
+    /// The range of a group is not served: once the TLB has the page of the access itself, its code at `start` is tried again;
+    /// otherwise it goes on at instruction `insn` of the other version.
+    Range { from: Vec<Hole>, site: u32, start: usize, insn: usize },
     /// A store hit a frame with code.
-    WroteCode { from: Hole, size: u32, site: u32, back: usize },
+    WroteCode { from: Hole, at: i32, size: u32, site: u32, back: usize },
     /// A way out.
     Way { from: Vec<Hole>, way: u32, poll: bool },
-    /// The branch is interpreted, which ends the code.
-    Leave { from: Vec<Hole>, site: u32 },
+    /// The branch, which begins at `start`, is tried again or interpreted, which ends the code.
+    Leave { from: Vec<Hole>, site: u32, start: usize },
 }
 
 /// See the module's documentation.
@@ -89,6 +94,17 @@ pub(super) struct Build<'a> {
     ways: Vec<Way>,
     cold: Vec<Cold>,
     pub(super) encoder: Encoder,
+    /// Which accesses share checks, and whether this is the version of the unit in which they do.
+    groups: Groups,
+    sharing: bool,
+    /// The instruction at work, by its place in the unit.
+    current: usize,
+    /// The range whose host address R14 holds.
+    r14: Option<u8>,
+    /// Jumps to instructions of the version in which every access checks for itself.
+    apart: Vec<(Hole, usize)>,
+    /// Where the instructions of that version begin, from the first that it has.
+    starts: (usize, Vec<usize>),
     /// The vector (x87) registers are known to be loaded.
     pub(super) vectors_loaded: bool,
     pub(super) x87_loaded: bool,
@@ -99,6 +115,8 @@ pub(super) struct Build<'a> {
 pub(super) struct HostFlavour {
     /// PEXT, as fast as other instructions.
     pub(super) pext: bool,
+    /// Groups of accesses are tried again when their page has been filled in. For tests, which run code but once.
+    pub(super) retry_ranges: bool,
 }
 
 impl<'a> Build<'a> {
@@ -122,9 +140,50 @@ impl<'a> Build<'a> {
             ways: Vec::new(),
             cold: Vec::new(),
             encoder: Encoder::new(64),
+            groups: Groups::default(),
+            sharing: false,
+            current: 0,
+            r14: None,
+            apart: Vec::new(),
+            starts: (0, Vec::new()),
             vectors_loaded: false,
             x87_loaded: false,
         }
+    }
+
+    /// Emits `unit`.
+    pub(super) fn unit(&mut self, unit: &[Insn]) {
+        self.groups = hoist::find(unit);
+        self.sharing = !self.groups.groups.is_empty();
+        self.version(unit, 0);
+        let ranges = self.cold.iter().filter_map(|c| if let Cold::Range { insn, .. } = c { Some(*insn) } else { None });
+        let Some(first) = self.apart.iter().map(|(_, i)| *i).chain(ranges).min() else { return };
+        self.sharing = false;
+        let starts = self.version(unit, first);
+        self.starts = (first, starts.clone());
+        for (hole, i) in std::mem::take(&mut self.apart) {
+            self.asm.fill(hole, starts[i - first] as i64);
+        }
+    }
+
+    /// Emits `unit` from instruction `first` on, and tells where each begins.
+    fn version(&mut self, unit: &[Insn], first: usize) -> Vec<usize> {
+        let mut starts = Vec::new();
+        for (i, insn) in unit.iter().enumerate().skip(first) {
+            self.current = i;
+            if !self.sharing {
+                // Whoever comes here from the other version may not have loaded them.
+                (self.r14, self.vectors_loaded, self.x87_loaded) = (None, false, false);
+            }
+            starts.push(self.asm.here());
+            super::one(self, insn);
+        }
+        if let Some(last) = unit.last()
+            && last.kind.falls_through()
+        {
+            self.go(last.next().into(), last);
+        }
+        starts
     }
 
     /// A number under which the interpreter finds `insn`.
@@ -138,6 +197,7 @@ impl<'a> Build<'a> {
 
     /// `to` becomes the linear address of offset `off` of the page; the flags stay.
     pub(super) fn linear(&mut self, to: Host, off: i64) {
+        self.loses(to);
         match self.page {
             Some(page) => self.asm.constant(to, page.wrapping_add(off as u64)),
             None => {
@@ -155,25 +215,78 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// The interpreter executes `insn` if one of `from` jumps; the code goes on here.
-    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, insn: &Insn) {
+    /// The interpreter executes `insn`, whose code begins at `start`, if one of `from` jumps; the code goes on here. Nothing of it
+    /// must have been done where they jump.
+    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+        if from.is_empty() {
+            return;
+        }
         let site = self.site(insn);
         let back = self.asm.here();
-        self.cold.push(Cold::Interpret { from, site, back });
+        self.cold.push(Cold::Interpret { from, site, start, back });
     }
 
-    /// The interpreter executes the branch `insn` if one of `from` jumps.
-    pub(super) fn or_leave(&mut self, from: Vec<Hole>, insn: &Insn) {
+    /// The interpreter executes the branch `insn`, whose code begins at `start`, if one of `from` jumps.
+    pub(super) fn or_leave(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
         let site = self.site(insn);
-        self.cold.push(Cold::Leave { from, site });
+        self.cold.push(Cold::Leave { from, site, start });
     }
 
-    /// Tells the engine of a store of `size` bytes at R14 by `insn`, if `from` jumps. Without `insn` the code goes on whatever the
+    /// What the memory operand (0) or the stack access (1) of the instruction at work is to a group.
+    pub(super) fn member(&self, which: usize) -> Option<Member> {
+        if self.sharing { self.groups.members[self.current][which] } else { None }
+    }
+
+    /// The range of group `n`.
+    pub(super) fn group(&self, n: u8) -> hoist::Group {
+        self.groups.groups[usize::from(n)]
+    }
+
+    /// What is known of R14.
+    pub(super) fn r14(&self) -> Option<u8> {
+        self.r14
+    }
+
+    /// Forgets what has been found out about R14 since [`Build::r14`].
+    pub(super) fn set_r14(&mut self, known: Option<u8>) {
+        self.r14 = known;
+    }
+
+    /// Whether R14 holds the host address of the range of group `n`.
+    pub(super) fn has_range(&self, n: u8) -> bool {
+        self.r14 == Some(n)
+    }
+
+    /// R14 holds the host address of the range of group `n` now.
+    pub(super) fn set_range(&mut self, n: u8) {
+        self.r14 = Some(n);
+    }
+
+    /// `from` goes on at `insn`, the instruction at work, in the version in which every access checks for itself. `start` is where
+    /// its code begins here.
+    pub(super) fn go_apart(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+        let i = self.current;
+        if self.host.retry_ranges {
+            let site = self.site(insn);
+            self.cold.push(Cold::Range { from, site, start, insn: i });
+        } else {
+            self.apart.extend(from.into_iter().map(|h| (h, i)));
+        }
+    }
+
+    /// Whether some access of the instruction at work leads a group.
+    pub(super) fn leads(&self) -> bool {
+        [0, 1].into_iter().filter_map(|which| self.member(which)).any(|m| m.leads)
+    }
+
+    /// Tells the engine of a store of `size` bytes at R14 + `at` by `insn`, if `from` jumps. Without `insn` the code goes on whatever the
     /// store hit.
-    pub(super) fn or_tell_write(&mut self, from: Hole, size: u32, insn: Option<&Insn>) {
+    pub(super) fn or_tell_write(&mut self, from: Hole, at: i32, size: u32, insn: Option<&Insn>) {
         let site = insn.map_or(NO_SITE, |insn| self.site(insn));
         let back = self.asm.here();
-        self.cold.push(Cold::WroteCode { from, size, site, back });
+        self.cold.push(Cold::WroteCode { from, at, size, site, back });
+        // The way back from there has lost it.
+        self.r14 = None;
     }
 
     /// The interpreter executes `insn` here, and the code goes on.
@@ -265,8 +378,16 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// Register `r` gets another value.
+    pub(super) fn loses(&mut self, r: Host) {
+        if r == Host::R14 {
+            self.r14 = None;
+        }
+    }
+
     /// Puts the value of guest register `guest` into `to`; the flags stay.
     pub(super) fn fetch(&mut self, to: Host, guest: usize) {
+        self.loses(to);
         match regs::place(guest) {
             Place::Host(h) => self.asm.mov(to, h),
             Place::Slot(at) => self.asm.load(to, Rm::State(at)),
@@ -289,6 +410,7 @@ impl<'a> Build<'a> {
     }
 
     fn call_stub(&mut self, stub: At) {
+        self.r14 = None;
         let hole = self.asm.call();
         self.asm.fill(hole, i64::from(stub.0) - i64::from(self.at.0));
     }
@@ -303,15 +425,28 @@ impl<'a> Build<'a> {
         let way = self.way(start);
         for cold in std::mem::take(&mut self.cold) {
             match cold {
-                Cold::Interpret { from, site, back } => {
+                Cold::Interpret { from, site, start, back } => {
                     from.into_iter().for_each(|h| self.asm.fill_here(h));
                     self.asm.constant(Host::R14, site.into());
-                    self.call_stub(self.stubs.call_interpreter);
+                    self.call_stub(self.stubs.call_refill);
                     let hole = self.asm.jmp();
                     self.asm.fill(hole, back as i64);
+                    // Where `call_refill` returns to have the instruction tried again.
+                    let again = self.asm.jmp();
+                    self.asm.fill(again, start as i64);
                 }
-                Cold::WroteCode { from, size, site, back } => {
+                Cold::Range { from, site, start, insn } => {
+                    from.into_iter().for_each(|h| self.asm.fill_here(h));
+                    self.asm.constant(Host::R14, site.into());
+                    self.call_stub(self.stubs.only_refill);
+                    let apart = self.asm.jmp();
+                    self.asm.fill(apart, self.starts.1[insn - self.starts.0] as i64);
+                    let again = self.asm.jmp();
+                    self.asm.fill(again, start as i64);
+                }
+                Cold::WroteCode { from, at, size, site, back } => {
                     self.asm.fill_here(from);
+                    self.asm.add_constant(Host::R14, at);
                     self.asm.constant(Host::RCX, u64::from(size) << 32 | u64::from(site));
                     self.call_stub(self.stubs.wrote_code);
                     let hole = self.asm.jmp();
@@ -326,10 +461,14 @@ impl<'a> Build<'a> {
                     self.asm.constant(Host::R14, way.into());
                     self.jump_to_stub(if poll { self.stubs.poll } else { self.stubs.link });
                 }
-                Cold::Leave { from, site } => {
+                Cold::Leave { from, site, start } => {
                     from.into_iter().for_each(|h| self.asm.fill_here(h));
                     self.asm.constant(Host::R14, site.into());
-                    self.jump_to_stub(self.stubs.interpret);
+                    self.call_stub(self.stubs.call_refill);
+                    // Never: branches end the code.
+                    self.asm.raw(&[0x0f, 0x0b, 0x66, 0x90, 0x90]);
+                    let again = self.asm.jmp();
+                    self.asm.fill(again, start as i64);
                 }
             }
         }

@@ -1,7 +1,5 @@
-//! Memory for translated code: one anonymous file, mapped once to write and once to execute, so that no address is ever
-//! writable and executable. It fills from the front and starts over when it is full.
-
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+//! Memory for translated code: shared pages, mapped once to write and once to execute, so that no address is ever writable and
+//! executable. It fills from the front and starts over when it is full.
 
 /// An offset in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,23 +26,19 @@ impl CodeCache {
     /// The host's, if it gives no memory that may be executed.
     pub(super) fn new(len: usize) -> std::io::Result<Self> {
         let len = len.clamp(1 << 20, 1 << 30).next_multiple_of(4096);
-        // SAFETY: a plain system call with a C string.
-        let raw = unsafe { libc::memfd_create(c"visor-code".as_ptr(), libc::MFD_CLOEXEC) };
-        if raw < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        // SAFETY: a fresh descriptor that nobody else owns.
-        let file = unsafe { OwnedFd::from_raw_fd(raw) };
-        // SAFETY: a plain system call on our own descriptor.
-        if unsafe { libc::ftruncate(file.as_raw_fd(), len as i64) } != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        let writable = map(&file, len, libc::PROT_READ | libc::PROT_WRITE)?;
-        let executable = map(&file, len, libc::PROT_READ | libc::PROT_EXEC);
-        let executable = executable.inspect_err(|_| {
-            // SAFETY: the mapping just made, which nobody knows.
-            unsafe { libc::munmap(writable.cast(), len) };
-        })?;
+        let writable = map(len)?;
+        // Linux `perf` looks for names of generated code where memory has no file: a second view of the same shared pages, which
+        // mremap(2) gives for an old size of 0.
+        // SAFETY: our own mapping; the new one goes wherever the kernel chooses.
+        let executable = unsafe {
+            let second = libc::mremap(writable.cast(), 0, len, libc::MREMAP_MAYMOVE);
+            if second == libc::MAP_FAILED || libc::mprotect(second, len, libc::PROT_READ | libc::PROT_EXEC) != 0 {
+                let error = std::io::Error::last_os_error();
+                libc::munmap(writable.cast(), len);
+                return Err(error);
+            }
+            second.cast()
+        };
         Ok(CodeCache { writable, executable, len, used: 0, kept: 0 })
     }
 
@@ -132,8 +126,9 @@ impl Drop for CodeCache {
     }
 }
 
-fn map(file: &OwnedFd, len: usize, protection: i32) -> std::io::Result<*mut u8> {
+fn map(len: usize) -> std::io::Result<*mut u8> {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping at an address of the kernel's choice.
-    let got = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    let got = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags | libc::MAP_NORESERVE, -1, 0) };
     if got == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(got.cast()) }
 }

@@ -1,6 +1,6 @@
 //! What becomes of a guest instruction.
 
-use iced_x86::{Code, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind};
 
 use super::context::Context;
 
@@ -132,7 +132,15 @@ fn is_odd(ins: &Instruction) -> bool {
             _ => return true,
         }
     }
-    memory > 1 || ins.is_vsib() || ins.memory_displ_size() == 8 && ins.memory_base() == Register::None && is_moffs(ins.code())
+    memory > 1 || ins.is_vsib() || is_moffs(ins.code()) || is_bit_string(ins)
+}
+
+/// The bit may lie far from the address.
+fn is_bit_string(ins: &Instruction) -> bool {
+    use Mnemonic::*;
+    matches!(ins.mnemonic(), Bt | Bts | Btr | Btc)
+        && ins.op0_kind() == OpKind::Memory
+        && ins.op1_kind() == OpKind::Register
 }
 
 fn is_moffs(code: Code) -> bool {

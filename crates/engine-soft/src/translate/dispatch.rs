@@ -1,5 +1,6 @@
 //! The loop around translated code: finds or makes the translation at RIP, enters it, and acts on why it was left.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use visor_memory::{Frame, PAGE};
@@ -16,7 +17,11 @@ use super::{translate, unit};
 use crate::cpu::Cpu;
 use crate::mmu::Home;
 use crate::op::{Guest, REG_BLOCK_RIP};
+use crate::options::SoftOptions;
+use crate::perf_map::PerfMap;
 
+/// How often code is interpreted before it is translated.
+const HOT: u8 = 2;
 /// Room that the translation of one unit may take.
 const LARGEST: usize = 64 << 10;
 
@@ -27,6 +32,8 @@ pub(crate) struct TranslatorCounts {
     pub(crate) entries: u64,
     /// Instructions that the interpreter executed for translated code.
     pub(crate) interpreted: u64,
+    /// Misses of the soft TLB that a page walk made good.
+    pub(crate) refills: u64,
     /// Stores to frames with code.
     pub(crate) checked_writes: u64,
 }
@@ -44,8 +51,11 @@ pub(crate) struct Translator {
     units: u8,
     /// GS base of this thread, where the CPU cannot set it by itself.
     window: u64,
+    /// The site of a branch that a helper has executed before the code was left.
+    pub(super) branched: Option<u32>,
     pub(super) stats: TranslatorCounts,
     page: Box<[u8; PAGE as usize]>,
+    perf_map: Option<Arc<PerfMap>>,
 }
 
 /// What is known of the code at RIP.
@@ -56,32 +66,36 @@ enum Found {
 }
 
 impl Translator {
-    /// A translator with a cache of `bytes`.
+    /// A translator that tells `perf_map` what it makes.
     ///
     /// # Errors
     /// The host's, if it gives no memory that may be executed.
-    pub(crate) fn new(bytes: usize) -> std::io::Result<Box<Self>> {
-        let mut cache = CodeCache::new(bytes)?;
+    pub(crate) fn new(options: &SoftOptions, perf_map: Option<Arc<PerfMap>>) -> std::io::Result<Box<Self>> {
+        let mut cache = CodeCache::new(options.code_cache as usize)?;
         let host = HostCpu { avx: std::is_x86_feature_detected!("avx"), fsgsbase: has_fsgsbase() };
         let functions = Helpers {
             interpret: helpers::interpret as *const () as u64,
+            refill: helpers::refill as *const () as u64,
+            only_refill: helpers::only_refill as *const () as u64,
             wrote_code: helpers::wrote_code as *const () as u64,
         };
         let stubs = Stubs::write(&mut cache, functions, host).ok_or(std::io::ErrorKind::OutOfMemory)?;
         // SAFETY: the stub at this address is such a function.
         let enter = unsafe { std::mem::transmute::<u64, extern "sysv64" fn(u64, u64)>(cache.address(stubs.enter)) };
         Ok(Box::new(Translator {
-            map: Map::new(cache),
+            map: Map::new(cache, if options.eager { 0 } else { HOT }),
             stubs,
             enter,
-            flavour: HostFlavour { pext: std::is_x86_feature_detected!("bmi2") },
+            flavour: HostFlavour { pext: std::is_x86_feature_detected!("bmi2"), retry_ranges: options.eager },
             host,
             alarm: Alarm::default(),
             upper: 0,
             units: 0,
             window: 0,
+            branched: None,
             stats: TranslatorCounts::default(),
             page: Box::new([0; PAGE as usize]),
+            perf_map,
         }))
     }
 
@@ -94,6 +108,11 @@ impl Translator {
         cpu.frame.translator = std::ptr::from_mut(self);
         self.window = 0;
         self.alarm.attach(word);
+    }
+
+    /// The alarm has rung: it is set no longer, even if it was early.
+    pub(crate) fn alarm_rang(&mut self) {
+        self.alarm.rang();
     }
 
     /// Drops what was made of `frames`, whose bytes have changed.
@@ -130,7 +149,11 @@ impl Translator {
                     helpers::execute(cpu, &mut self.map, id);
                     self.learn_target(cpu, context, id);
                 }
-                Exit::Done => {}
+                Exit::Done => {
+                    if let Some(id) = self.branched.take() {
+                        self.learn_target(cpu, context, id);
+                    }
+                }
             }
             if attention(cpu) || cpu.halted || cpu.shutdown {
                 return Ok(true);
@@ -186,6 +209,7 @@ impl Translator {
             self.window = window;
         }
         self.stats.entries += 1;
+        self.branched = None;
         (self.enter)(window, self.map.cache.address(entry));
         Exit::from_bits(cpu.frame.exit)
     }
@@ -241,6 +265,10 @@ impl Translator {
         let at = self.map.cache.next();
         let build = Build::new(&self.stubs, at, first, key.context, key.page, self.flavour);
         let built = translate(build, &unit, start);
+        if let Some(map) = &self.perf_map {
+            let ring = if key.context.is_user() { "user" } else { "kernel" };
+            map.add(self.map.cache.address(at), built.code.len() as u64, &format!("{ring}:{:x}", cpu.rip));
+        }
         let inserted = self.map.insert(key, built);
         debug_assert!(inserted, "there was room");
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicU32;
 
 use visor_fpu::{FpuState, MXCSR_DEFAULT};
 
+use super::hoist::GROUPS;
 use crate::cpu::Cpu;
 use crate::mmu::ENTRIES;
 use crate::translate::Translator;
@@ -57,6 +58,9 @@ pub(crate) struct Frame {
     pub(super) jump_to: u64,
     /// Where it goes in the guest.
     pub(super) jump_lin: u64,
+    /// Host addresses of the ranges that are checked as a whole, and their frames' code marks.
+    pub(super) ranges: [u64; GROUPS],
+    pub(super) marks: [u64; GROUPS],
     /// What a scratch register held.
     pub(super) spill: u64,
     /// Flags of the guest, as LAHF and SETO AL give them, and its RAX meanwhile.
@@ -69,6 +73,8 @@ pub(crate) struct Frame {
     /// Likewise, if it must be aligned to 16 or 32 bytes.
     pub(super) page_mask_16: u64,
     pub(super) page_mask_32: u64,
+    /// Bits of an address that must be clear for it to be aligned to 16 bytes.
+    pub(super) low_mask_16: u64,
     /// Bits of an address that select an entry of the branch targets of the kernel and of user code.
     pub(super) kernel_targets_mask: u64,
     pub(super) user_targets_mask: u64,
@@ -88,6 +94,8 @@ impl Default for Frame {
             exit_id: 0,
             jump_to: 0,
             jump_lin: 0,
+            ranges: [0; GROUPS],
+            marks: [0; GROUPS],
             spill: 0,
             flags: 0,
             kept_rax: 0,
@@ -95,6 +103,7 @@ impl Default for Frame {
             page_mask: !0xfff,
             page_mask_16: !0xff0,
             page_mask_32: !0xfe0,
+            low_mask_16: 15,
             kernel_targets_mask: crate::mmu::KERNEL_TARGETS_MASK,
             user_targets_mask: crate::mmu::USER_TARGETS_MASK,
         }

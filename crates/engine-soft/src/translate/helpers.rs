@@ -3,7 +3,6 @@
 use visor_memory::Frame;
 
 use super::build::NO_SITE;
-use super::dispatch::Translator;
 use super::map::{Lowered, Map};
 use crate::cpu::{Cpu, Mode, attention};
 use crate::decode::lower;
@@ -12,12 +11,32 @@ use crate::run::leave;
 
 /// Executes the instruction of site `site`. 0: translated code goes on behind it; 1: RIP is exact.
 pub(super) extern "sysv64" fn interpret(cpu: *mut Cpu, site: u64) -> u32 {
-    // SAFETY: called by translated code of this CPU, whose `run` is on the stack and touches neither meanwhile.
-    let (cpu, map) = unsafe { ((*cpu).frame.translator, &mut *cpu) };
-    // SAFETY: as above; the translator is not part of the CPU.
-    let (translator, cpu): (&mut Translator, &mut Cpu) = unsafe { (&mut *cpu, map) };
+    // SAFETY: called by translated code of this CPU, whose `run` is on the stack and touches neither meanwhile; the translator
+    // is not part of the CPU.
+    let (cpu, translator) = unsafe { (&mut *cpu, &mut *(*cpu).frame.translator) };
     translator.stats.interpreted += 1;
     u32::from(!execute(cpu, &mut translator.map, site as u32))
+}
+
+/// Fills the TLB for the instruction of site `site`, if that is what it lacks, and answers 2: try again. Otherwise as
+/// [`interpret`].
+pub(super) extern "sysv64" fn refill(cpu: *mut Cpu, site: u64) -> u32 {
+    // SAFETY: as in `interpret`.
+    let (cpu, translator) = unsafe { (&mut *cpu, &mut *(*cpu).frame.translator) };
+    if super::refill::refill(cpu, &translator.map.sites[site as usize].site) {
+        translator.stats.refills += 1;
+        return 2;
+    }
+    translator.stats.interpreted += 1;
+    translator.branched = Some(site as u32);
+    u32::from(!execute(cpu, &mut translator.map, site as u32))
+}
+
+/// Fills the TLB for the instruction of site `site` and answers 2, or 0 if that is not what it lacks.
+pub(super) extern "sysv64" fn only_refill(cpu: *mut Cpu, site: u64) -> u32 {
+    // SAFETY: as in `interpret`.
+    let (cpu, translator) = unsafe { (&mut *cpu, &mut *(*cpu).frame.translator) };
+    if super::refill::refill(cpu, &translator.map.sites[site as usize].site) { 2 } else { 0 }
 }
 
 /// `info` / 2^32 bytes were stored at `host`, in a frame with code, by the instruction of site `info` % 2^32 (or by one that goes
@@ -54,10 +73,8 @@ pub(super) fn execute(cpu: &mut Cpu, map: &mut Map, site: u32) -> bool {
     cpu.stats.instructions += 1;
     if flow == Flow::Next {
         let changed = !cpu.block_end.is_null() || cpu.port.attention.load(std::sync::atomic::Ordering::Relaxed) & attention::WORK != 0;
-        if !ends && !changed {
-            return true;
-        }
         cpu.rip = op.next_rip(cpu);
+        return !ends && !changed;
     } else if flow != Flow::End {
         leave(cpu, op, flow);
     }

@@ -18,8 +18,6 @@ use crate::op::Op;
 const JUMPS: usize = 4096;
 /// Counters of how often code was met, a power of two.
 const HEATS: usize = 1 << 16;
-/// How often code is interpreted before it is translated.
-const HOT: u8 = 2;
 
 /// What a translation is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,11 +100,13 @@ pub(super) struct Map {
     far: Vec<(At, At)>,
     jumps: Vec<Jump>,
     heat: Vec<u8>,
+    /// How often code is met before it is hot.
+    hot: u8,
     pub(super) stats: MapStats,
 }
 
 impl Map {
-    pub(super) fn new(cache: CodeCache) -> Self {
+    pub(super) fn new(cache: CodeCache, hot: u8) -> Self {
         Map {
             cache,
             by_key: FxHashMap::default(),
@@ -119,6 +119,7 @@ impl Map {
             far: Vec::new(),
             jumps: vec![NO_JUMP; JUMPS],
             heat: vec![0; HEATS],
+            hot,
             stats: MapStats::default(),
         }
     }
@@ -144,7 +145,7 @@ impl Map {
     /// Whether the code of `key` has been met often enough to be worth a translation. Counts.
     pub(super) fn is_hot(&mut self, key: &Key) -> bool {
         let i = (key.at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize & (HEATS - 1);
-        if self.heat[i] >= HOT {
+        if self.heat[i] >= self.hot {
             return !self.never.contains(key);
         }
         self.heat[i] += 1;

@@ -8,11 +8,12 @@
 //!
 //! - `classify`: which instruction is translated how;
 //! - `context`: what of the CPU's mode code is made for;
+//! - `hoist`: which accesses share a check;
 //! - `asm`, `build`: code under construction;
 //! - `stubs`, `frame`: the way in and out;
 //! - `targets`: where indirect branches go;
 //! - `map`: translations by place; linking and invalidation;
-//! - `dispatch`: the loop around it; `helpers`: what code calls;
+//! - `dispatch`: the loop around it; `helpers`, `refill`: what code calls;
 //! - `alarm`: how a timer gets translated code to come back.
 
 mod address;
@@ -26,8 +27,10 @@ mod context;
 mod dispatch;
 pub(crate) mod frame;
 mod helpers;
+mod hoist;
 mod map;
 mod native;
+mod refill;
 mod regs;
 mod stubs;
 mod targets;
@@ -47,14 +50,7 @@ fn translate(mut build: Build<'_>, unit: &[Insn], start: u16) -> Built {
         build.set_page(start);
     }
     let entry = build.asm.here() as u32;
-    for insn in unit {
-        one(&mut build, insn);
-    }
-    if let Some(last) = unit.last()
-        && last.kind.falls_through()
-    {
-        build.go(last.next().into(), last);
-    }
+    build.unit(unit);
     build.finish(start.into(), entry, unit.len() as u32)
 }
 
@@ -62,7 +58,13 @@ fn one(b: &mut Build<'_>, insn: &Insn) {
     match insn.kind {
         Kind::Plain | Kind::Vector | Kind::X87 => {
             if !b.same(insn) {
-                b.interpret(insn);
+                if b.leads() {
+                    // Those who follow rely on it.
+                    let apart = b.asm.jmp();
+                    b.go_apart(vec![apart], b.asm.here(), insn);
+                } else {
+                    b.interpret(insn);
+                }
             }
         }
         Kind::Nop => {}

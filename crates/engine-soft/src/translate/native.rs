@@ -2,10 +2,11 @@
 
 use iced_x86::{Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register};
 
-use super::address::{Access, Check};
+use super::address::{Access, Check, Spot, Which};
 use super::asm::{Rm, Sum};
 use super::build::Build;
 use super::classify::Kind;
+use super::frame::field;
 use super::regs::{self, Host, Place};
 use super::unit::Insn;
 
@@ -39,47 +40,56 @@ impl Build<'_> {
         let ins = &insn.ins;
         let memory = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory);
         let Some(mut plan) = plan(ins, memory.is_some()) else { return false };
-        let access = memory.map(|i| access(ins, i));
+        if memory.is_some() {
+            let at = self.member(0).map_or(0, |m| m.at);
+            redirect(&mut plan.host, if plan.no_rex { Register::RCX } else { Register::R14 }, at);
+        }
+        // What cannot be named in the same encoding is left to the interpreter.
+        let Ok(_) = self.encoder.encode(&plan.host, 0) else {
+            let _ = self.encoder.take_buffer();
+            return false;
+        };
+        let code = self.encoder.take_buffer();
         match insn.kind {
             Kind::Vector => self.need_vectors(),
             Kind::X87 => self.need_x87(),
             _ => {}
         }
-        let Some(access) = access else {
-            self.run(&mut plan, false);
+        let start = self.asm.here();
+        let Some(access) = memory.map(|i| access(ins, i)) else {
+            self.run(&plan, &code);
             return true;
         };
         let size = ins.memory_size().size() as u32;
         let check = Check { access, size, align: alignment(insn), keep_flags: insn.live_in != 0 };
-        self.operand_address(ins);
-        let misses = self.check(check);
-        let base = if plan.no_rex { Register::RCX } else { Register::R14 };
+        let spot = self.reach(insn, Which::Operand, check);
         let rcx_used = plan.no_rex || plan.rcx_in || plan.borrowed.iter().any(|b| b.scratch == Host::RCX);
         if access == Access::Store && rcx_used {
-            self.keep_entry(check);
+            self.keep_entry(&spot);
         }
         if plan.no_rex {
             self.asm.mov(Host::RCX, Host::R14);
         }
-        redirect(&mut plan.host, base);
-        self.run(&mut plan, true);
+        self.run(&plan, &code);
         if access == Access::Store {
-            self.after_store(check, !rcx_used, insn.live_out != 0, insn);
+            self.stored(&spot, !rcx_used, insn.live_out != 0, Some(insn));
         }
-        self.or_interpret(misses, insn);
+        self.or_interpret(spot.misses(), start, insn);
         true
     }
 
     /// The instruction itself, with what it needs before and after.
-    fn run(&mut self, plan: &mut Plan, memory: bool) {
+    fn run(&mut self, plan: &Plan, code: &[u8]) {
+        for b in &plan.borrowed {
+            self.loses(b.scratch);
+        }
         for b in plan.borrowed.iter().filter(|b| b.read) {
             self.fetch(b.scratch, b.guest);
         }
         if plan.rcx_in {
             self.fetch(Host::RCX, regs::RCX);
         }
-        debug_assert!(!(memory && plan.borrowed.iter().any(|b| b.scratch == Host::R14)));
-        self.encode(&plan.host);
+        self.asm.raw(code);
         match plan.rcx_out {
             Some(true) => self.put(regs::RCX, Host::RCX),
             Some(false) => self.put_32(regs::RCX, Host::RCX),
@@ -93,23 +103,6 @@ impl Build<'_> {
     fn put_32(&mut self, guest: usize, from: Host) {
         if let Place::Host(h) = regs::place(guest) {
             self.asm.load32(h, Rm::Reg(from));
-        }
-    }
-
-    /// Appends a rewritten instruction of the guest.
-    pub(super) fn encode(&mut self, ins: &Instruction) {
-        match self.encoder.encode(ins, 0) {
-            Ok(_) => {
-                let bytes = self.encoder.take_buffer();
-                self.asm.raw(&bytes);
-                self.encoder.set_buffer({
-                    let mut b = bytes;
-                    b.clear();
-                    b
-                });
-            }
-            // Every operand has been replaced by one that the same encoding can name.
-            Err(e) => unreachable!("{:?}: {e}", ins.code()),
         }
     }
 
@@ -134,6 +127,7 @@ impl Build<'_> {
 
     /// The effective address of `ins`, which has a base register, in `to`.
     fn sum(&mut self, ins: &Instruction, to: Host, wide: bool) {
+        self.loses(Host::R14);
         let base = self.part(ins.memory_base(), Host::R14);
         let index = (ins.memory_index() != Register::None).then(|| self.part(ins.memory_index(), Host::RCX));
         let scale = ins.memory_index_scale().trailing_zeros() as u8;
@@ -146,76 +140,71 @@ impl Build<'_> {
     pub(super) fn push(&mut self, insn: &Insn) {
         let ins = &insn.ins;
         let mut misses = Vec::new();
+        let start = self.asm.here();
         let keep_flags = insn.live_in != 0;
         if ins.op0_kind() == OpKind::Memory {
             self.operand_address(ins);
             misses = self.check(Check { access: Access::Load, size: 8, align: 1, keep_flags });
-            self.asm.load(Host::RCX, Rm::Checked);
-            self.asm.store(Rm::State(super::frame::field!(jump_lin)), Host::RCX);
+            self.asm.load(Host::RCX, Rm::Checked(0));
+            self.asm.store(Rm::State(field!(jump_lin)), Host::RCX);
         }
         let check = Check { access: Access::Store, size: 8, align: 1, keep_flags };
-        misses.extend(self.check_stack(-8, check));
-        let entry = match ins.op0_kind() {
+        let spot = self.reach(insn, Which::Stack(regs::RSP, -8), check);
+        let rcx_kept = match ins.op0_kind() {
             OpKind::Register => match regs::place(ins.op0_register().number()) {
                 Place::Host(h) => {
-                    self.asm.store(Rm::Checked, h);
+                    self.asm.store(spot.rm(), h);
                     true
                 }
-                Place::Slot(at) => self.store_through_rcx(check, at),
+                Place::Slot(at) => self.store_through_rcx(&spot, at),
             },
-            OpKind::Memory => self.store_through_rcx(check, super::frame::field!(jump_lin)),
+            OpKind::Memory => self.store_through_rcx(&spot, field!(jump_lin)),
             _ => {
-                self.asm.store_imm(Rm::Checked, ins.immediate(0) as i32);
+                self.asm.store_imm(spot.rm(), ins.immediate(0) as i32);
                 true
             }
         };
         self.move_stack(-8);
-        self.after_store(check, entry, insn.live_out != 0, insn);
-        self.or_interpret(misses, insn);
+        self.stored(&spot, rcx_kept, insn.live_out != 0, Some(insn));
+        misses.extend(spot.misses());
+        self.or_interpret(misses, start, insn);
     }
 
-    fn store_through_rcx(&mut self, check: Check, from: i32) -> bool {
-        self.keep_entry(check);
+    fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
+        self.keep_entry(spot);
         self.asm.load(Host::RCX, Rm::State(from));
-        self.asm.store(Rm::Checked, Host::RCX);
+        self.asm.store(spot.rm(), Host::RCX);
         false
-    }
-
-    /// Checks an access at `offset` from the guest's stack pointer.
-    pub(super) fn check_stack(&mut self, offset: i32, check: Check) -> Vec<super::asm::Hole> {
-        if let Place::Host(sp) = regs::place(regs::RSP) {
-            self.asm.lea(true, Host::R14, Sum { base: Some(sp), index: None, disp: offset });
-        }
-        self.check(check)
     }
 
     /// POP of a 64-bit register.
     pub(super) fn pop(&mut self, insn: &Insn) {
         let guest = insn.ins.op0_register().number();
+        let start = self.asm.here();
         let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: insn.live_in != 0 };
-        let misses = self.check_stack(0, check);
+        let spot = self.reach(insn, Which::Stack(regs::RSP, 0), check);
         match regs::place(guest) {
-            Place::Host(h) => self.asm.load(h, Rm::Checked),
+            Place::Host(h) => self.asm.load(h, spot.rm()),
             Place::Slot(at) => {
-                self.asm.load(Host::RCX, Rm::Checked);
+                self.asm.load(Host::RCX, spot.rm());
                 self.asm.store(Rm::State(at), Host::RCX);
             }
         }
         if guest != regs::RSP {
             self.move_stack(8);
         }
-        self.or_interpret(misses, insn);
+        self.or_interpret(spot.misses(), start, insn);
     }
 
     /// LEAVE.
     pub(super) fn leave_frame(&mut self, insn: &Insn) {
         let (Place::Host(sp), Place::Host(bp)) = (regs::place(regs::RSP), regs::place(regs::RBP)) else { return };
-        self.asm.mov(Host::R14, bp);
+        let start = self.asm.here();
         let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: insn.live_in != 0 };
-        let misses = self.check(check);
+        let spot = self.reach(insn, Which::Stack(regs::RBP, 0), check);
         self.asm.lea(true, sp, Sum { base: Some(bp), index: None, disp: 8 });
-        self.asm.load(bp, Rm::Checked);
-        self.or_interpret(misses, insn);
+        self.asm.load(bp, spot.rm());
+        self.or_interpret(spot.misses(), start, insn);
     }
 }
 
@@ -323,7 +312,7 @@ pub(super) fn named(Host(n): Host, size: usize) -> Register {
     }
 }
 
-fn access(ins: &Instruction, operand: u32) -> Access {
+pub(super) fn access(ins: &Instruction, operand: u32) -> Access {
     use Mnemonic::*;
     // What nearly every instruction is, without the long way.
     match ins.mnemonic() {
@@ -341,21 +330,21 @@ fn access(ins: &Instruction, operand: u32) -> Access {
     }
 }
 
-fn alignment(insn: &Insn) -> u32 {
+pub(super) fn alignment(insn: &Insn) -> u32 {
     match (insn.kind, insn.ins.mnemonic()) {
-        (Kind::Vector, _) => visor_fpu::operand_alignment(&insn.ins).into(),
+        (Kind::Vector | Kind::X87, _) => visor_fpu::operand_alignment(&insn.ins).into(),
         (_, Mnemonic::Cmpxchg16b) => 16,
         _ => 1,
     }
 }
 
-/// Makes the memory operand `[base]`.
-fn redirect(host: &mut Instruction, base: Register) {
+/// Makes the memory operand `[base + at]`.
+fn redirect(host: &mut Instruction, base: Register, at: i32) {
     host.set_memory_base(base);
     host.set_memory_index(Register::None);
     host.set_memory_index_scale(1);
-    host.set_memory_displacement64(0);
-    host.set_memory_displ_size(0);
+    host.set_memory_displacement64(i64::from(at) as u64);
+    host.set_memory_displ_size(if at == 0 { 0 } else { 1 });
     host.set_segment_prefix(Register::None);
 }
 

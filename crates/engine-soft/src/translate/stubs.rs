@@ -25,6 +25,10 @@ pub(super) struct Stubs {
     pub(super) interpret: At,
     /// Called: has the instruction of site R14 interpreted and goes on, or leaves.
     pub(super) call_interpreter: At,
+    /// Called: the TLB did not serve site R14. Returns as `call_interpreter`, or 5 bytes further to have the instruction tried again.
+    pub(super) call_refill: At,
+    /// Called: likewise, but does nothing else.
+    pub(super) only_refill: At,
     /// Called: R14 is a host address to which something was stored in a frame with code, and RCX the size.
     pub(super) wrote_code: At,
     /// Called: puts the guest's vector registers into the host's. Keeps the flags and all but R14.
@@ -33,10 +37,12 @@ pub(super) struct Stubs {
     pub(super) load_x87: At,
 }
 
-/// Addresses of the functions that stubs call: `fn(cpu, site) -> 0 to go on`, `fn(cpu, host address, size) -> 0 to go on`.
+/// Addresses of the functions that stubs call: `fn(cpu, site) -> 0 to go on, 2 to try again`, `fn(cpu, host address, size) -> 0 to go on`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Helpers {
     pub(super) interpret: u64,
+    pub(super) refill: u64,
+    pub(super) only_refill: u64,
     pub(super) wrote_code: u64,
 }
 
@@ -59,9 +65,11 @@ impl Stubs {
         let interpret = cache.append(&leave(cache.next(), Exit::Interpret, save_vectors))?;
         let fpu = [save_vectors, load_vectors, load_x87];
         let call_interpreter = cache.append(&call(cache.next(), helpers.interpret, false, fpu))?;
+        let call_refill = cache.append(&call(cache.next(), helpers.refill, false, fpu))?;
+        let only_refill = cache.append(&call(cache.next(), helpers.only_refill, false, fpu))?;
         let wrote_code = cache.append(&call(cache.next(), helpers.wrote_code, true, fpu))?;
         cache.keep();
-        Some(Stubs { enter, link, poll, interpret, call_interpreter, wrote_code, load_vectors, load_x87 })
+        Some(Stubs { enter, link, poll, interpret, call_interpreter, call_refill, only_refill, wrote_code, load_vectors, load_x87 })
     }
 }
 
@@ -121,8 +129,12 @@ fn call(at: At, function: u64, second: bool, [save_vectors, load_vectors, load_x
     a.constant(Host::RAX, function);
     a.raw(&[0xff, 0xd0]);
     a.raw(&[0x48, 0x83, 0xc4, 8]);
-    a.raw(&[0x85, 0xc0]);
-    let gone = a.jcc(cond::NE);
+    // 0 goes on, 1 leaves, 2 goes on 5 bytes further.
+    a.raw(&[0x83, 0xf8, 1]); // cmp eax, 1
+    let gone = a.jcc(4);
+    let on = a.jcc_short(2); // below
+    a.raw(&[0x48, 0x83, 0x04, 0x24, 5]); // add qword [rsp], 5
+    a.land(on);
     a.raw(&[0xf6, 0xc3, 2]); // test bl, 2
     let no_x87 = a.jcc_short(4);
     call_stub(&mut a, at, load_x87);

@@ -13,8 +13,6 @@ use super::context::Context;
 const MAX: usize = 64;
 /// How far behind a branch to look for instructions that overwrite the flags.
 const AHEAD: usize = 6;
-/// Longest instruction in bytes.
-const MAX_LEN: usize = 15;
 
 /// Flags as a set, in the bits of [`iced_x86::RflagsBits`].
 pub(super) type Flags = u32;
@@ -48,7 +46,7 @@ impl Insn {
     }
 }
 
-/// Reads the unit at offset `start` of a page of code. Empty if its first instruction goes on in the next page.
+/// Reads the unit at offset `start` of a page of code. Empty if its first instruction is not one, or goes on in the next page.
 pub(super) fn read(page: &[u8], start: u16, context: Context) -> Vec<Insn> {
     let mut unit = Vec::new();
     let mut decoder = decoder(page, start);
@@ -56,7 +54,8 @@ pub(super) fn read(page: &[u8], start: u16, context: Context) -> Vec<Insn> {
     while unit.len() < MAX && decoder.can_decode() {
         let off = decoder.ip() as u16;
         decoder.decode_out(&mut ins);
-        if ins.is_invalid() && page.len() - usize::from(off) < MAX_LEN {
+        // It may go on in the next page, or be too long; the interpreter knows.
+        if ins.is_invalid() {
             break;
         }
         let kind = classify(&ins, context);

@@ -5,13 +5,11 @@ use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::mcfg::MCFG;
 use acpi_tables::sdt::Sdt;
 
-use super::{
-    AcpiConfig, CENTURY, HPET, IOAPIC, LAPIC, OEM, OEM_TABLE, PM_TIMER, PM1_CONTROL, PM1_EVENT, RESET_PORT,
-    RESET_VALUE, SCI, bytes,
-};
+use super::{AcpiConfig, CENTURY, HPET, IOAPIC, LAPIC, OEM, OEM_TABLE, RESET_PORT, RESET_VALUE, SCI, bytes};
 
 /// Fixed ACPI description table (ACPI 6.5 §5.2.9).
 pub(super) fn fadt(config: &AcpiConfig, facs: u64, dsdt: u64) -> Vec<u8> {
+    let (event, control, timer) = (config.pm_base, config.pm_base + 4, config.pm_base + 8);
     let port = |at: u16, bits: u8, access| GAS::new(AddressSpace::SystemIo, bits, 0, access, at.into());
     let mut t = FADTBuilder::new(OEM, OEM_TABLE, 1)
         .flag(Flags::Wbinvd)
@@ -29,15 +27,15 @@ pub(super) fn fadt(config: &AcpiConfig, facs: u64, dsdt: u64) -> Vec<u8> {
         t.acpi_enable = smi.enable;
         t.acpi_disable = smi.disable;
     }
-    t.pm1a_evt_blk = u32::from(PM1_EVENT).into();
-    t.pm1a_cnt_blk = u32::from(PM1_CONTROL).into();
-    t.pm_tmr_blk = u32::from(PM_TIMER).into();
+    t.pm1a_evt_blk = u32::from(event).into();
+    t.pm1a_cnt_blk = u32::from(control).into();
+    t.pm_tmr_blk = u32::from(timer).into();
     t.pm1_evt_len = 4;
     t.pm1_cnt_len = 2;
     t.pm_tmr_len = 4;
-    t.x_pm1a_evt_blk = port(PM1_EVENT, 32, AccessSize::WordAccess);
-    t.x_pm1a_cnt_blk = port(PM1_CONTROL, 16, AccessSize::WordAccess);
-    t.x_pm_tmr_blk = port(PM_TIMER, 32, AccessSize::DwordAccess);
+    t.x_pm1a_evt_blk = port(event, 32, AccessSize::WordAccess);
+    t.x_pm1a_cnt_blk = port(control, 16, AccessSize::WordAccess);
+    t.x_pm_tmr_blk = port(timer, 32, AccessSize::DwordAccess);
     // Latencies above 100 and 1000 µs say that there is no C2 and no C3.
     t.p_lvl2_lat = 101.into();
     t.p_lvl3_lat = 1001.into();

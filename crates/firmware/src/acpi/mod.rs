@@ -1,10 +1,12 @@
 //! ACPI tables (ACPI 6.5): the machine's hardware as its operating system discovers it.
 //!
-//! RSDP at F0000h; RSDT, XSDT, FADT, FACS, MADT, HPET, MCFG and DSDT from E0000h. Fixed hardware: PM1 event block at port
-//! 600h, PM1 control at 604h, PM timer at 608h, SCI on interrupt 9, reset register CF9h.
+//! RSDP at F0000h; RSDT, XSDT, FADT, FACS, MADT, HPET, MCFG and DSDT from E0000h. Fixed hardware: PM1 event block, PM1 control
+//! (4 ports on) and PM timer (8 ports on), SCI on interrupt 9, reset register CF9h.
 
+mod dmar;
 mod dsdt;
 mod fixed;
+mod loader;
 #[cfg(test)]
 mod tests;
 
@@ -18,12 +20,8 @@ use crate::error::{BootError, BootErrorKind};
 use crate::layout::{RSDP, TABLES};
 use crate::ram;
 
-/// Port of the PM1a event block, 4 bytes.
-pub const PM1_EVENT: u16 = 0x600;
-/// Port of the PM1a control block, 2 bytes.
-pub const PM1_CONTROL: u16 = 0x604;
-/// Port of the PM timer, 4 bytes.
-pub const PM_TIMER: u16 = 0x608;
+pub use loader::{LoaderFiles, loader};
+
 /// Port of the reset register; writing [`RESET_VALUE`] resets the machine.
 pub const RESET_PORT: u16 = 0xcf9;
 /// See [`RESET_PORT`].
@@ -47,6 +45,8 @@ const CENTURY: u8 = 0x32;
 pub struct AcpiConfig {
     /// vCPUs, numbered from 0 as their local APIC ids are.
     pub cpus: u32,
+    /// First port of power management.
+    pub pm_base: u16,
     /// SLP_TYP value that powers off.
     pub s5: u8,
     /// SLP_TYP of S3, in which memory is kept.
@@ -63,6 +63,19 @@ pub struct AcpiConfig {
     pub hpet: Option<u32>,
     /// The PCI host bridge, if there is one.
     pub pci: Option<PciConfig>,
+    /// The IOMMU, if there is one.
+    pub iommu: Option<IommuConfig>,
+}
+
+/// A DMA remapping unit for all PCI functions and the I/O APIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IommuConfig {
+    /// Its register page.
+    pub base: u64,
+    /// Bits of guest-physical addresses.
+    pub address_bits: u8,
+    /// As what the I/O APIC sends: bus in bits 15:8, device in 7:3, function in 2:0.
+    pub ioapic_source: u16,
 }
 
 /// The SMI command port and what is written to it.
@@ -109,7 +122,12 @@ pub struct Tables {
 
 /// Makes the tables.
 pub fn tables(config: &AcpiConfig) -> Tables {
-    let mut next = TABLES;
+    tables_at(config, TABLES)
+}
+
+/// The tables from `base` on, a multiple of 64, and the root pointer.
+fn tables_at(config: &AcpiConfig, base: u64) -> Tables {
+    let mut next = base;
     let mut out = Vec::new();
     let mut place = |name: &'static str, bytes: Vec<u8>| {
         let at = next;
@@ -126,6 +144,9 @@ pub fn tables(config: &AcpiConfig) -> Tables {
     }
     if let Some(base) = config.pci.as_ref().and_then(|p| p.ecam) {
         roots.push(place("MCFG", fixed::mcfg(base)));
+    }
+    if let Some(iommu) = &config.iommu {
+        roots.push(place("DMAR", dmar::dmar(iommu)));
     }
     let mut rsdt = Sdt::new(*b"RSDT", 36, 1, OEM, OEM_TABLE, 1);
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, 1);

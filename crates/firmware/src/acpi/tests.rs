@@ -10,6 +10,7 @@ fn full(cpus: u32) -> AcpiConfig {
         cpus,
         s5: 5,
         s3: 1,
+        pm_base: 0x600,
         smi: Some(SmiCommand { port: 0xb2, enable: 0xf1, disable: 0xf0 }),
         uart: true,
         keyboard: true,
@@ -21,6 +22,7 @@ fn full(cpus: u32) -> AcpiConfig {
             routes: (1..32).flat_map(|d| (0..4).map(move |p| PciRoute { device: d, pin: p, gsi: 10 })).collect(),
             ecam: Some(0xb000_0000),
         }),
+        iommu: Some(IommuConfig { base: 0xfed9_0000, address_bits: 46, ioapic_source: 0xf0f8 }),
     }
 }
 
@@ -62,7 +64,7 @@ fn both_root_tables_list_the_same_tables() {
     let narrow: Vec<u64> = rsdt[36..].chunks(4).map(|c| le32(c, 0).unwrap().into()).collect();
     let wide: Vec<u64> = xsdt[36..].chunks(8).map(|c| le64(c, 0).unwrap()).collect();
     assert_eq!(narrow, wide);
-    assert_eq!(narrow, ["FACP", "APIC", "HPET", "MCFG"].map(|n| find(&t, n).1));
+    assert_eq!(narrow, ["FACP", "APIC", "HPET", "MCFG", "DMAR"].map(|n| find(&t, n).1));
     let fadt = &find(&t, "FACP").2;
     assert_eq!(le64(fadt, 140).unwrap(), find(&t, "DSDT").1, "X_DSDT");
     assert_eq!(u64::from(le32(fadt, 36).unwrap()), find(&t, "FACS").1);
@@ -107,7 +109,7 @@ fn iasl_reads_the_tables() {
         assert!(!text.contains("Invalid") && !text.contains("**** "), "{text}");
         text
     };
-    for name in ["FACP", "APIC", "HPET", "MCFG"] {
+    for name in ["FACP", "APIC", "HPET", "MCFG", "DMAR"] {
         dump(name);
     }
     let dsdt = dump("DSDT");

@@ -146,9 +146,6 @@ pub(super) fn compare(code: Code, form: Form, round: u64, failures: &mut Failure
         Err(_) => false,
     };
     forgive_memory(code, &mut ours, &theirs);
-    if trapped {
-        forgive_flags(code, &before, &mut ours, &theirs);
-    }
     let difference = difference(&ours, &theirs);
     if !same_result || difference.is_some() {
         let text = format!(
@@ -161,24 +158,6 @@ pub(super) fn compare(code: Code, form: Form, round: u64, failures: &mut Failure
         );
         failures.list.push((code, text));
     }
-}
-
-/// Known differences of MXCSR flags when a SIMD exception is delivered (no result is stored):
-///
-/// | flag | instructions | reason |
-/// |---|---|---|
-/// | PE | all, with unmasked OE or UE raised | natively PE tells whether the result would be inexact with unbounded exponent; here it is that of the masked response |
-/// | all | DPPS, DPPD | natively a fault in the multiplications keeps the additions from being done |
-fn forgive_flags(code: Code, before: &Machine, ours: &mut Machine, theirs: &Machine) {
-    let (mine, native) = (ours.state.mxcsr(), theirs.state.mxcsr());
-    let mask = if format!("{:?}", code.mnemonic()).to_lowercase().contains("dpp") {
-        0x3F
-    } else if native & !(before.state.mxcsr() >> 7) & 0x18 != 0 {
-        0x20
-    } else {
-        0
-    };
-    ours.state.set_mxcsr(mine & !mask | native & mask);
 }
 
 fn machine(ins: &Instruction, random: &mut Random) -> Machine {

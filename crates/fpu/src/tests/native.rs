@@ -96,6 +96,10 @@ thread_local! {
 }
 
 extern "C" fn on_sigfpe(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: passed on as it came.
+    if unsafe { crate::observe::note(context) } {
+        return;
+    }
     TRAPPED.with(|t| t.set(true));
     let resume = visor_fpu_oracle_resume as *const () as i64;
     // SAFETY: the kernel passes a ucontext; the instruction under test has no stack effect, so

@@ -57,7 +57,7 @@ fn prints_and_exits() {
 
 #[test]
 fn powers_off_through_acpi() {
-    let kernel = Guest::default().out16(0x604, 1 << 13 | 5 << 10).spin().kernel();
+    let kernel = Guest::default().out16(0x604, 1 << 13).spin().kernel();
     assert_eq!(run(spec(kernel)).0, StopReason::PowerOff);
 }
 
@@ -220,7 +220,7 @@ fn linux_boots() {
     let files = (std::env::var_os("VISOR_TEST_KERNEL"), std::env::var_os("VISOR_TEST_INITRD"));
     let (Some(kernel), Some(initrd)) = files else { return };
     let mut s = spec(Vec::new());
-    s.kernel = crate::FileSource::Path(kernel.into());
+    s.kernel = Some(crate::FileSource::Path(kernel.into()));
     s.initrd = Some(crate::FileSource::Path(initrd.into()));
     s.cmdline = "console=ttyS0 quiet rows=none".into();
     s.memory = 256 << 20;

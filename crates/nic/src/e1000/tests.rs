@@ -34,12 +34,12 @@ impl Lan {
         let irq = Arc::new(IrqLog::default());
         let apertures = Apertures { mem32: 0xc000_0000..0xfec0_0000, mem64: 0..0, io: 0xc000..0x1_0000 };
         let sink: Arc<dyn IrqSink> = irq.clone();
-        let bus = PciBus::new(apertures, 0x600, &pio, &mmio, sink, || ());
+        let bus = PciBus::new(apertures, Arc::new(()), &pio, &mmio, sink, || ());
         let mem = Arc::new(GuestMemory::new(&[RamRange { start: Gpa(0), len: 4 << 20 }]).unwrap());
         let (near, far) = cable(1500);
         let (clock, timer) = (Arc::new(ManualClock::default()), Arc::new(ManualTimer::default()));
         let wires = E1000Wires {
-            memory: mem.clone(),
+            memory: mem.clone().into(),
             intx: bus.intx(PciAddress::device(3), IntxPin::A),
             clock: clock.clone(),
             timer: timer.clone(),

@@ -16,10 +16,10 @@ mod window;
 
 use std::sync::Arc;
 
+use virtio_bindings::virtio_config::VIRTIO_F_ACCESS_PLATFORM;
 use visor_engine::MsiSink;
-use visor_memory::GuestMemory;
 use visor_pci::{
-    BarKind, Capability, ConfigSpace, Identity, Interrupts, IntxLine, IntxPin, MsixLayout, PciDevice, PciError,
+    BarKind, Capability, ConfigSpace, DmaMemory, Identity, Interrupts, IntxLine, IntxPin, MsixLayout, PciDevice, PciError,
 };
 
 use crate::VirtioDevice;
@@ -71,7 +71,7 @@ impl VirtioPci {
     /// [`PciError`] if the device asks for more queues than fit.
     pub fn new(
         mut device: Box<dyn VirtioDevice>,
-        mem: Arc<GuestMemory>,
+        mem: impl Into<DmaMemory>,
         msi: Arc<dyn MsiSink>,
         intx: IntxLine,
     ) -> Result<Self, PciError> {
@@ -94,9 +94,12 @@ impl VirtioPci {
         let layout = MsixLayout { vectors: sizes.len() as u16 + 1, bar: MSIX_BAR, table: 0, pending: MSIX_PENDING };
         let interrupts = Arc::new(Interrupts::new(&mut config, layout, msi, Some(intx))?);
         let window = add_capabilities(&mut config, sizes.len())?;
+        let mem = mem.into();
+        // Behind an IOMMU, drivers must use the addresses that it translates (virtio 1.2 §6.1).
+        let platform = if mem.is_remapped() { 1 << VIRTIO_F_ACCESS_PLATFORM } else { 0 };
         let queues = Queues::new(mem, interrupts.clone(), &sizes);
         device.attach(queues.clone());
-        let common = Common::new(device.features(), queues.clone());
+        let common = Common::new(device.features() | platform, queues.clone());
         Ok(VirtioPci { config, interrupts, queues, device, common, window })
     }
 

@@ -107,10 +107,12 @@ pub const CLWB: Feature = bit(7, 0, Register::Ebx, 24);
 pub const SHA: Feature = bit(7, 0, Register::Ebx, 29);
 
 pub const UMIP: Feature = bit(7, 0, Register::Ecx, 2);
+pub const PKU: Feature = bit(7, 0, Register::Ecx, 3);
 pub const GFNI: Feature = bit(7, 0, Register::Ecx, 8);
 pub const VAES: Feature = bit(7, 0, Register::Ecx, 9);
 pub const VPCLMULQDQ: Feature = bit(7, 0, Register::Ecx, 10);
 pub const RDPID: Feature = bit(7, 0, Register::Ecx, 22);
+pub const PKS: Feature = bit(7, 0, Register::Ecx, 31);
 
 pub const FSRM: Feature = bit(7, 0, Register::Edx, 4);
 pub const ARCH_CAPABILITIES: Feature = bit(7, 0, Register::Edx, 29);
@@ -191,6 +193,8 @@ pub const ALL: &[Feature] = &[
     CLWB,
     SHA,
     UMIP,
+    PKU,
+    PKS,
     GFNI,
     VAES,
     VPCLMULQDQ,

@@ -71,10 +71,23 @@ impl Cpuid {
 
     /// Clears what makes no sense without a feature that is absent: extended state without XSAVE, AVX2 without AVX.
     fn drop_dependents(&mut self) {
-        use feature::{AVX, AVX2, F16C, FMA, VAES, VPCLMULQDQ, XSAVE};
+        use feature::{AVX, AVX2, F16C, FMA, PKU, VAES, VPCLMULQDQ, XSAVE};
         if !self.has(XSAVE) {
             self.set(AVX, false);
             self.entries.retain(|e| e.leaf != 0xd);
+        }
+        // The place of PKRU in the XSAVE area is that behind AVX.
+        if !self.has(AVX) {
+            self.set(PKU, false);
+        }
+        if !self.has(PKU) {
+            self.entries.retain(|e| (e.leaf, e.subleaf) != (0xd, Some(9)));
+            for e in
+                self.entries.iter_mut().filter(|e| e.leaf == 0xd && e.regs.eax & 1 << 9 != 0 && e.subleaf == Some(0))
+            {
+                e.regs.eax &= !(1 << 9);
+                (e.regs.ebx, e.regs.ecx) = (e.regs.ebx.min(832), e.regs.ecx.min(832));
+            }
         }
         if self.has(AVX) {
             return;

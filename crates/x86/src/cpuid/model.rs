@@ -78,7 +78,7 @@ const V2: &[Feature] = &[SSE3, SSSE3, SSE4_1, SSE4_2, POPCNT, CX16, LAHF];
 const V3: &[Feature] = &[
     AVX, AVX2, FMA, F16C, BMI1, BMI2, LZCNT, MOVBE, XSAVE, XSAVEOPT, XSAVEC, XGETBV1, AES, PCLMULQDQ, SHA, ADX, RDRAND,
     RDSEED, FSGSBASE, SMEP, SMAP, UMIP, PCID, INVPCID, RDPID, ERMS, FSRM, PREFETCHW, CLFLUSHOPT, CLWB, GFNI, VAES,
-    VPCLMULQDQ,
+    VPCLMULQDQ, PKU, PKS,
 ];
 
 impl Model {
@@ -136,9 +136,11 @@ impl Model {
             t.sub(0xb, level, topology(level, cpus));
         }
         if self == Model::V3 {
-            t.sub(0xd, 0, regs(7, 832, 832, 0));
-            t.sub(0xd, 1, regs(0, 832, 0, 0));
+            // x87, SSE, AVX and, right behind them, PKRU.
+            t.sub(0xd, 0, regs(7 | 1 << 9, 840, 840, 0));
+            t.sub(0xd, 1, regs(0, 840, 0, 0));
             t.sub(0xd, 2, regs(256, 576, 0, 0));
+            t.sub(0xd, 9, regs(8, 832, 0, 0));
         }
         let (numerator, denominator) = ratio(u64::from(config.tsc_khz) * 1000, u64::from(config.apic_hz));
         t.leaf(0x15, regs(denominator, numerator, config.apic_hz, 0));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use visor_engine::Engine;
-use visor_engine_soft::SoftEngine;
+use visor_engine_soft::{SoftEngine, SoftOptions, Tier};
 use visor_test_oracle::case::Mode;
 use visor_test_oracle::compare::{HOST_DIFFERENCES, Mismatch};
 use visor_test_oracle::generate::{Generator, Options};
@@ -38,6 +38,9 @@ struct Args {
     /// What to compare with the host
     #[arg(long, value_enum, default_value_t = With::Soft)]
     with: With,
+    /// Tier of the software engine: 1 interprets, 2 translates
+    #[arg(long, default_value_t = 1)]
+    tier: u8,
     /// List instruction forms that were not run, or only faulted
     #[arg(long)]
     coverage: bool,
@@ -80,7 +83,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let generator = Generator::new(options)?;
     let mut native = Native::new().context("the host CPU as oracle")?;
-    let mut subject = subject(args.with)?;
+    let mut subject = subject(args.with, args.tier)?;
     let start = Instant::now();
     let report = match &mut subject {
         Some(s) => run(&generator, &mut native, Some(s.as_mut()), limits)?,
@@ -99,11 +102,12 @@ fn mode(bits: Option<u32>) -> anyhow::Result<Option<Mode>> {
     })
 }
 
-fn subject(with: With) -> anyhow::Result<Option<Box<dyn Subject>>> {
+fn subject(with: With, tier: u8) -> anyhow::Result<Option<Box<dyn Subject>>> {
     Ok(match with {
         With::None => None,
         With::Soft => {
-            let engine = SoftEngine::new()?;
+            let tier = if tier == 2 { Tier::Translator } else { Tier::Interpreter };
+            let engine = SoftEngine::with_options(SoftOptions { tier, eager: true, ..SoftOptions::default() })?;
             Some(Box::new(EngineSubject::new(&engine, &engine.caps().cpuid)?))
         }
         With::Native => Some(Box::new(Native::new()?)),

@@ -26,6 +26,15 @@ pub(super) fn undefined(case: &Case, instructions: &[Instruction]) -> u64 {
 /// Whether a later instruction turns an undefined flag into a register or a branch: such a case proves nothing.
 pub(super) fn escapes(case: &Case, instructions: &[Instruction]) -> bool {
     let mut tainted = Rflags::empty();
+    // A loop brings what any of its instructions leaves undefined back to its start.
+    if instructions.iter().any(super::quirks::leads_back) {
+        tainted = instructions.iter().fold(tainted, |t, i| t | translate(i.rflags_undefined()) | variable_shift(i));
+        if let [only, ..] = instructions
+            && translate(only.rflags_read()).intersects(tainted)
+        {
+            return true;
+        }
+    }
     for (n, i) in instructions.iter().enumerate() {
         let reads = translate(i.rflags_read());
         if n > 0 && reads.intersects(tainted) && !matches!(i.mnemonic(), M::Rcl | M::Rcr) {

@@ -13,7 +13,7 @@ use visor_x86::segment::{SegAttr, Segment, TableReg};
 use visor_x86::{CpuState, Cr0, Cr4, Efer};
 
 /// Time after which a case counts as endless on the engine.
-const CASE_LIMIT: Duration = Duration::from_secs(2);
+const CASE_LIMIT: Duration = Duration::from_secs(20);
 /// Vector reported for a triple fault.
 const TRIPLE_FAULT: u32 = 255;
 

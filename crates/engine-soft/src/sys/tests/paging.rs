@@ -145,3 +145,51 @@ fn alignment_checks_concern_ring_3_only() {
     assert_eq!(g.cpu.fault.vector, visor_x86::Vector::AlignmentCheck);
     assert!(g.cpu.read::<u8>(0x5005, 3).is_ok());
 }
+
+#[test]
+fn protection_keys_add_to_the_rights() {
+    let mut g = Guest::long();
+    let (user, super_) = (Privilege::User, Privilege::Supervisor);
+    // 5: user page with key 2. 6: supervisor page with key 3.
+    g.put64(PT + 8 * 5, 0x5007 | 2 << 59);
+    g.put64(PT + 8 * 6, 0x6003 | 3 << 59);
+    g.cpu.msr.keys.pkru = 1 << 4;
+    g.cpu.msr.keys.pkrs = 2 << 6;
+    assert_eq!(translate(&mut g, 0x5000, Access::Load, user), Ok(0x5000), "not enabled");
+    g.cpu.cr4 |= (Cr4::PKE | Cr4::PKS).bits();
+    let denied = pf::PRESENT | pf::KEY;
+    assert_eq!(translate(&mut g, 0x5000, Access::Load, user), Err(denied | pf::USER));
+    assert_eq!(translate(&mut g, 0x5000, Access::Load, super_), Err(denied), "of user pages, whoever accesses them");
+    assert_eq!(translate(&mut g, 0x5000, Access::Fetch, user), Ok(0x5000), "fetches are not concerned");
+    assert_eq!(translate(&mut g, 0x7000, Access::Load, user), Ok(0x7000), "key 0");
+    assert_eq!(translate(&mut g, 0x6000, Access::Load, super_), Ok(0x6000));
+    assert_eq!(translate(&mut g, 0x6000, Access::Store, super_), Err(denied | pf::WRITE));
+    assert_eq!(translate(&mut g, 0x6000, Access::Load, user), Err(pf::PRESENT | pf::USER), "not the key's fault");
+    g.cpu.msr.keys.pkru = 2 << 4;
+    assert_eq!(translate(&mut g, 0x5000, Access::Load, user), Ok(0x5000));
+    assert_eq!(translate(&mut g, 0x5000, Access::Store, user), Err(denied | pf::WRITE | pf::USER));
+    assert_eq!(translate(&mut g, 0x5000, Access::Store, super_), Err(denied | pf::WRITE));
+    g.cpu.cr0 &= !Cr0::WP.bits();
+    assert_eq!(translate(&mut g, 0x5000, Access::Store, super_), Ok(0x5000));
+    assert_eq!(translate(&mut g, 0x5000, Access::Store, user), Err(denied | pf::WRITE | pf::USER));
+}
+
+#[test]
+fn a_changed_key_reaches_what_is_cached() {
+    let mut g = Guest::long();
+    g.put64(PT + 8 * 5, 0x5007 | 2 << 59);
+    g.cpu.cr4 |= (Cr4::PKE | Cr4::OSXSAVE).bits();
+    g.cpu.xcr0 = 0x207;
+    assert!(g.cpu.read::<u64>(0x5000, 3).is_ok());
+    // xor ecx, ecx; xor edx, edx; mov eax, 10h; wrpkru; rdpkru; mov ebx, eax; mov eax, 200h; xsave [6000h]; xor eax, eax;
+    // wrpkru; mov eax, 200h; xrstor [6000h]; xor edx, edx; mov eax, [5000h]
+    g.put(CODE, &[0x31, 0xc9, 0x31, 0xd2, 0xb8, 0x10, 0, 0, 0, 0x0f, 0x01, 0xef, 0x0f, 0x01, 0xee, 0x89, 0xc3]);
+    g.put(CODE + 17, &[0xb8, 0, 2, 0, 0, 0x0f, 0xae, 0x24, 0x25, 0, 0x60, 0, 0, 0x31, 0xc0, 0x0f, 0x01, 0xef]);
+    g.put(CODE + 35, &[0xb8, 0, 2, 0, 0, 0x0f, 0xae, 0x2c, 0x25, 0, 0x60, 0, 0]);
+    g.put(CODE + 48, &[0x8b, 0x04, 0x25, 0, 0x50, 0, 0, 0xf4]);
+    g.handler(14, 0x8e, &[0x5e, 0xf4]);
+    g.runs_to_halt();
+    assert_eq!((g.cpu.gpr[3], g.cpu.gpr[6]), (0x10, u64::from(pf::PRESENT | pf::KEY)));
+    assert_eq!((g.get64(0x6000 + 512), g.get64(0x6000 + 832)), (0x200, 0x10));
+    assert_eq!(g.cpu.cr2, 0x5000);
+}

@@ -1,0 +1,62 @@
+//! From the command line to a firmware.
+
+use visor_image::{FirmwareFile, FirmwareStore, ImageStore};
+use visor_machine::{BootClass, FileSource, FirmwareKind, FirmwareSpec, MachineSpec, VarsSpec};
+
+use crate::args::{BootArg, FirmwareArg, RunArgs};
+use crate::image::Watcher;
+use crate::report::Failure;
+
+/// The firmware to boot through, if the arguments ask for one; fetched if it is not there.
+pub(super) fn plan(args: &RunArgs, quiet: bool) -> Result<Option<FirmwareSpec>, Failure> {
+    let a = &args.firmware;
+    let Some(kind) = a.firmware.or((args.kernel.is_none()).then_some(FirmwareArg::Bios)) else {
+        let given = [!a.boot.is_empty(), a.boot_menu, a.efi_vars.is_some()].into_iter().any(|g| g);
+        return if given { Err(direct()) } else { Ok(None) };
+    };
+    if kind == FirmwareArg::Bios && a.efi_vars.is_some() {
+        return Err(Failure::new("--efi-vars needs UEFI").hint("add --firmware uefi"));
+    }
+    let vars = || -> Result<_, Failure> {
+        Ok(VarsSpec { template: find(FirmwareFile::UefiVars, quiet)?, file: a.efi_vars.clone() })
+    };
+    let (kind, code, vars) = match kind {
+        FirmwareArg::Bios => (FirmwareKind::Bios, find(FirmwareFile::Bios, quiet)?, None),
+        FirmwareArg::Uefi => (FirmwareKind::Uefi, find(FirmwareFile::UefiCode, quiet)?, Some(vars()?)),
+    };
+    let boot_order = a.boot.iter().map(|b| class(*b)).collect();
+    Ok(Some(FirmwareSpec { kind, code, vars, boot_order, boot_menu: a.boot_menu, serial_console: true }))
+}
+
+/// Gives the machine a screen if firmware or the user wants one.
+pub(super) fn screen(args: &RunArgs, spec: &mut MachineSpec, quiet: bool) -> Result<(), Failure> {
+    spec.display = spec.firmware.is_some() || args.screen.wanted();
+    // Without firmware the ROM only serves to read text, by its font.
+    if spec.firmware.is_some() || args.screen.reads_text() {
+        spec.video_bios = Some(find(FirmwareFile::VgaBios, quiet)?);
+    }
+    Ok(())
+}
+
+fn direct() -> Failure {
+    Failure::new("a kernel that is entered directly passes no firmware, so there is no boot order")
+        .hint("to boot it through firmware: --firmware uefi")
+}
+
+fn class(arg: BootArg) -> BootClass {
+    match arg {
+        BootArg::Cd => BootClass::Cd,
+        BootArg::Disk => BootClass::Disk,
+        BootArg::Net => BootClass::Net,
+    }
+}
+
+fn find(file: FirmwareFile, quiet: bool) -> Result<FileSource, Failure> {
+    let store = FirmwareStore::open(&ImageStore::default_directory());
+    let found = store.find(file, &mut Watcher::new(quiet));
+    found.map(FileSource::Path).map_err(|e| {
+        let package = file.package();
+        Failure::from(anyhow::Error::from(e).context("the firmware is missing"))
+            .hint(format!("install the package {package}, or let visor fetch it: it needs apt's package sources"))
+    })
+}

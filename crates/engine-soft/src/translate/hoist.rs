@@ -1,0 +1,311 @@
+//! Which accesses of a unit share one soft-TLB check.
+//!
+//! Accesses whose addresses differ by constants - fields of a structure, slots of a stack frame, pushes in a row - form a group if
+//! they lie within [`SPAN`] bytes. The first one checks the whole range and keeps its host address; the others use that. If the
+//! range is not served as a whole (it crosses a page, say), the code goes on in a second version of the unit in which
+//! every access checks for itself.
+
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
+
+use super::address::Access;
+use super::classify::Kind;
+use super::native;
+use super::unit::Insn;
+
+/// Most bytes from the first to the last of a group.
+const SPAN: i64 = 512;
+/// Most groups of a unit; each has a place in the frame.
+pub(super) const GROUPS: usize = 8;
+
+/// What an access is to its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) group: u8,
+    /// Bytes from the start of the group's range.
+    pub(super) at: i32,
+    /// The first one.
+    pub(super) leads: bool,
+}
+
+/// A range that is checked as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    /// Bytes.
+    pub(super) size: u32,
+    /// Alignment of its start that some member demands.
+    pub(super) align: u32,
+    /// Some member stores.
+    pub(super) store: bool,
+}
+
+/// The groups of a unit.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    /// By instruction: the memory operand, and the access through the stack pointer that it implies.
+    pub(super) members: Vec<[Option<Member>; 2]>,
+    pub(super) groups: Vec<Group>,
+}
+
+/// Finds the groups of `unit`.
+pub(super) fn find(unit: &[Insn]) -> Groups {
+    let mut values = Values::default();
+    let mut found: Vec<Gathering> = Vec::new();
+    for (i, insn) in unit.iter().enumerate() {
+        for (which, access) in accesses(insn, &values).into_iter().enumerate() {
+            if let Some(access) = access {
+                gather(&mut found, i, which, access);
+            }
+        }
+        values.follow(insn);
+    }
+    let mut out = Groups { members: vec![[None; 2]; unit.len()], groups: Vec::new() };
+    for g in found.iter().filter(|g| g.accesses.len() > 1).take(GROUPS) {
+        out.add(g);
+    }
+    out
+}
+
+impl Groups {
+    fn add(&mut self, g: &Gathering) {
+        let group = self.groups.len() as u8;
+        for (k, (i, which, a)) in g.accesses.iter().enumerate() {
+            self.members[*i][*which] = Some(Member { group, at: (a.offset - g.low) as i32, leads: k == 0 });
+        }
+        let align = g.accesses.iter().map(|(_, _, a)| a.align).max().unwrap_or(1);
+        let store = g.accesses.iter().any(|(_, _, a)| a.store);
+        self.groups.push(Group { size: (g.high - g.low) as u32, align, store });
+    }
+}
+
+/// An address without its constant part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Root {
+    base: Option<u32>,
+    index: Option<(u32, u32)>,
+    page: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    root: Root,
+    offset: i64,
+    size: i64,
+    align: u32,
+    store: bool,
+}
+
+struct Gathering {
+    root: Root,
+    low: i64,
+    high: i64,
+    accesses: Vec<(usize, usize, Reach)>,
+}
+
+fn gather(found: &mut Vec<Gathering>, i: usize, which: usize, a: Reach) {
+    let end = a.offset + a.size;
+    for g in found.iter_mut().rev().filter(|g| g.root == a.root) {
+        let (low, high) = (g.low.min(a.offset), g.high.max(end));
+        let aligned = |x: &Reach| x.align == 1 || (x.offset - low) % i64::from(x.align) == 0;
+        if high - low <= SPAN && aligned(&a) && g.accesses.iter().all(|(_, _, x)| aligned(x)) {
+            (g.low, g.high) = (low, high);
+            g.accesses.push((i, which, a));
+            return;
+        }
+    }
+    found.push(Gathering { root: a.root, low: a.offset, high: end, accesses: vec![(i, which, a)] });
+}
+
+/// What is known of the registers: which unknown value each holds, plus a constant.
+#[derive(Debug)]
+struct Values {
+    known: [(u32, i64); 16],
+    next: u32,
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Values { known: std::array::from_fn(|i| (i as u32, 0)), next: 16 }
+    }
+}
+
+impl Values {
+    fn of(&self, r: Register) -> (u32, i64) {
+        self.known[r.full_register().number()]
+    }
+
+    fn forget(&mut self, guest: usize) {
+        self.known[guest] = (self.next, 0);
+        self.next += 1;
+    }
+
+    fn forget_written(&mut self, ins: &Instruction) {
+        use Mnemonic::*;
+        for i in 0..ins.op_count() {
+            let written = i == 0 || i == 1 && matches!(ins.mnemonic(), Xchg | Xadd | Mulx);
+            if written && ins.op_kind(i) == OpKind::Register && ins.op_register(i).is_gpr() {
+                self.forget(ins.op_register(i).full_register().number());
+            }
+        }
+        match ins.mnemonic() {
+            Mul | Imul | Cwd | Cdq | Cqo | Cbw | Cwde | Cdqe | Cmpxchg | Cmpxchg8b | Cmpxchg16b | Lahf | Fnstsw | Fstsw => {
+                self.forget(0);
+                self.forget(2);
+            }
+            Pcmpestri | Pcmpestri64 | Pcmpistri | Vpcmpestri | Vpcmpestri64 | Vpcmpistri => self.forget(1),
+            _ => {}
+        }
+    }
+
+    /// What `insn` does to the registers.
+    fn follow(&mut self, insn: &Insn) {
+        let ins = &insn.ins;
+        match insn.kind {
+            Kind::Push => self.known[4].1 -= 8,
+            Kind::Pop => {
+                self.known[4].1 += 8;
+                self.forget(ins.op0_register().number());
+            }
+            Kind::Leave => {
+                self.known[4] = (self.known[5].0, self.known[5].1 + 8);
+                self.forget(5);
+            }
+            Kind::Nop | Kind::Jcc => {}
+            Kind::Interpret { .. } => (0..16).for_each(|r| self.forget(r)),
+            Kind::Lea => match sum(ins) {
+                Some((from, by)) => self.set(ins.op0_register(), from, by),
+                None => self.forget(ins.op0_register().full_register().number()),
+            },
+            _ => match copied(ins) {
+                Some((from, by)) => self.set(ins.op0_register(), from, by),
+                None => self.forget_written(ins),
+            },
+        }
+    }
+
+    fn set(&mut self, to: Register, from: Register, by: i64) {
+        let (id, offset) = self.of(from);
+        self.known[to.number()] = (id, offset.wrapping_add(by));
+    }
+}
+
+/// The register and the constant whose sum a 64-bit LEA computes.
+fn sum(ins: &Instruction) -> Option<(Register, i64)> {
+    let plain = ins.op0_register().is_gpr64() && ins.memory_base().is_gpr64() && ins.memory_index() == Register::None;
+    plain.then(|| (ins.memory_base(), ins.memory_displacement64() as i64))
+}
+
+/// The register and the constant whose sum a 64-bit MOV, ADD, SUB, INC or DEC leaves in its first operand.
+fn copied(ins: &Instruction) -> Option<(Register, i64)> {
+    if ins.op_count() == 0 || ins.op0_kind() != OpKind::Register || !ins.op0_register().is_gpr64() {
+        return None;
+    }
+    let to = ins.op0_register();
+    let immediate = |i| matches!(ins.op_kind(i), OpKind::Immediate8to64 | OpKind::Immediate32to64);
+    match ins.mnemonic() {
+        Mnemonic::Mov if ins.op1_kind() == OpKind::Register && ins.op1_register().is_gpr64() => {
+            Some((ins.op1_register(), 0))
+        }
+        Mnemonic::Add if immediate(1) => Some((to, ins.immediate(1) as i64)),
+        Mnemonic::Sub if immediate(1) => Some((to, (ins.immediate(1) as i64).wrapping_neg())),
+        Mnemonic::Inc => Some((to, 1)),
+        Mnemonic::Dec => Some((to, -1)),
+        _ => None,
+    }
+}
+
+/// The accesses of `insn` that may share a check: its memory operand, and the stack's.
+fn accesses(insn: &Insn, values: &Values) -> [Option<Reach>; 2] {
+    let operand = match insn.kind {
+        Kind::Plain | Kind::Vector | Kind::X87 => operand(insn, values),
+        _ => None,
+    };
+    [operand, stack(insn, values)]
+}
+
+fn operand(insn: &Insn, values: &Values) -> Option<Reach> {
+    let ins = &insn.ins;
+    let i = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory)?;
+    let align = native::alignment(insn);
+    if matches!(ins.memory_segment(), Register::FS | Register::GS) || align > 16 {
+        return None;
+    }
+    let size = ins.memory_size().size() as i64;
+    let store = native::access(ins, i) == Access::Store;
+    if ins.is_ip_rel_memory_operand() {
+        let root = Root { base: None, index: None, page: true };
+        let offset = ins.ip_rel_memory_address() as i64;
+        return (ins.memory_base() == Register::RIP).then_some(Reach { root, offset, size, align, store });
+    }
+    let wide = |r: Register| r == Register::None || r.is_gpr64();
+    if !wide(ins.memory_base()) || !wide(ins.memory_index()) || ins.memory_base() == Register::None {
+        return None;
+    }
+    let (base, mut offset) = values.of(ins.memory_base());
+    offset = offset.wrapping_add(ins.memory_displacement64() as i64);
+    let mut index = None;
+    if ins.memory_index() != Register::None {
+        let (id, by) = values.of(ins.memory_index());
+        let scale = ins.memory_index_scale();
+        index = Some((id, scale));
+        offset = offset.wrapping_add(by.wrapping_mul(i64::from(scale)));
+    }
+    // Far from overflow, so that distances are true.
+    (offset.abs() < 1 << 40).then_some(Reach { root: Root { base: Some(base), index, page: false }, offset, size, align, store })
+}
+
+fn stack(insn: &Insn, values: &Values) -> Option<Reach> {
+    let (by, store, register) = match insn.kind {
+        Kind::Push | Kind::Call => (-8, true, Register::RSP),
+        Kind::CallIndirect if insn.ins.code() == Code::Call_rm64 => (-8, true, Register::RSP),
+        Kind::Pop | Kind::Return => (0, false, Register::RSP),
+        Kind::Leave => (0, false, Register::RBP),
+        _ => return None,
+    };
+    let (id, offset) = values.of(register);
+    let root = Root { base: Some(id), index: None, page: false };
+    (offset.abs() < 1 << 40).then_some(Reach { root, offset: offset + by, size: 8, align: 1, store })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::context::Context;
+    use super::super::unit;
+    use super::*;
+
+    fn groups(code: &[u8]) -> Groups {
+        let mut page = vec![0xf4; 4096];
+        page[..code.len()].copy_from_slice(code);
+        find(&unit::read(&page, 0, Context::default()))
+    }
+
+    #[test]
+    fn a_frame_is_one_group() {
+        // push rbp; mov rbp, rsp; push rbx; sub rsp, 8; mov [rbp-16], edi; mov rax, [rsi]; leave; ret
+        let code = [0x55, 0x48, 0x89, 0xe5, 0x53, 0x48, 0x83, 0xec, 8, 0x89, 0x7d, 0xf0, 0x48, 0x8b, 0x06, 0xc9, 0xc3];
+        let g = groups(&code);
+        assert_eq!(g.groups, [Group { size: 32, align: 1, store: true }]);
+        let at = |i: usize, which: usize| g.members[i][which].map(|m| (m.at, m.leads));
+        assert_eq!(at(0, 1), Some((16, true)));
+        assert_eq!((at(2, 1), at(4, 0)), (Some((8, false)), Some((0, false))));
+        assert_eq!(at(5, 0), None, "alone");
+        assert_eq!((at(6, 1), at(7, 1)), (Some((16, false)), Some((24, false))));
+    }
+
+    #[test]
+    fn unknown_values_are_different() {
+        // mov rax, [rdi]; mov rdi, rsi; mov rcx, [rdi]; xchg rsi, rbx; mov rdx, [rsi]; ret
+        let code = [0x48, 0x8b, 7, 0x48, 0x89, 0xf7, 0x48, 0x8b, 0x0f, 0x48, 0x87, 0xde, 0x48, 0x8b, 0x16, 0xc3];
+        assert!(groups(&code).groups.is_empty());
+        // movaps xmm0, [rdi+8]; movaps xmm1, [rdi+16]: never both aligned.
+        let g = groups(&[0x0f, 0x28, 0x47, 8, 0x0f, 0x28, 0x4f, 16, 0xc3]);
+        assert!(g.groups.is_empty());
+    }
+
+    #[test]
+    fn far_things_are_apart() {
+        // mov rax, [rdi]; mov rcx, [rdi+1000h]; mov rdx, [rdi+8]; ret
+        let g = groups(&[0x48, 0x8b, 7, 0x48, 0x8b, 0x8f, 0, 16, 0, 0, 0x48, 0x8b, 0x57, 8, 0xc3]);
+        assert_eq!(g.groups, [Group { size: 16, align: 1, store: false }]);
+        assert_eq!(g.members[1], [None, None]);
+    }
+}

@@ -1,0 +1,86 @@
+//! What translated code asks for when the soft TLB misses: the pages of one instruction.
+
+use iced_x86::{Code, Instruction, OpKind, Register};
+use visor_memory::PAGE;
+
+use super::address::Access;
+use super::build::Site;
+use super::native;
+use crate::cpu::Cpu;
+use crate::mmu;
+use crate::op::REG_BLOCK_RIP;
+
+/// Makes the soft TLB serve all accesses of the instruction at `site`; false if it does already, or cannot: then something
+/// else is the matter, and the interpreter finds out.
+pub(super) fn refill(cpu: &mut Cpu, site: &Site) -> bool {
+    let mut filled = false;
+    for access in accesses(cpu, site).into_iter().flatten() {
+        if served(cpu, access) {
+            continue;
+        }
+        let (lin, size, kind) = access;
+        if lin % PAGE + size > PAGE || cpu.check_canonical(lin, size, 3).is_err() {
+            return false;
+        }
+        let kind = if kind == Access::Load { mmu::Access::Load } else { mmu::Access::Store };
+        if cpu.place(lin, kind, cpu.mmu.privilege).is_err() || !served(cpu, access) {
+            return false;
+        }
+        filled = true;
+    }
+    filled && accesses(cpu, site).into_iter().flatten().all(|a| served(cpu, a))
+}
+
+/// Linear address, bytes, and what is done there.
+type Wanted = (u64, u64, Access);
+
+fn served(cpu: &Cpu, (lin, size, kind): Wanted) -> bool {
+    let who = cpu.mmu.privilege;
+    match kind {
+        Access::Load => cpu.mmu.load(who).lookup(lin, size).is_some(),
+        Access::Store => cpu.mmu.store(who).lookup(lin, size).is_some(),
+    }
+}
+
+/// The memory operand, and what the stack pointer implies.
+fn accesses(cpu: &Cpu, site: &Site) -> [Option<Wanted>; 2] {
+    let ins = &site.ins;
+    let operand = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory && ins.code() != Code::Lea_r64_m);
+    let operand = operand.and_then(|i| {
+        let size = ins.memory_size().size() as u64;
+        Some((address(cpu, site, i)?, size, native::access(ins, i)))
+    });
+    [operand, stack(cpu, ins)]
+}
+
+fn address(cpu: &Cpu, site: &Site, operand: u32) -> Option<u64> {
+    let value = |register: Register, _, _| {
+        Some(match register {
+            Register::FS => cpu.seg_base[4],
+            Register::GS => cpu.seg_base[5],
+            r if r.is_segment_register() => 0,
+            r if r.is_gpr32() => cpu.gpr[r.full_register().number()] & 0xffff_ffff,
+            r => cpu.gpr[r.full_register().number()],
+        })
+    };
+    let at = site.ins.virtual_address(operand, 0, value)?;
+    if site.ins.is_ip_rel_memory_operand() {
+        // The decoder counts from the page.
+        let page = site.page.unwrap_or(cpu.gpr[usize::from(REG_BLOCK_RIP)]);
+        return Some(at.wrapping_add(page));
+    }
+    Some(at)
+}
+
+fn stack(cpu: &Cpu, ins: &Instruction) -> Option<Wanted> {
+    use Code::*;
+    let (rsp, rbp) = (cpu.gpr[4], cpu.gpr[5]);
+    match ins.code() {
+        Push_r64 | Pushq_imm8 | Pushq_imm32 | Push_rm64 | Call_rel32_64 | Call_rm64 => {
+            Some((rsp.wrapping_sub(8), 8, Access::Store))
+        }
+        Pop_r64 | Retnq | Retnq_imm16 => Some((rsp, 8, Access::Load)),
+        Leaveq => Some((rbp, 8, Access::Load)),
+        _ => None,
+    }
+}

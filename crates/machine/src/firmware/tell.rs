@@ -1,0 +1,134 @@
+//! What firmware is told through fw_cfg.
+
+use visor_firmware::acpi::{self, AcpiConfig};
+use visor_firmware::fw_cfg::{FwCfg, item};
+use visor_firmware::smbios::{self, SmbiosConfig};
+use visor_firmware::{HIGH_RAM, MemoryMap};
+use visor_pci::PciAddress;
+
+use super::{BootClass, FirmwareKind, FirmwareSpec};
+
+/// COM1, where a BIOS without a screen speaks.
+const SERIAL_PORT: u16 = 0x3f8;
+/// SLP_TYP values that firmware reads: bit 7 says that the state exists.
+const SYSTEM_STATES: [u8; 6] = [0x80, 0, 0, 0x81, 0x02, 0x80];
+
+/// A device that firmware can boot from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bootable {
+    /// What it is.
+    pub(crate) class: BootClass,
+    /// Its Open Firmware path below the PCI host bridge, such as `scsi@4/disk@0,0`.
+    pub(crate) path: String,
+    /// What it is called on the command line.
+    pub(crate) name: String,
+}
+
+impl Bootable {
+    /// The virtio block device at `at`.
+    pub(crate) fn virtio_disk(at: PciAddress, name: String) -> Self {
+        Bootable { class: BootClass::Disk, path: format!("scsi@{}/disk@0,0", unit(at)), name }
+    }
+}
+
+/// A function in an Open Firmware path: device number, and function if it is not 0.
+fn unit(at: PciAddress) -> String {
+    if at.function == 0 { format!("{:x}", at.device) } else { format!("{:x},{:x}", at.device, at.function) }
+}
+
+/// Fills in everything about the machine that firmware asks for.
+pub(crate) fn tell(
+    d: &mut FwCfg,
+    spec: &FirmwareSpec,
+    map: &MemoryMap,
+    acpi: &AcpiConfig,
+    smbios: &SmbiosConfig,
+    bootable: &[Bootable],
+) {
+    d.set_file("etc/e820", e820(map));
+    for (name, contents) in acpi::loader(acpi).files.into_iter().chain(smbios::files(smbios)) {
+        d.set_file(name, contents);
+    }
+    d.set_file("etc/system-states", SYSTEM_STATES);
+    d.set_file("etc/max-cpus", acpi.cpus.to_le_bytes());
+    let order = boot_order(&spec.boot_order, bootable);
+    if !order.is_empty() {
+        d.set_file("bootorder", order);
+    }
+    d.set_file("etc/show-boot-menu", u64::from(spec.boot_menu).to_le_bytes());
+    d.set(item::BOOT_MENU, u16::from(spec.boot_menu).to_le_bytes());
+    if spec.boot_menu {
+        d.set_file("etc/boot-menu-wait", 10_000u16.to_le_bytes());
+    }
+    if spec.kind == FirmwareKind::Bios {
+        // Wait for ever instead of rebooting: there is somebody to tell.
+        d.set_file("etc/boot-fail-wait", u32::MAX.to_le_bytes());
+        if spec.serial_console {
+            d.set_file("etc/sercon-port", SERIAL_PORT.to_le_bytes());
+        }
+    }
+}
+
+/// RAM, as the BIOS's INT 15h E820 begins.
+fn e820(map: &MemoryMap) -> Vec<u8> {
+    let mut ranges = vec![(0, map.low_end())];
+    if map.high_end() > HIGH_RAM {
+        ranges.push((HIGH_RAM, map.high_end() - HIGH_RAM));
+    }
+    let entry = |(start, len): (u64, u64)| {
+        let mut e = start.to_le_bytes().to_vec();
+        e.extend(len.to_le_bytes());
+        e.extend(1u32.to_le_bytes());
+        e
+    };
+    ranges.into_iter().flat_map(entry).collect()
+}
+
+/// The devices of the wanted kinds, in the order in which they are tried. A BIOS tries only the first of its disks.
+pub(crate) fn ordered<'a>(wanted: &[BootClass], bootable: &'a [Bootable], bios: bool) -> Vec<&'a Bootable> {
+    let all = [BootClass::Disk, BootClass::Cd, BootClass::Net];
+    let classes = if wanted.is_empty() { &all[..] } else { wanted };
+    let most = |c: BootClass| if bios && c == BootClass::Disk { 1 } else { usize::MAX };
+    classes.iter().flat_map(|c| bootable.iter().filter(move |b| b.class == *c).take(most(*c))).collect()
+}
+
+/// The paths of the devices of the wanted kinds, and, if the user wished, that nothing else is to be tried.
+fn boot_order(wanted: &[BootClass], bootable: &[Bootable]) -> Vec<u8> {
+    let devices = ordered(wanted, bootable, false);
+    let mut text: String = devices.iter().map(|b| format!("/pci@i0cf8/{}\n", b.path)).collect();
+    if !wanted.is_empty() {
+        text.push_str("HALT\n");
+    }
+    if !text.is_empty() {
+        text.pop();
+        text.push('\0');
+    }
+    text.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_names_devices_and_ends_there() {
+        let disk = Bootable::virtio_disk(PciAddress::device(17), "a".into());
+        let at = PciAddress { device: 1, function: 1 };
+        let cd = Bootable { class: BootClass::Cd, path: format!("ide@{}/drive@1/disk@0", unit(at)), name: "c".into() };
+        let devices = [disk, cd];
+        let order = |wanted: &[BootClass]| String::from_utf8(boot_order(wanted, &devices)).unwrap();
+        let (disk, cd) = ("/pci@i0cf8/scsi@11/disk@0,0", "/pci@i0cf8/ide@1,1/drive@1/disk@0");
+        assert_eq!(order(&[]), format!("{disk}\n{cd}\0"));
+        assert_eq!(order(&[BootClass::Cd, BootClass::Disk]), format!("{cd}\n{disk}\nHALT\0"));
+        assert_eq!(order(&[BootClass::Net]), "HALT\0");
+        assert!(boot_order(&[], &[]).is_empty());
+    }
+
+    #[test]
+    fn memory_above_4_gib_is_a_range_of_its_own() {
+        assert_eq!(e820(&MemoryMap::new(1 << 30)).len(), 20);
+        let map = e820(&MemoryMap::new(5 << 30));
+        assert_eq!(map[20..28], HIGH_RAM.to_le_bytes());
+        assert_eq!(map[28..36], (2u64 << 30).to_le_bytes());
+    }
+}
