@@ -65,7 +65,7 @@ fn conformance() -> anyhow::Result<PathBuf> {
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)))
-        .last();
+        .next_back();
     program.context("cargo built no test program")
 }
 
@@ -183,7 +183,20 @@ fn libraries(program: &Path, tree: &Path) -> anyhow::Result<()> {
 /// Runs the outer machine and returns what it printed.
 fn boot(kernel: &Path, initrd: &Path) -> anyhow::Result<String> {
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-M", "pc", "-accel", "tcg", "-cpu", "max,+svm", "-m", "2048", "-smp", "2", "-nodefaults", "-no-user-config"]);
+    qemu.args([
+        "-M",
+        "pc",
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max,+svm",
+        "-m",
+        "2048",
+        "-smp",
+        "2",
+        "-nodefaults",
+        "-no-user-config",
+    ]);
     qemu.args(["-display", "none", "-serial", "stdio", "-no-reboot"]);
     qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd).args(["-append", "console=ttyS0 quiet panic=-1"]);
     let mut machine = qemu

@@ -3,7 +3,7 @@
 //! - `tidy`: the rules of ARCHITECTURE.md that a program can check;
 //! - `test`: everything that must pass, in the order in which failures are cheapest;
 //! - `bench`: comparisons, both sides in one run;
-//! - `fuzz`: long runs of what the tests run briefly;
+//! - `fuzz`, `stress`: long runs of what the tests run briefly;
 //! - `kvm-svm`: the KVM engine on `kvm_amd`, inside a machine with SVM that QEMU emulates.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -11,6 +11,7 @@
 mod bench;
 mod kvm_svm;
 mod shell;
+mod stress;
 mod test;
 mod tidy;
 
@@ -44,6 +45,8 @@ enum Task {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// Run the stress guest: changing code, faults, debuggers, memory order, a kernel that patches itself, compilers.
+    Stress(stress::StressArgs),
     /// Run the KVM engine on a real kvm_amd inside an emulated machine with SVM: conformance suite and Linux boots.
     KvmSvm {
         /// Only conformance programs whose name contains this.
@@ -65,6 +68,7 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy { bless } => tidy::run(bless),
         Task::Test { lint } => test::run(lint),
         Task::Bench { what } => bench::run(what),
+        Task::Stress(args) => stress::run(&args),
         Task::KvmSvm { guest } => kvm_svm::run(&guest),
         Task::Fuzz { target, rest } => test::fuzz(&target, &rest),
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::run::ScreenArgs;
+use crate::iso::IsoCommand;
 
 /// Creates, boots and manages virtual machines anywhere, without KVM, root or kernel modules.
 #[derive(Parser, Debug)]
@@ -40,14 +41,24 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// Look into disc images (ISO 9660), and make them.
+    Iso {
+        #[command(subcommand)]
+        command: IsoCommand,
+    },
+    /// Create, inspect, check, convert and snapshot virtual disks.
+    Disk {
+        #[command(subcommand)]
+        command: crate::disk::DiskCommand,
+    },
 }
 
 const RUN_EXAMPLES: &str = "Examples:
   visor run tiny                                   a shell in a small Linux machine
   visor run tiny -- uname -a                       one command; its output, its exit status
   tar c src | visor run tiny -- tar x -C /tmp      standard input is the command's
-  visor run tiny -p 8080:80                        port 8080 of the host leads to port 80 of the guest
   visor run --disk sys.img                         boot a disk as a PC does, through its BIOS
+  visor run tiny -p 8080:80                        port 8080 of the host leads to port 80 of the guest
   visor run --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0' --memory 512M";
 
 #[derive(clap::Args, Debug)]
@@ -85,10 +96,19 @@ pub(crate) struct RunArgs {
     /// Which engine runs the CPUs.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
-    /// Attach a raw disk image (vda, vdb, ...; after an image's own vda); `FILE,ro` attaches it read-only. Without an image or a
-    /// kernel the machine boots from it.
-    #[arg(long, value_name = "FILE[,ro]")]
+    /// Attach a disk: a name of `visor disk ls`, or a raw or qcow2 image (vda, vdb, ... after an image's own vda, or sda, sdb, ...:
+    /// see --bus). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
+    /// taken as raw that way may not be made to look like another format by its guest. Or a disk of the network:
+    /// `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`. `,iops=N` and `,bps=SIZE` limit requests and bytes per
+    /// second.
+    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE]")]
     pub(crate) disk: Vec<String>,
+    /// How disks of --disk are connected; by default virtio with an image or a kernel that is entered directly, IDE through firmware.
+    #[arg(long, value_enum, value_name = "BUS")]
+    pub(crate) bus: Option<BusArg>,
+    /// Put this disc image (ISO) into a CD-ROM drive (sr0, sr1, ...). It is only read and may be in use elsewhere.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iso: Vec<PathBuf>,
     /// Give the guest an exit port at 0xf4: a byte V written there ends the machine with exit status (V << 1) | 1.
     #[arg(long)]
     pub(crate) debug_exit: bool,
@@ -174,6 +194,9 @@ pub(crate) struct FirmwareArgs {
     /// Keep UEFI's variables in this file, made if it is missing; without it they are forgotten.
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     pub(crate) efi_vars: Option<PathBuf>,
+    /// Write the boot's timeline to this file as an SVG picture, or with `-` print it when the machine ends.
+    #[arg(long, value_name = "FILE.svg|-")]
+    pub(crate) timeline: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -192,6 +215,15 @@ pub(crate) enum BootArg {
     Disk,
     /// Network cards.
     Net,
+}
+
+/// How disks are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BusArg {
+    /// Virtio block devices: vda, vdb, ...
+    Virtio,
+    /// Drives on the IDE controller, as every system knows them: sda, sdb, ... Up to four with CD-ROM drives.
+    Ide,
 }
 
 #[derive(clap::Args, Debug)]
@@ -224,7 +256,7 @@ pub(crate) enum ImageCommand {
 }
 
 /// A size: digits with an optional K, M, G, T (binary), MiB without one.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
@@ -256,7 +288,7 @@ fn parse_debug(text: &str) -> Result<DebugArg, String> {
 }
 
 /// A time: digits with an optional s, m, h (seconds without one).
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {

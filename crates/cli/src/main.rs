@@ -4,13 +4,17 @@
 //! - `run`: `visor run`;
 //! - `doctor`: `visor doctor`;
 //! - `image`: `visor image`;
+//! - `iso`: `visor iso`;
+//! - `disk`: `visor disk`;
 //! - `terminal`: the raw terminal, its escape keys and its restoration;
 //! - `report`: errors as a person reads them, and exit statuses.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod args;
+mod disk;
 mod doctor;
 mod image;
+mod iso;
 mod net;
 mod progress;
 mod report;
@@ -30,7 +34,9 @@ fn main() -> ExitCode {
         Command::Run(run) => run::main(&run, args.verbose, args.quiet),
         Command::Doctor(doctor) => doctor::main(&doctor),
         Command::Image { command } => image::main(&command, args.quiet),
+        Command::Iso { command } => iso::main(&command, args.quiet),
         Command::Net { command } => net::main(&command),
+        Command::Disk { command } => disk::main(&command, args.quiet),
     };
     match result {
         Ok(status) => ExitCode::from(status),

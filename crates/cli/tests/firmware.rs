@@ -49,13 +49,37 @@ fn a_bios_boots_the_boot_sector_of_a_disk() {
 #[test]
 fn the_log_is_shown_on_request() {
     let disk = disk("log");
-    let out = run(&with("soft", &["-v", "--disk", text(&disk)]));
+    let out = run(&with("soft", &["-v", "--bus", "virtio", "--disk", text(&disk)]));
     let log = stderr(&out);
     for words in ["firmware: Running on QEMU (i440fx)", "firmware: found virtio-blk at 00:04.0", "(via xsdt)"] {
         assert!(log.contains(words), "no {words:?} in {log}");
     }
     let out = run(&with("soft", &["--disk", text(&disk)]));
     assert!(!stderr(&out).contains("firmware:"), "{}", stderr(&out));
+}
+
+#[test]
+fn the_timeline_tells_how_far_the_boot_came() {
+    let disk = disk("timeline");
+    for engine in engines() {
+        let out = run(&with(engine, &["--timeline", "-", "--disk", text(&disk)]));
+        let said = stdout(&out);
+        let lines: Vec<&str> = said.lines().filter(|l| l.contains(" s  ")).collect();
+        let expected =
+            ["power on            at 0xfffffff0", "POST", "boot device search", "boot loader         at 0x7c00"];
+        assert_eq!(lines.len(), expected.len(), "{engine}: {said}{}", stderr(&out));
+        let mut before = 0.0;
+        for (line, phase) in lines.iter().zip(expected) {
+            assert!(line.ends_with(phase), "{engine}: {line:?} is not {phase:?}");
+            let at: f64 = line.trim().split(' ').next().unwrap().parse().unwrap();
+            assert!(at >= before, "{engine}: {said}");
+            before = at;
+        }
+    }
+    let picture = file("timeline.svg", b"");
+    run(&with("soft", &["--timeline", text(&picture), "--disk", text(&disk)]));
+    let svg = std::fs::read_to_string(&picture).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("boot loader") && svg.contains("0x7c00"), "{svg}");
 }
 
 #[test]
@@ -152,23 +176,21 @@ fn an_interrupt_presses_the_power_button_first() {
 
 #[test]
 fn uefi_boots_a_program_and_keeps_its_variables() {
-    let disk = file("efi.img", &efi_disk(&efi_program()));
+    let disk = file("efi.img", &efi_disk(&efi_program("variable was kept\r\n", "variable is new\r\n")));
     let vars = std::env::temp_dir().join(format!("visor-test-{}", std::process::id())).join("vars.fd");
     let _ = std::fs::remove_file(&vars);
-    for engine in engines() {
-        let boot = |more: &[&str]| {
-            let mut args = vec!["--firmware", "uefi", "--disk", text(&disk)];
-            args.extend(more);
-            let out = run(&with(engine, &args));
-            assert_eq!(out.status.code(), Some(0), "{engine}: {}{}", stdout(&out), stderr(&out));
-            stdout(&out)
-        };
-        let _ = std::fs::remove_file(&vars);
-        let keep = ["--efi-vars", text(&vars)];
-        assert!(boot(&keep).contains("variable is new"));
-        assert!(boot(&keep).contains("variable was kept"), "{engine}");
-        assert!(boot(&[]).contains("variable is new"), "{engine}: forgotten without a file");
-    }
+    // Not KVM: hosts that are guests themselves often cannot execute OVMF's first instructions, with other hypervisors either.
+    let boot = |more: &[&str]| {
+        let mut args = vec!["--firmware", "uefi", "--disk", text(&disk)];
+        args.extend(more);
+        let out = run(&with("soft", &args));
+        assert_eq!(out.status.code(), Some(0), "{}{}", stdout(&out), stderr(&out));
+        stdout(&out)
+    };
+    let keep = ["--efi-vars", text(&vars)];
+    assert!(boot(&keep).contains("variable is new"));
+    assert!(boot(&keep).contains("variable was kept"));
+    assert!(boot(&[]).contains("variable is new"), "forgotten without a file");
     std::fs::write(&vars, [0; 1000]).unwrap();
     let out = run(&with("soft", &["--firmware", "uefi", "--efi-vars", text(&vars)]));
     assert!(stderr(&out).contains("has 1000 bytes, but UEFI variables have"), "{}", stderr(&out));

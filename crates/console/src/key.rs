@@ -174,3 +174,59 @@ impl Key {
         NAMES.iter().map(|(_, key)| *key)
     }
 }
+
+/// Keys whose set-1 code is not their number: with an E0 prefix or not, and the code.
+const SCAN_CODES: &[(Key, bool, u8)] = &[
+    (Key::RO, false, 0x73),
+    (Key::HENKAN, false, 0x79),
+    (Key::KATAKANA_HIRAGANA, false, 0x70),
+    (Key::MUHENKAN, false, 0x7b),
+    (Key::KP_COMMA, false, 0x7e),
+    (Key::YEN, false, 0x7d),
+    (Key::HANGEUL, false, 0x72),
+    (Key::HANJA, false, 0x71),
+    (Key::KP_ENTER, true, 0x1c),
+    (Key::RIGHT_CTRL, true, 0x1d),
+    (Key::KP_SLASH, true, 0x35),
+    (Key::RIGHT_ALT, true, 0x38),
+    (Key::HOME, true, 0x47),
+    (Key::UP, true, 0x48),
+    (Key::PAGE_UP, true, 0x49),
+    (Key::LEFT, true, 0x4b),
+    (Key::RIGHT, true, 0x4d),
+    (Key::END, true, 0x4f),
+    (Key::DOWN, true, 0x50),
+    (Key::PAGE_DOWN, true, 0x51),
+    (Key::INSERT, true, 0x52),
+    (Key::DELETE, true, 0x53),
+    (Key::MUTE, true, 0x20),
+    (Key::VOLUME_DOWN, true, 0x2e),
+    (Key::VOLUME_UP, true, 0x30),
+    (Key::LEFT_META, true, 0x5b),
+    (Key::RIGHT_META, true, 0x5c),
+    (Key::MENU, true, 0x5d),
+    (Key::POWER, true, 0x5e),
+    (Key::SLEEP, true, 0x5f),
+    (Key::WAKE, true, 0x63),
+];
+
+impl Key {
+    /// Its code in the PC's scan code set 1, and whether it comes with an E0 prefix. `None` for keys that such keyboards do not have, and
+    /// for Print and Pause, which send several codes.
+    pub fn scan_code(self) -> Option<(bool, u8)> {
+        match self.0 {
+            1..=83 | 86..=88 => Some((false, self.0 as u8)),
+            _ => SCAN_CODES.iter().find(|(key, _, _)| *key == self).map(|(_, prefix, code)| (*prefix, *code)),
+        }
+    }
+
+    /// The key with this code in set 1; Print is E0 37 and Pause E0 46.
+    pub fn from_scan_code(prefix: bool, code: u8) -> Option<Key> {
+        match (prefix, code) {
+            (true, 0x37) => Some(Key::PRINT),
+            (true, 0x46) => Some(Key::PAUSE),
+            (false, 1..=83 | 86..=88) => Some(Key(code.into())),
+            _ => SCAN_CODES.iter().find(|(_, p, c)| (*p, *c) == (prefix, code)).map(|(key, _, _)| *key),
+        }
+    }
+}

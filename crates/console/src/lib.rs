@@ -18,4 +18,4 @@ mod typing;
 pub use display::{Display, FrameBufferSink, Generation, Picture, Size};
 pub use input::{Button, InputEvent, InputSink, POINTER_RANGE};
 pub use key::Key;
-pub use typing::{Chord, strokes};
+pub use typing::{Chord, key_of, strokes};

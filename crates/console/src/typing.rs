@@ -42,8 +42,8 @@ fn chord_of(c: char) -> Option<Chord> {
     Some(Chord(if shift { vec![Key::LEFT_SHIFT, key] } else { vec![key] }))
 }
 
-/// The key that gives `c`, and whether with Shift.
-fn key_of(c: char) -> Option<(Key, bool)> {
+/// The key that gives `c` on the US layout, and whether with Shift.
+pub fn key_of(c: char) -> Option<(Key, bool)> {
     let special = match c {
         '\n' => Some(Key::ENTER),
         '\t' => Some(Key::TAB),

@@ -1,14 +1,39 @@
-//! Disk images: raw files and block devices of the host.
+//! Disk images: raw files and block devices of the host, qcow2 with its backing files, and foreign formats for reading.
 //!
-//! A back end implements [`visor_block::BlockBackend`]; what every back end must get right is checked by [`testing::block`].
+//! - [`open_disk`] opens an image for a machine, as a [`visor_block::BlockBackend`];
+//! - [`open_image`] opens one for work on the image itself: checking, converting, snapshots;
+//! - [`Format`] says which format a file has, and how that is decided;
+//! - [`NbdDisk`] and [`NbdServer`] take disks over the network;
+//! - [`convert`](convert()) copies between formats.
+//!
+//! What every back end must get right is checked by [`testing::block`].
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod convert;
+mod error;
+mod foreign;
+mod format;
 mod lock;
+mod nbd;
+mod newfile;
+mod open;
 mod pool;
+mod qcow2;
 mod raw;
+mod request;
+mod source;
 pub mod testing;
+mod throttle;
 #[cfg(test)]
 mod tests;
 
+pub use convert::{ConvertOptions, Copied, Target, convert};
+pub use format::Format;
+pub use nbd::{NbdAddress, NbdDisk, NbdExport, NbdOptions, NbdServer};
+pub use newfile::NewFile;
+pub use open::{ImageOptions, Opened, Policy, open_disk, open_image};
+pub use qcow2::Qcow2Disk;
 pub use raw::{Access, Alloc, RawDisk, RawOptions};
+pub use source::{DiskSource, RawSource};
+pub use throttle::{Limits, Throttle};

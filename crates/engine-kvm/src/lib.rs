@@ -9,6 +9,7 @@ mod slots;
 mod state;
 mod vcpu;
 mod vm;
+mod watch;
 
 use std::sync::Arc;
 

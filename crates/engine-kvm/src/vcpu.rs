@@ -7,11 +7,12 @@ use std::time::Instant;
 use kvm_bindings::{kvm_interrupt, kvm_mp_state};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use visor_engine::{
-    CpuIo, EngineError, EngineErrorKind, Gpa, GuestMemory, Kicker, Stop, Timed, Vcpu, VcpuId, VcpuStats,
+    CpuIo, EngineError, EngineErrorKind, Gpa, GuestMemory, Kicker, Stop, Timed, Vcpu, VcpuId, VcpuStats, Watch,
 };
 use visor_x86::state::CpuState;
 
 use crate::kick::Kick;
+use crate::watch::Watches;
 use crate::{failed, state};
 
 /// `_IOW(KVMIO, 0x86, struct kvm_interrupt)`, which the library does not wrap.
@@ -23,6 +24,7 @@ pub(crate) struct KvmVcpu {
     id: VcpuId,
     kick: Arc<Kick>,
     stats: VcpuStats,
+    watches: Watches,
     /// Keeps the memory slots' host mapping alive.
     _memory: Arc<GuestMemory>,
 }
@@ -33,7 +35,7 @@ impl KvmVcpu {
         let immediate_exit = &raw mut fd.get_kvm_run().immediate_exit;
         // SAFETY: the page is mapped while `fd` lives, and `kick` is used between enter and leave by `run` on it.
         let kick = Arc::new(unsafe { Kick::new(immediate_exit) });
-        KvmVcpu { fd, id, kick, stats: VcpuStats::default(), _memory: memory }
+        KvmVcpu { fd, id, kick, stats: VcpuStats::default(), watches: Watches::default(), _memory: memory }
     }
 
     /// How other threads reach it.
@@ -49,6 +51,7 @@ impl KvmVcpu {
                 return Ok(Stop::Kicked);
             }
             self.inject(io)?;
+            self.watches.sample(&self.fd, io)?;
             if let Some(stop) = self.enter(io)? {
                 return Ok(stop);
             }
@@ -85,6 +88,7 @@ impl KvmVcpu {
                 timed(&mut self.stats.exits.mmio, || io.mmio_write(Gpa(at), data));
             }
             Ok(VcpuExit::IoapicEoi(vector)) => io.end_of_interrupt(vector),
+            Ok(VcpuExit::Debug(_)) => self.watches.hit(&self.fd, io)?,
             Ok(VcpuExit::IrqWindowOpen | VcpuExit::Intr) => {}
             Ok(VcpuExit::Hlt) => return Ok(Some(Stop::Halted)),
             Ok(VcpuExit::Shutdown) => return Ok(Some(Stop::TripleFault)),
@@ -176,6 +180,10 @@ impl Vcpu for KvmVcpu {
         state::restore(&self.fd, &state)?;
         // KVM_MP_STATE_RUNNABLE is 0, UNINITIALIZED (waiting for INIT and SIPI) is 1.
         self.fd.set_mp_state(kvm_mp_state { mp_state: u32::from(!boot) }).map_err(failed("KVM_SET_MP_STATE"))
+    }
+
+    fn watch(&mut self, watches: &[Watch]) -> Result<(), EngineError> {
+        self.watches.set(&self.fd, watches)
     }
 
     fn stats(&self) -> VcpuStats {

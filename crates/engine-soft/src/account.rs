@@ -12,10 +12,8 @@ pub(crate) enum Phase {
     /// The interpreter, which decodes and walks page tables under the same name.
     Interpreter,
     /// Translated code.
-    #[allow(dead_code, reason = "entered by the translator only")]
     Translated,
     /// The translator.
-    #[allow(dead_code, reason = "entered by the translator only")]
     Translation,
     /// Exceptions, interrupts, and what translated code calls.
     Helpers,

@@ -159,6 +159,9 @@ impl Blocks {
     #[inline(never)]
     fn find_slow(&mut self, cpu: &mut Cpu, lin: u64, mode: Mode) -> Guest<Run> {
         let place = cpu.fetch(lin)?;
+        if !cpu.watches.is_empty() {
+            cpu.report_watches(lin);
+        }
         let Some(page) = place.page else {
             let mut bytes = [0u8; MAX_LEN];
             for (i, b) in bytes.iter_mut().enumerate() {

@@ -16,8 +16,8 @@ use crate::clock::TscClock;
 use crate::fabric::{CpuPort, Fabric};
 use crate::mmu::{CpuBox, Home, Mmu};
 use crate::op::{Faulted, Guest, Op};
-use crate::translate::Frame;
 use crate::sys::{Debug, MsrFile, ResetKind};
+use crate::translate::Frame;
 
 /// Bits of a CPU's attention word: reasons to leave straight-line execution at the next block boundary.
 pub mod attention {
@@ -106,6 +106,8 @@ pub struct Cpu {
     /// One past the last op of the running block. A store that changes code sets it to the op after the storing one, so
     /// that the block ends there.
     pub block_end: *const Op,
+    /// What execution has not reached yet and the machine wants to know of.
+    pub watches: Vec<visor_engine::Watch>,
     /// Bases of ES, CS, SS, DS, FS, GS as seen by this mode, then zero ([`crate::op::SEG_FLAT`]).
     pub seg_base: [u64; 7],
     /// The segment registers.
@@ -254,9 +256,8 @@ impl Cpu {
     ///
     /// # Errors
     /// The host's, if it gives no memory.
-    pub(crate) fn new(parts: Parts) -> std::io::Result<CpuBox> {
+    pub(crate) fn power_up(parts: Parts) -> std::io::Result<CpuBox> {
         let home = Home::new()?;
-        let mmu = Mmu::new(&parts.ram, home.clone());
         let cpu = Cpu {
             gpr: [0; 18],
             status: 0,
@@ -264,6 +265,7 @@ impl Cpu {
             rip: 0,
             rip_mask: 0xffff,
             block_end: std::ptr::null(),
+            watches: Vec::new(),
             seg_base: [0; 7],
             seg: [Segment::default(); 6],
             cpl: 0,
@@ -273,7 +275,7 @@ impl Cpu {
             fault_is_trap: false,
             fpu: Box::default(),
             fpu_unit: parts.fpu_unit,
-            mmu,
+            mmu: Mmu::new(&parts.ram, home.clone()),
             frame: Frame::default(),
             cr0: 0,
             cr2: 0,

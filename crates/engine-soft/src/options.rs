@@ -8,9 +8,9 @@ use visor_engine::{EngineError, EngineErrorKind, EngineOptions};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tier {
     /// Tier 1: instruction by instruction.
-    #[default]
     Interpreter,
-    /// Tier 2: translated to host code.
+    /// Tier 2: what is executed often is translated to host code.
+    #[default]
     Translator,
 }
 
@@ -25,6 +25,8 @@ pub struct SoftOptions {
     pub bisect: Option<Range<u64>>,
     /// Size of the code cache in bytes, [`CODE_CACHE_MIN`] to [`CODE_CACHE_MAX`].
     pub code_cache: u64,
+    /// Count the guest instructions that translated code executes.
+    pub count: bool,
     /// Translate code that is met for the first time, rather than when it proves to be used. For tests.
     pub eager: bool,
     /// Name translated blocks in `/tmp/perf-PID.map`.
@@ -48,6 +50,7 @@ impl Default for SoftOptions {
             lockstep: false,
             bisect: None,
             code_cache: CODE_CACHE_DEFAULT,
+            count: false,
             eager: false,
             perf_map: false,
         }
@@ -83,7 +86,7 @@ impl SoftOptions {
             return invalid(format!("there is no block in the range {}..{}", range.start, range.end));
         }
         let (lockstep, bisect, perf_map) = (user.lockstep, user.translate_range.clone(), user.perf_map);
-        Ok(SoftOptions { tier, lockstep, bisect, code_cache, eager: false, perf_map })
+        Ok(SoftOptions { tier, lockstep, bisect, code_cache, count: user.count, eager: false, perf_map })
     }
 }
 
@@ -137,6 +140,7 @@ mod tests {
             lockstep: true,
             bisect: Some(3..7),
             code_cache: 8 << 20,
+            count: false,
             eager: false,
             perf_map: true,
         };

@@ -89,7 +89,10 @@ fn attend(cpu: &mut Cpu, mut translator: Option<&mut Translator>) -> Option<Stop
 #[inline(always)]
 fn advance(cpu: &mut Cpu, blocks: &mut Blocks, translator: Option<&mut Translator>) {
     if let Some(t) = translator {
-        match t.run(cpu) {
+        let before = cpu.account.enter(Phase::Translated);
+        let ran = t.run(cpu);
+        cpu.account.leave(before);
+        match ran {
             Ok(true) => return,
             // Translated code may have changed how what follows has to be run.
             Ok(false) if cpu.mode.single || cpu.shadow => return,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use visor_apic::{LocalApic, LocalApicConfig};
 use visor_engine::{
     CpuIo, Engine, EngineCaps, EngineError, EngineErrorKind, GuestMemory, Kicker, MsiSink, Stop, Vcpu, VcpuId,
-    VcpuStats, Vm, VmConfig,
+    VcpuStats, Vm, VmConfig, Watch,
 };
 use visor_fpu::FpuUnit;
 use visor_x86::cpuid::{Cpuid, Model, ModelConfig};
@@ -154,7 +154,7 @@ impl Vm for SoftVm {
             epoch_tsc: self.epoch_tsc,
         };
         Ok(Box::new(SoftVcpu {
-            cpu: Cpu::new(parts).map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?,
+            cpu: Cpu::power_up(parts).map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?,
             blocks: Blocks::default(),
             translator,
         }))
@@ -220,10 +220,20 @@ impl Vcpu for SoftVcpu {
         Ok(())
     }
 
+    fn watch(&mut self, watches: &[Watch]) -> Result<(), EngineError> {
+        self.cpu.watches = watches.to_vec();
+        // Code that has been found already is looked for again.
+        self.cpu.mmu.flush_all();
+        Ok(())
+    }
+
     fn stats(&self) -> VcpuStats {
         let mut stats = account::report(&self.cpu.stats, &self.cpu.account, self.cpu.clock);
         stats.decoder = self.blocks.stats;
         stats.tlb.flushes = self.cpu.mmu.flushes;
+        if let Some(t) = &self.translator {
+            t.report(&self.cpu, &mut stats);
+        }
         stats
     }
 }

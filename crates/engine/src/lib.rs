@@ -118,8 +118,35 @@ pub trait Vcpu: Send {
     /// [`EngineErrorKind::Host`] where the host fails.
     fn reset(&mut self) -> Result<(), EngineError>;
 
+    /// Asks to be told through [`CpuIo::reached`] when execution gets somewhere, once for each of `watches`; those asked for
+    /// before are forgotten. Costs nothing on the software engine. KVM reports a [`Watch::Code`] of one byte exactly (four of them at
+    /// most), the rest at an exit that finds the CPU there - late, or never.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Host`] where the host fails.
+    fn watch(&mut self, watches: &[Watch]) -> Result<(), EngineError>;
+
     /// Counters since the vCPU was made.
     fn stats(&self) -> VcpuStats;
+}
+
+/// Something that execution may reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// An instruction between these linear addresses, both included: where it begins, after a jump or an interrupt.
+    Code(u64, u64),
+    /// An instruction at privilege level 3.
+    User,
+}
+
+impl Watch {
+    /// Whether an instruction at linear address `at` and privilege level `cpl` is what is watched for.
+    pub fn is_at(&self, at: u64, cpl: u8) -> bool {
+        match *self {
+            Watch::Code(first, last) => (first..=last).contains(&at),
+            Watch::User => cpl == 3,
+        }
+    }
 }
 
 /// Why a vCPU stopped running.
@@ -170,6 +197,10 @@ pub trait CpuIo: Sync {
     fn acknowledge_irq(&self) -> Option<u8>;
     /// A local APIC broadcast the end of level-triggered interrupt `vector`.
     fn end_of_interrupt(&self, vector: u8);
+    /// Execution has reached `watch`, at linear address `at`, for the first time since [`Vcpu::watch`].
+    fn reached(&self, watch: Watch, at: u64) {
+        let _ = (watch, at);
+    }
 }
 
 /// What went wrong in an engine, for control flow.

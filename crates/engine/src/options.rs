@@ -13,6 +13,8 @@ pub struct EngineOptions {
     pub translate_range: Option<Range<u64>>,
     /// Size of the cache of translated code, in bytes.
     pub code_cache: Option<u64>,
+    /// Count the guest instructions that translated code executes; nobody is refused for it.
+    pub count: bool,
     /// Tell Linux `perf` the names of translated blocks.
     pub perf_map: bool,
 }

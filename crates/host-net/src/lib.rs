@@ -14,6 +14,7 @@ mod errors;
 mod nat;
 mod ping;
 mod resolv;
+mod segments;
 mod sockets;
 mod sys;
 mod tap;

@@ -16,7 +16,7 @@ use crate::sys::{
     Address, bind, check, check_len, epoll, epoll_control, epoll_wait, local_address, option, set_option,
     set_option_raw, socket,
 };
-use crate::{errors, ping};
+use crate::{errors, ping, segments};
 
 /// Events fetched in one go.
 const EVENTS: usize = 256;
@@ -334,6 +334,27 @@ impl Host for HostSockets {
                 }
                 Err(e)
             }
+        }
+    }
+
+    fn datagrams_send(&mut self, socket: SocketId, to: SocketAddr, data: &[u8], size: usize) -> io::Result<()> {
+        if data.len() < segments::WORTH_IT * size {
+            return data.chunks(size.max(1)).try_for_each(|one| self.datagram_send(socket, to, one));
+        }
+        match segments::send(raw(socket), to, data, size) {
+            // Where the way is too narrow for a whole datagram, or the kernel too old, each goes by itself.
+            Err(e)
+                if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO | libc::ENOPROTOOPT)) =>
+            {
+                data.chunks(size.max(1)).try_for_each(|one| self.datagram_send(socket, to, one))
+            }
+            Err(e) => {
+                if let Some(state) = self.state(socket) {
+                    state.errors = true;
+                }
+                Err(e)
+            }
+            Ok(()) => Ok(()),
         }
     }
 

@@ -157,6 +157,13 @@ fn datagrams_and_what_became_of_them() {
             got.extend(batch.buffers[..batch.received.len()].iter().map(|b| b[DATAGRAM_HEADROOM]));
         }
         assert_eq!(got, [0, 1, 2, 3, 4, 5]);
+        // By one call, and each by itself.
+        host.datagrams_send(socket, to, &[7; 1000], 100).unwrap();
+        assert!((0..10).all(|_| far.recv_from(&mut [0; 200]).unwrap().0 == 100));
+        host.datagrams_send(socket, to, b"onetwosix", 3).unwrap();
+        let three: Vec<Vec<u8>> =
+            (0..3).map(|_| far.recv_from(&mut buffer).map(|(n, _)| buffer[..n].to_vec()).unwrap()).collect();
+        assert_eq!(three, [b"one", b"two", b"six"]);
         drop(far);
         assert_eq!(host.datagram_error(socket), None);
         host.datagram_send(socket, to, b"anybody?").unwrap();

@@ -341,6 +341,25 @@ fn well_known_programs() {
         assert_eq!(ask("example.org"), "203.0.113.5\n");
         assert_eq!(ask("web.internal"), format!("{OUTSIDE}\n"));
     }
+    if has("iperf3") {
+        for reverse in ["", "-R", "-P 8"] {
+            let mut served =
+                Command::new("iperf3").args(["-s", "-1", "-B", OUTSIDE]).stdout(Stdio::null()).spawn().unwrap();
+            let limit = std::time::Instant::now() + Duration::from_secs(30);
+            while !run("ss -ltn").contains(":5201") {
+                assert!(std::time::Instant::now() < limit);
+                thread::sleep(Duration::from_millis(20));
+            }
+            let out = guest.run(&format!("iperf3 -c {OUTSIDE} -n 20M {reverse}"));
+            assert!(out.contains("receiver"), "{out}");
+            served.wait().unwrap();
+        }
+    }
+    if has("busybox") {
+        // A DHCP client: it must be given what the guest has already.
+        let out = guest.run("busybox udhcpc -i eth0 -n -q -f -s /bin/true 2>&1");
+        assert!(out.contains("lease of 10.0.2.15 obtained"), "{out}");
+    }
     if has("curl") {
         let listener = TcpListener::bind((OUTSIDE, 8080)).unwrap();
         thread::spawn(move || {

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use visor_chipset::{AcpiPm, I8042, LegacyReplacement, PowerSink, Rtc, Uart};
 use visor_device::{Bus, Clock, Device, Mmio, Pio, TimerSlot};
-use visor_engine::{GuestMemory, MsiSink, Vm};
 use visor_display::{Screen, Vga};
+use visor_engine::{GuestMemory, MsiSink, Vm};
 use visor_firmware::MemoryMap;
+use visor_firmware::fw_cfg::FwCfg;
 use visor_iommu::Iommu;
 use visor_pci::{DmaMemory, IntxLine, IntxPin, PciAddress, PciBus, PciDevice, PciError, SourceId};
-use visor_firmware::fw_cfg::FwCfg;
+use visor_storage::Tray;
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
 use visor_virtio::input::TabletHandle;
 use visor_virtio::{VirtioDevice, VirtioPci};
@@ -19,6 +20,7 @@ use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{Bootable, Image, LogPort};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
+use crate::timeline::Timeline;
 use crate::timers::Timers;
 
 /// A constructor of the table in [`crate::parts`].
@@ -44,6 +46,7 @@ pub(crate) struct Board<'a> {
     pub(crate) power: Arc<dyn PowerSink>,
     pub(crate) serial: SerialLine,
     pub(crate) log: LogPort,
+    pub(crate) timeline: Timeline,
     pub(crate) image: Option<&'a Image>,
     pub(crate) pio: Arc<Bus<Pio>>,
     pub(crate) mmio: Arc<Bus<Mmio>>,
@@ -69,6 +72,8 @@ pub(crate) struct Built {
     pub(crate) uart: Option<Arc<Mutex<Uart>>>,
     pub(crate) console: Option<ConsoleHandle>,
     pub(crate) agent: Option<ConsolePort>,
+    /// The trays of the CD-ROM drives.
+    pub(crate) trays: Vec<Tray>,
     /// Network devices and what moves their frames.
     pub(crate) net: Option<Arc<crate::net::Drive>>,
     /// Low half of the HPET's capabilities.

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use visor_device::{Bus, Mmio, Pio};
-use visor_engine::{CpuIo, Gpa};
+use visor_engine::{CpuIo, Gpa, Watch};
 
 use crate::irq::Irqs;
+use crate::timeline::Timeline;
 
 /// Ports, memory-mapped registers and interrupt acknowledgement.
 pub(crate) struct BusIo {
     pub(crate) pio: Arc<Bus<Pio>>,
     pub(crate) mmio: Arc<Bus<Mmio>>,
     pub(crate) irqs: Arc<Irqs>,
+    pub(crate) timeline: Timeline,
 }
 
 impl CpuIo for BusIo {
@@ -45,5 +47,9 @@ impl CpuIo for BusIo {
 
     fn end_of_interrupt(&self, vector: u8) {
         self.irqs.end_of_interrupt(vector);
+    }
+
+    fn reached(&self, watch: Watch, at: u64) {
+        self.timeline.reached(watch, at);
     }
 }

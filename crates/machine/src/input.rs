@@ -58,6 +58,11 @@ impl InputSink for Inputs {
 }
 
 impl Machine {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The keyboard and the pointers.
     pub fn input(&self) -> Option<Arc<dyn InputSink>> {
         let i8042 = self.built.i8042.clone()?;

@@ -8,6 +8,7 @@
 //! - `clock`, `timers`, `io_thread`: guest time, alarms and everything that happens outside of a CPU;
 //! - `life`, `vcpu`: the life cycle and the threads of the CPUs;
 //! - `loader`: kernel, ACPI and SMBIOS tables in memory; `firmware`: booting through a BIOS or UEFI instead;
+//! - `timeline`: how far a boot has come;
 //! - `chars`, `agent`: byte streams between guest and host;
 //! - `net`: network devices and the thread that moves frames to the guest.
 //!
@@ -25,8 +26,8 @@ mod cpu;
 mod engine;
 mod error;
 mod firmware;
-mod io_thread;
 mod input;
+mod io_thread;
 mod irq;
 mod life;
 mod listener;
@@ -36,8 +37,11 @@ mod net;
 mod parts;
 mod screen;
 mod spec;
+mod storage;
+mod timeline;
 mod timers;
 mod vcpu;
+mod vnc;
 mod wake;
 
 #[cfg(test)]
@@ -54,4 +58,9 @@ pub use machine::Machine;
 pub use net::{MAX_NICS, NicModel, NicSpec};
 pub use parts::AGENT_PORT;
 pub use spec::{Disk, FileSource, MAX_DISKS, MAX_MEMORY, MIN_MEMORY, MachineConfig, MachineSpec};
+pub use visor_console as console;
 pub use visor_display::png;
+pub use vnc::{VncAddress, VncOptions, VncServer};
+pub use storage::{Cd, DiskBus, IDE_PLACES};
+pub use visor_storage::{EjectOutcome, Tray, TrayError, TrayState};
+pub use timeline::{Phase, Timeline, TimelineEvent};

@@ -1,14 +1,15 @@
 //! Filling guest memory before the first instruction, at start and at every reboot.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, PM_PORT, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
 use visor_display::Vga;
 use visor_engine::GuestMemory;
 use visor_firmware::acpi::{self, AcpiConfig, IommuConfig, PciConfig, PciRoute, SmiCommand};
+use visor_firmware::fw_cfg::FwCfg;
 use visor_firmware::smbios::{self, SmbiosConfig};
-use visor_iommu::{HOST_ADDRESS_BITS, IOAPIC_SOURCE, IOMMU_BASE};
 use visor_firmware::{BootSource, KernelKind, MemoryMap, boot};
+use visor_iommu::{HOST_ADDRESS_BITS, IOAPIC_SOURCE, IOMMU_BASE};
 use visor_x86::{CpuState, Gpr};
 
 use crate::board::Built;
@@ -31,6 +32,7 @@ pub(crate) struct Loader {
     map: MemoryMap,
     acpi: AcpiConfig,
     smbios: SmbiosConfig,
+    fw_cfg: Option<Arc<Mutex<FwCfg>>>,
     vga: Option<Vga>,
 }
 
@@ -54,17 +56,23 @@ impl Loader {
             let mut d = fw_cfg.lock().unwrap_or_else(PoisonError::into_inner);
             firmware::tell(&mut d, spec, map, &acpi, &smbios, &built.bootable);
         }
-        Loader { config: config.clone(), memory, map: map.clone(), acpi, smbios, vga: built.vga.clone() }
+        let (fw_cfg, vga) = (built.fw_cfg.clone(), built.vga.clone());
+        Loader { config: config.clone(), memory, map: map.clone(), acpi, smbios, fw_cfg, vga }
     }
 
     /// Makes the machine ready to start: loads kernel and tables, unless firmware does.
     pub(crate) fn load(&self) -> Result<Loaded, MachineError> {
-        let Some(kernel) = self.config.kernel.as_ref().filter(|_| self.config.firmware.is_none()) else {
-            let name = self.config.firmware.as_ref().map(|f| format!("firmware: {:?}", f.code));
-            return Ok(Loaded { cpu: CpuState::default(), notes: name.into_iter().collect() });
-        };
-        let kernel = read(kernel, "kernel")?;
+        let kernel = self.config.kernel.as_ref().map(|k| read(k, "kernel")).transpose()?;
         let initrd = self.config.initrd.as_ref().map(|i| read(i, "initial ramdisk")).transpose()?;
+        if let Some(firmware) = &self.config.firmware {
+            if let (Some(kernel), Some(fw_cfg)) = (&kernel, &self.fw_cfg) {
+                let mut d = fw_cfg.lock().unwrap_or_else(PoisonError::into_inner);
+                firmware::tell_kernel(&mut d, kernel, initrd.as_deref().unwrap_or_default(), &self.config.cmdline);
+            }
+            let notes = vec![format!("firmware: {:?}", firmware.code)];
+            return Ok(Loaded { cpu: CpuState::default(), notes });
+        }
+        let kernel = kernel.ok_or_else(|| MachineError::new(MachineErrorKind::Spec, "nothing to boot"))?;
         let source = BootSource {
             kernel: &kernel,
             initrd: initrd.as_deref(),

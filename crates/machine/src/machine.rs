@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use visor_chipset::LegacyReplacement;
 use visor_device::Bus;
-use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig};
+use visor_engine::{Engine, GuestMemory, Vcpu, VcpuId, VcpuStats, Vm, VmConfig, Watch};
 use visor_firmware::{MemoryMap, ram_layout};
 use visor_iommu::Iommu;
 use visor_net::Nic;
+use visor_storage::Tray;
 use visor_x86::cpuid::Cpuid;
 
 use crate::agent::AgentPort;
@@ -28,18 +29,21 @@ use crate::loader::{Loaded, Loader};
 use crate::parts::PARTS;
 use crate::screen::VIDEO_MEMORY;
 use crate::spec::MachineConfig;
+use crate::timeline::Timeline;
 use crate::timers::Timers;
 use crate::vcpu::{self, VcpuThread};
 use crate::wake::Waker;
 
 /// A machine: assembled by [`Machine::new`], running after [`Machine::start`]. Dropping it stops it.
 pub struct Machine {
-    name: String,
+    pub(crate) name: String,
     control: Arc<Control>,
     clock: Arc<GuestClock>,
     pub(crate) built: Arc<Built>,
     serial: SerialLine,
     firmware_log: FirmwareLog,
+    timeline: Timeline,
+    watches: Vec<Watch>,
     agent: Option<AgentPort>,
     listener: Listener,
     notes: Vec<String>,
@@ -80,7 +84,8 @@ impl Machine {
         let clock = Arc::new(GuestClock::new());
         let iommu = config.iommu.then(|| Iommu::new(memory.clone(), vm.msi()));
         let pio = Arc::new(Bus::default());
-        let log = LogPort { log: FirmwareLog::default(), listener: listener.clone() };
+        let timeline = Timeline::new(listener.clone());
+        let log = LogPort { log: FirmwareLog::default(), listener: listener.clone(), timeline: timeline.clone() };
         let mut board = Board {
             config,
             memory: memory.clone(),
@@ -93,6 +98,7 @@ impl Machine {
             power: control.clone(),
             serial: SerialLine::new(waker.clone(), listener.clone()),
             log,
+            timeline: timeline.clone(),
             image: image.as_ref(),
             pio: pio.clone(),
             mmio: Arc::new(Bus::default()),
@@ -107,24 +113,22 @@ impl Machine {
         let loader = Loader::new(config, memory.clone(), &map, &built, cpu::brand(&cpuid));
         let boot = loader.load()?;
         let agent = built.agent.clone().map(|port| AgentPort::new(port, listener.clone()));
-        let notes = boot.notes.clone();
-        let order = config.firmware.as_ref().map(|f| &f.boot_order[..]).unwrap_or_default();
-        let bios = config.firmware.as_ref().is_some_and(|f| f.kind == FirmwareKind::Bios);
-        let tried = ordered(order, &built.bootable, bios).into_iter();
-        let boot_devices = tried.map(|b| format!("{} {}", b.class, b.name)).collect();
-        let io = Arc::new(BusIo { pio, mmio, irqs });
+        let (notes, bios) = (boot.notes.clone(), is_bios(config));
+        let io = Arc::new(BusIo { pio, mmio, irqs, timeline: timeline.clone() });
         let ready = Ready { vcpus, io, boot, timers, waker, loader, time_limit: config.time_limit };
         Ok(Machine {
             name: config.name.clone(),
             control,
             clock,
+            boot_devices: tried(config, &built),
             built: Arc::new(built),
             serial,
             firmware_log: log.log,
+            timeline,
+            watches: if config.timeline { Timeline::watches(bios) } else { Vec::new() },
             agent,
             listener,
             notes,
-            boot_devices,
             stats: (0..config.cpus).map(|_| Arc::default()).collect(),
             ready: Some(ready),
             threads: Vec::new(),
@@ -255,9 +259,19 @@ impl Machine {
         &self.firmware_log
     }
 
+    /// How far the boot has come; complete only if [`crate::MachineSpec::timeline`] was set.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
     /// The port to the agent in the guest.
     pub fn agent(&self) -> Option<AgentPort> {
         self.agent.clone()
+    }
+
+    /// The trays of the CD-ROM drives, in the order of the specification: discs can be changed while the machine runs.
+    pub fn trays(&self) -> &[Tray] {
+        &self.built.trays
     }
 
     /// The network devices, in the order of [`crate::MachineSpec::nics`].
@@ -293,7 +307,9 @@ impl Machine {
     fn spawn(&mut self, vcpus: Vec<Box<dyn Vcpu>>, io: Arc<BusIo>) -> Result<(), MachineError> {
         for (id, vcpu) in vcpus.into_iter().enumerate() {
             let stats = self.stats[id].clone();
-            let t = VcpuThread { id, vcpu, io: io.clone(), control: self.control.clone(), stats };
+            // The boot CPU is the one that boots.
+            let watches = if id == 0 { self.watches.clone() } else { Vec::new() };
+            let t = VcpuThread { id, vcpu, io: io.clone(), control: self.control.clone(), stats, watches };
             self.thread(format!("cpu{id}"), move || vcpu::main(t))?;
         }
         Ok(())
@@ -349,6 +365,17 @@ fn memory(config: &MachineConfig, image: Option<&Image>) -> Result<Arc<GuestMemo
         .map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot reserve the guest's memory", e))?;
     image.iter().for_each(|image| image.install(&memory));
     Ok(Arc::new(memory))
+}
+
+fn is_bios(config: &MachineConfig) -> bool {
+    config.firmware.as_ref().is_some_and(|f| f.kind == FirmwareKind::Bios)
+}
+
+/// What a firmware tries to boot from, in words.
+fn tried(config: &MachineConfig, built: &Built) -> Vec<String> {
+    let order = config.firmware.as_ref().map(|f| &f.boot_order[..]).unwrap_or_default();
+    let devices = ordered(order, &built.bootable, is_bios(config)).into_iter();
+    devices.map(|b| format!("{} {}", b.class, b.name)).collect()
 }
 
 fn cpuid(config: &MachineConfig, engine: &dyn Engine) -> Result<Cpuid, MachineError> {

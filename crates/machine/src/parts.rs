@@ -8,12 +8,12 @@ use visor_chipset::{
     I8042Wires, Pit, PitWires, PmBlock, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT, TEST_MEMORY,
     TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts, UART_LEN, Uart, UartWires, claim_ports,
 };
-use visor_iommu::{IOMMU_BASE, IOMMU_LEN};
-use visor_pci::edu::Edu;
 use visor_device::{Bus, IrqLine, IrqSink, MmioDevice, Pio};
 use visor_firmware::flash::{Flash, FlashStore};
 use visor_firmware::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg, FwCfgConfig};
 use visor_firmware::{HIGH_RAM, SHADOW};
+use visor_iommu::{IOMMU_BASE, IOMMU_LEN};
+use visor_pci::edu::Edu;
 use visor_pci::{Apertures, ChipsetSink, PciBus, ShadowArea};
 use visor_virtio::blk::{Blk, BlkConfig};
 use visor_virtio::console::{Console, ConsoleConfig, PortConfig};
@@ -24,6 +24,8 @@ use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{Bootable, Shadow, ShadowWrites, VarsFile};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
+use crate::storage::{self, DiskBus};
+use crate::timeline::Phase;
 
 /// Name of the port through which the host talks to a program in the guest.
 pub const AGENT_PORT: &str = "org.visor.agent.0";
@@ -61,11 +63,12 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "flash", wanted: |c| c.firmware.is_some(), build: flash },
     Part { name: "pci", wanted: always, build: pci },
     Part { name: "vga", wanted: |c| c.display, build: crate::screen::vga },
+    Part { name: "ide", wanted: always, build: storage::ide },
     Part { name: "console", wanted: always, build: console },
     Part { name: "rng", wanted: always, build: rng },
-    Part { name: "network", wanted: |c| !c.nics.is_empty(), build: crate::net::build },
     Part { name: "edu", wanted: |c| c.edu, build: edu },
     Part { name: "tablet", wanted: |c| c.display, build: crate::screen::tablet },
+    Part { name: "network", wanted: |c| !c.nics.is_empty(), build: crate::net::build },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
 ];
 
@@ -195,6 +198,9 @@ fn fw_cfg(b: &mut Board<'_>) -> Result<(), MachineError> {
         boot_menu: false,
     };
     let fw_cfg = b.plain(FwCfg::new(&config, Some(b.memory.clone())));
+    let timeline = b.timeline.clone();
+    let first = move || timeline.note(Phase::Post, None);
+    fw_cfg.lock().unwrap_or_else(PoisonError::into_inner).on_select(Box::new(first));
     b.built.fw_cfg = Some(fw_cfg.clone());
     Ok(b.pio.claim(FW_CFG_PORT.into(), FW_CFG_PORTS.into(), fw_cfg)?)
 }
@@ -276,9 +282,9 @@ fn rng(b: &mut Board<'_>) -> Result<(), MachineError> {
 
 fn disks(b: &mut Board<'_>) -> Result<(), MachineError> {
     let queues = b.config.cpus.min(4) as u16;
-    for disk in &b.config.disks {
+    for disk in b.config.disks.iter().filter(|d| d.bus == DiskBus::Virtio) {
         let config = BlkConfig { queues, serial: disk.serial.clone() };
-        let at = b.virtio(Blk::new(disk.backend.clone(), &config))?;
+        let at = b.virtio(Blk::new(b.timeline.note_requests(&disk.backend), &config))?;
         b.built.bootable.push(Bootable::virtio_disk(at, disk.serial.clone()));
     }
     Ok(())

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use visor_block::BlockBackend;
-use visor_disk::{Access, RawDisk, RawOptions};
+use visor_disk::{Access, ImageOptions, RawDisk, RawOptions, open_disk};
 
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{FirmwareKind, FirmwareSpec};
+use crate::storage::{self, Cd, DiskBus};
 
 /// Least RAM in bytes.
 pub const MIN_MEMORY: u64 = 2 << 20;
@@ -38,12 +39,14 @@ pub struct MachineSpec {
     pub decompress: bool,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
-    /// Network devices, in the order in which the guest finds them.
-    pub nics: Vec<crate::net::NicSpec>,
     /// A screen: a VGA with 16 MiB of memory.
     pub display: bool,
     /// The VGA's option ROM: what a BIOS needs to show anything.
     pub video_bios: Option<FileSource>,
+    /// CD-ROM drives, in the order in which the guest finds them.
+    pub cds: Vec<Cd>,
+    /// Network devices, in the order in which the guest finds them.
+    pub nics: Vec<crate::net::NicSpec>,
     /// Give the guest a port (F4h) with which it ends the machine.
     pub debug_exit: bool,
     /// Put an IOMMU (Intel VT-d) between PCI functions and memory, and between interrupt requests and CPUs.
@@ -52,6 +55,8 @@ pub struct MachineSpec {
     pub edu: bool,
     /// Stop instead of rebooting when the guest resets itself.
     pub no_reboot: bool,
+    /// Watch how far the boot comes ([`crate::Timeline`]).
+    pub timeline: bool,
     /// Stop after this much of the host's time.
     pub time_limit: Option<Duration>,
     /// The system's UUID.
@@ -98,6 +103,7 @@ impl MachineSpec {
         if self.disks.len() > MAX_DISKS {
             return bad(format!("{} disks; {MAX_DISKS} is the most", self.disks.len()));
         }
+        storage::check(&self.disks, &self.cds)?;
         crate::net::check(&self.nics)?;
         Ok(MachineConfig(self))
     }
@@ -118,12 +124,14 @@ impl Default for MachineSpec {
             decompress: true,
             disks: Vec::new(),
             nics: Vec::new(),
+            cds: Vec::new(),
             display: false,
             video_bios: None,
             debug_exit: false,
             iommu: false,
             edu: false,
             no_reboot: false,
+            timeline: false,
             time_limit: None,
             uuid: [0; 16],
         }
@@ -170,6 +178,8 @@ pub struct Disk {
     pub backend: Arc<dyn BlockBackend>,
     /// Serial number that the guest can read, up to 20 bytes.
     pub serial: String,
+    /// How it is connected.
+    pub bus: DiskBus,
 }
 
 impl Disk {
@@ -181,13 +191,52 @@ impl Disk {
         let disk = RawDisk::open(path, access, &RawOptions::default()).map_err(|e| {
             MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
         })?;
-        let serial = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Disk { backend: Arc::new(disk), serial })
+        Ok(Disk { backend: Arc::new(disk), serial: serial(path), bus: DiskBus::default() })
     }
+
+    /// The same disk, connected to `bus`.
+    pub fn on(mut self, bus: DiskBus) -> Self {
+        self.bus = bus;
+        self
+    }
+
+    /// The image at `path` of whatever format `options` say or its contents show; its serial number is the file's name.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::File`] if it cannot be opened or is in use.
+    pub fn open(path: &Path, options: &ImageOptions) -> Result<Self, MachineError> {
+        let backend = open_disk(path, options).map_err(|e| {
+            MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
+        })?;
+        Ok(Disk { backend, serial: serial(path), bus: DiskBus::default() })
+    }
+}
+
+fn serial(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 impl std::fmt::Debug for Disk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?} {:?}", self.serial, self.backend.geometry())
+    }
+}
+
+impl Cd {
+    /// A drive with the image at `path` as its disc. Images are only read, and any number of users may have them open.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::File`] if it cannot be opened or holds no disc.
+    pub fn open(path: &Path) -> Result<Self, MachineError> {
+        let options = RawOptions { lock: false, ..RawOptions::default() };
+        let what = || format!("cannot use the disc {}", path.display());
+        let disc = RawDisk::open(path, Access::ReadOnly, &options)
+            .map_err(|e| MachineError::because(MachineErrorKind::File, what(), e))?;
+        if disc.geometry().sectors < 4 {
+            let what = format!("{}: it has less than 2048 bytes", what());
+            return Err(MachineError::new(MachineErrorKind::File, what));
+        }
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Cd { disc: Some((Arc::new(disc), name)) })
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use visor_engine::{EngineError, Stop, Vcpu, VcpuStats};
-use visor_x86::{CpuState, Rflags};
+use visor_engine::{EngineError, Stop, Vcpu, VcpuStats, Watch};
+use visor_x86::{CpuState, Rflags, Seg};
 
 use crate::bus_io::BusIo;
 use crate::life::{Control, Gate, StopReason};
@@ -16,6 +16,8 @@ pub(crate) struct VcpuThread {
     pub(crate) control: Arc<Control>,
     /// Where the counters are left for others to read.
     pub(crate) stats: Arc<Mutex<VcpuStats>>,
+    /// What to look for after each start.
+    pub(crate) watches: Vec<Watch>,
 }
 
 /// Runs a vCPU until the machine stops.
@@ -24,7 +26,7 @@ pub(crate) fn main(mut t: VcpuThread) {
         let done = match t.control.gate(t.id) {
             Gate::Exit => break,
             Gate::Run => run(&mut t),
-            Gate::Start(state) => t.vcpu.restore(&state),
+            Gate::Start(state) => start(&mut t, &state),
             Gate::Reset => t.vcpu.reset().inspect(|()| t.control.was_reset(t.id)),
             Gate::Census => t.vcpu.save().map(|state| t.control.report(t.id, cannot_wake(&state))),
         };
@@ -33,6 +35,12 @@ pub(crate) fn main(mut t: VcpuThread) {
             t.control.stop(StopReason::Failed(format!("vCPU {}: {e}", t.id)));
         }
     }
+}
+
+fn start(t: &mut VcpuThread, state: &CpuState) -> Result<(), EngineError> {
+    t.vcpu.restore(state)?;
+    t.io.timeline.begin(state.seg[Seg::Cs as usize].base.wrapping_add(state.rip));
+    if t.watches.is_empty() { Ok(()) } else { t.vcpu.watch(&t.watches) }
 }
 
 fn run(t: &mut VcpuThread) -> Result<(), EngineError> {

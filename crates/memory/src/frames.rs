@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
 
@@ -20,12 +20,16 @@ pub struct Frames {
     code: Box<[AtomicU32]>,
     /// Counts the writes that hit marked code.
     stamp: Box<[AtomicU32]>,
+    /// Held while marks and stamp of a frame change together; frame *n* has lock *n* modulo their number.
+    locks: [Mutex<()>; LOCKS],
     watchers: RwLock<Vec<Watcher>>,
     /// First frame of device memory, which is marked to follow writes ([`Frames::follow`]) far more often than for code.
     devices: u32,
     /// Code of device memory has been marked.
     device_code: AtomicBool,
 }
+
+const LOCKS: usize = 64;
 
 impl fmt::Debug for Frames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,28 +42,27 @@ impl Frames {
         let zeroes = || (0..count).map(|_| AtomicU32::new(0)).collect();
         register_barrier();
         let (watchers, device_code) = (RwLock::default(), AtomicBool::new(false));
-        Frames { code: zeroes(), stamp: zeroes(), watchers, devices, device_code }
+        let locks = [const { Mutex::new(()) }; LOCKS];
+        Frames { code: zeroes(), stamp: zeroes(), locks, watchers, devices, device_code }
     }
 
     /// Marks `len` bytes from `offset` of `frame` as code, before the caller reads them, and returns the stamp under
     /// which what it makes of them is valid.
     pub fn mark_code(&self, frame: Frame, offset: u64, len: u64) -> u32 {
         let mask = granules(offset, len);
-        let code = &self.code[frame.0 as usize];
         if frame.0 >= self.devices {
             self.device_code.store(true, Ordering::SeqCst);
         }
-        loop {
-            // Writers who see any mark look again with care (`hit`); only the first one must not escape those who are just testing.
-            if code.load(Ordering::Relaxed) & mask != mask && code.fetch_or(mask, Ordering::SeqCst) == 0 {
-                barrier();
-            }
-            let stamp = self.stamp[frame.0 as usize].load(Ordering::Acquire);
-            // A hit that was under way may have taken the mark along: its second bump may then be in `stamp` already.
-            if code.load(Ordering::SeqCst) & mask == mask {
-                return stamp;
-            }
+        let guard = self.lock(frame);
+        let before = self.code[frame.0 as usize].fetch_or(mask, Ordering::SeqCst);
+        // Writers who see any mark look again with care (`hit`); only the first one must not escape those who are just testing. Under
+        // the lock: who marks second must not read the code before all writers see the first mark.
+        if before == 0 {
+            barrier();
         }
+        let stamp = self.stamp[frame.0 as usize].load(Ordering::Acquire);
+        drop(guard);
+        stamp
     }
 
     /// Marks the whole of `frame`, so that the next write to it moves its stamp; true if it was marked. To be followed by
@@ -94,7 +97,7 @@ impl Frames {
     #[inline]
     pub fn wrote(&self, frame: Frame, offset: u64, len: u64) -> bool {
         let code = &self.code[frame.0 as usize];
-        if code.load(Ordering::Relaxed) == 0 { false } else { self.hit(frame, offset, len) }
+        if code.load(Ordering::Acquire) == 0 { false } else { self.hit(frame, offset, len) }
     }
 
     #[cold]
@@ -105,21 +108,29 @@ impl Frames {
         if code.load(Ordering::Relaxed) & granules(offset, len) == 0 {
             return false;
         }
-        // The stamp moves first: whoever marks the frame anew after the clear reads the new stamp.
+        // Under the lock, so that nobody who marks holds the new stamp without a mark. The stamp moves and the watchers are told
+        // before the marks go: a writer who finds the marks gone, and so tells nobody, has been told of its own code.
+        let guard = self.lock(frame);
         self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
+        let is_code = frame.0 < self.devices || self.device_code.load(Ordering::SeqCst);
+        if is_code {
+            for watcher in self.watchers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+                watcher(frame);
+            }
+        }
         code.store(0, Ordering::SeqCst);
-        // A marker that ran between the two lines has lost its mark but holds the new stamp: bump once more.
+        // `follow` takes no lock: where it found the mark that was just taken, it must see one more change.
         self.stamp[frame.0 as usize].fetch_add(1, Ordering::SeqCst);
-        if frame.0 >= self.devices && !self.device_code.load(Ordering::SeqCst) {
-            return false;
-        }
-        for watcher in self.watchers.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            watcher(frame);
-        }
-        true
+        drop(guard);
+        is_code
     }
 
-    /// `f` is called, by whoever wrote and from any thread, for each frame whose stamp has moved. It must not wait.
+    fn lock(&self, frame: Frame) -> MutexGuard<'_, ()> {
+        self.locks[frame.0 as usize % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `f` is called, by whoever wrote and from any thread, for each frame whose stamp has moved. It must not wait, nor
+    /// mark code.
     pub fn watch(&self, f: impl Fn(Frame) + Send + Sync + 'static) {
         self.watchers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(f));
     }

@@ -52,6 +52,26 @@ fn a_write_to_marked_code_moves_the_stamp_and_others_do_not() {
 }
 
 #[test]
+fn who_writes_over_code_it_made_finds_the_stamp_moved() {
+    // Several CPUs make code of one granule and write to it: each write must move the stamp under which the writer's own code was
+    // valid, whoever clears the marks meanwhile.
+    let m = two_ranges();
+    std::thread::scope(|scope| {
+        for who in 0..3 {
+            let m = &m;
+            scope.spawn(move || {
+                let f = m.frames();
+                for round in 0..30_000 {
+                    let stamp = f.mark_code(Frame(1), who * 8, 8);
+                    m.view().write_obj(round, GuestAddress(0x1000 + who * 8)).unwrap();
+                    assert_ne!(f.stamp(Frame(1)), stamp, "CPU {who}, round {round}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn device_memory_is_seen_where_it_is_placed_and_tells_of_writes() {
     let low = RamRange { start: Gpa(0), len: 0x4000 };
     let m =

@@ -109,7 +109,8 @@ impl<H: Host> Core<H> {
 
     /// Most payload bytes of a TCP segment on the cable.
     pub(crate) fn mss(&self, guest: SocketAddr) -> u16 {
-        self.config.mtu - if guest.is_ipv4() { 40 } else { 60 }
+        let most = self.config.mtu - if guest.is_ipv4() { 40 } else { 60 };
+        most.min(crate::tcp::output::CHUNK as u16)
     }
 
     /// True if the guests' side splits TCP frames to `guest` itself.

@@ -14,6 +14,7 @@ use crate::core::{Core, Kind, token};
 use crate::host::{Batch, Host, SocketId, Undelivered};
 use crate::icmp::{self, About};
 use crate::listing::NatEntry;
+use crate::outbox::{self, Outbox};
 use crate::table::{Id, Table};
 use crate::timers::Timers;
 use crate::wire::ip::Packet;
@@ -65,6 +66,7 @@ pub(crate) struct Datagrams {
     pub(crate) sockets: Table<(Protocol, SocketAddr), Socket>,
     timers: Timers,
     pub(crate) inbox: crate::inbox::Inbox,
+    pub(crate) outbox: Outbox,
 }
 
 impl Datagrams {
@@ -74,6 +76,7 @@ impl Datagrams {
             sockets: Table::new(limit),
             timers: Timers::default(),
             inbox: crate::inbox::Inbox::new(Batch::new()),
+            outbox: Outbox::default(),
         }
     }
 
@@ -104,10 +107,37 @@ impl Datagrams {
         if key.protocol == Protocol::Icmp {
             flow.sequence = wire::be16(data, 6).unwrap_or(0);
         }
+        let small =
+            key.protocol == Protocol::Udp && (1..=outbox::SMALL).contains(&data.len()) && !self.outbox.is_first();
+        if small && self.outbox.add(id, data) {
+            return;
+        }
+        self.send_collected(core);
+        if small && self.outbox.add(id, data) {
+            return;
+        }
+        self.send(core, id, data, data.len());
+    }
+
+    /// Hands what was collected to the host.
+    pub(crate) fn send_collected<H: Host>(&mut self, core: &mut Core<H>) {
+        let Some((id, size)) = self.outbox.close() else { return };
+        let data = std::mem::take(&mut self.outbox.data);
+        self.send(core, id, &data, size);
+        self.outbox.data = data;
+    }
+
+    /// Sends `data` in datagrams of `size` bytes.
+    fn send<H: Host>(&mut self, core: &mut Core<H>, id: Id, data: &[u8], size: usize) {
+        let Some((_, flow)) = self.flows.get(id) else { return };
         let (via, peer) = (flow.via, flow.peer);
         let Some(socket) = self.socket_of(via) else { return };
-        if let Err(error) = core.host.datagram_send(socket, peer, data) {
-            self.unsent(core, mac, packet, via, socket, error.kind());
+        let sent = match data.len() > size {
+            true => core.host.datagrams_send(socket, peer, data, size),
+            false => core.host.datagram_send(socket, peer, data),
+        };
+        if let Err(error) = sent {
+            self.unsent(core, id, via, socket, error.kind());
         }
     }
 
@@ -231,15 +261,7 @@ impl Datagrams {
     }
 
     /// The host did not take a datagram: tells the guest why.
-    fn unsent<H: Host>(
-        &mut self,
-        core: &mut Core<H>,
-        mac: MacAddr,
-        packet: &Packet<'_>,
-        via: Via,
-        socket: SocketId,
-        kind: ErrorKind,
-    ) {
+    fn unsent<H: Host>(&mut self, core: &mut Core<H>, id: Id, via: Via, socket: SocketId, kind: ErrorKind) {
         if kind == ErrorKind::WouldBlock {
             core.counters.datagrams_dropped += 1;
             return;
@@ -251,7 +273,7 @@ impl Datagrams {
             told |= self.undelivered(core, via, to, why);
         }
         if !told && let Some(why) = unsendable(kind) {
-            icmp::reject(core, mac, packet, why);
+            self.tell(core, id, why);
         }
     }
 
@@ -275,7 +297,13 @@ impl Datagrams {
             remote.set_port(0);
         }
         let Some(id) = self.flows.find(&Key { protocol, guest, remote }) else { return false };
-        let Some((_, flow)) = self.flows.get_mut(id) else { return false };
+        self.tell(core, id, why);
+        true
+    }
+
+    /// Reports to the guest of a flow what became of a datagram.
+    fn tell<H: Host>(&self, core: &mut Core<H>, id: Id, why: Undelivered) {
+        let Some((&Key { protocol, guest, remote }, flow)) = self.flows.get(id).map(|(k, f)| (k, f)) else { return };
         let mut head = [0; 8];
         let number = match protocol {
             Protocol::Icmp => {
@@ -293,7 +321,6 @@ impl Datagrams {
         };
         let about = About { from: guest.ip(), to: remote.ip(), protocol: number, head };
         icmp::report(core, flow.mac, &about, why);
-        true
     }
 
     /// True if `remote` may answer on a guest's socket although no flow is with exactly it.

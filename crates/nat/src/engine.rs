@@ -74,6 +74,9 @@ impl<H: Host> NatEngine<H> {
     /// After a full sink, call again when it has room.
     pub fn poll(&mut self, now: Time, sink: &mut dyn FrameSink) -> Option<Duration> {
         self.core.now = now;
+        self.tcp.unstage(&mut self.core);
+        self.datagrams.send_collected(&mut self.core);
+        self.datagrams.outbox.polled();
         self.news();
         self.tcp.timers(&mut self.core);
         self.datagrams.timers(&mut self.core);
@@ -91,9 +94,13 @@ impl<H: Host> NatEngine<H> {
         timers.into_iter().flatten().min().map(|t| t.since(now))
     }
 
-    /// True if a frame waits for a guest, so that [`NatEngine::poll`] should be called soon.
+    /// True if a frame waits for a guest or a datagram for the host, so that [`NatEngine::poll`] should be called soon.
     pub fn has_output(&self) -> bool {
-        self.core.has_replies() || self.tcp.has_ready() || !self.datagrams.inbox.is_empty() || !self.waiting.is_empty()
+        self.core.has_replies()
+            || self.tcp.has_ready()
+            || !self.datagrams.inbox.is_empty()
+            || !self.datagrams.outbox.is_empty()
+            || !self.waiting.is_empty()
     }
 
     fn news(&mut self) {
@@ -243,6 +250,7 @@ impl<H: Host> NatEngine<H> {
     /// Ends all flows, as when a guest is set back to an earlier state; guests and far ends are told.
     pub fn reset_flows(&mut self, now: Time) {
         self.core.now = now;
+        self.tcp.unstage(&mut self.core);
         let all: Vec<Id> = self.tcp.table.iter().map(|(id, ..)| id).collect();
         all.into_iter().for_each(|id| self.tcp.abort(&mut self.core, id));
         let all: Vec<Id> = self.datagrams.flows.iter().map(|(id, ..)| id).collect();

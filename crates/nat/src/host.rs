@@ -101,6 +101,10 @@ pub trait Host {
     fn datagram_open(&mut self, token: Token, protocol: Protocol, v6: bool) -> io::Result<SocketId>;
     /// Sends a datagram: of ICMP the whole message, whose identifier and checksum the host sets.
     fn datagram_send(&mut self, socket: SocketId, to: SocketAddr, data: &[u8]) -> io::Result<()>;
+    /// Sends `data` in datagrams of `size` bytes each, to one address. Hosts that can do that with one call do.
+    fn datagrams_send(&mut self, socket: SocketId, to: SocketAddr, data: &[u8], size: usize) -> io::Result<()> {
+        data.chunks(size.max(1)).try_for_each(|one| self.datagram_send(socket, to, one))
+    }
     /// Fills `batch`; of ICMP with whole messages. `batch.received` is empty if there is nothing.
     fn datagram_receive(&mut self, socket: SocketId, batch: &mut Batch) -> io::Result<()>;
     /// The next error reported about a datagram, and to whom that was sent.

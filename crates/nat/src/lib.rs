@@ -33,6 +33,7 @@ mod icmp;
 mod inbox;
 mod listing;
 mod nd;
+mod outbox;
 mod receive;
 mod table;
 mod tcp;

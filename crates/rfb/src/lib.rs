@@ -19,6 +19,8 @@ mod format;
 mod message;
 mod session;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use canvas::Canvas;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use visor_engine_soft::SoftEngine;
+use visor_engine_soft::{SoftEngine, SoftOptions, Tier};
 use visor_test_guests::{conformance, paging, random, scenario};
 
 /// Programs for features that the soft engine announces only where the host has them.
@@ -12,6 +12,15 @@ const HOST_DEPENDENT: &[&str] = &["long/fsgsbase"];
 
 fn engine() -> SoftEngine {
     SoftEngine::new().expect("the software engine runs anywhere")
+}
+
+/// The interpreter; the translator as it is; and one that translates what it sees for the first time, so that programs which run
+/// once meet it at all.
+fn engines() -> impl Iterator<Item = (&'static str, SoftEngine)> {
+    let with = |tier, eager| SoftEngine::with_options(SoftOptions { tier, eager, ..SoftOptions::default() }).unwrap();
+    [("tier 1", Tier::Interpreter, false), ("tier 2", Tier::Translator, false), ("eager tier 2", Tier::Translator, true)]
+        .into_iter()
+        .map(move |(name, tier, eager)| (name, with(tier, eager)))
 }
 
 #[track_caller]
@@ -22,16 +31,20 @@ fn well(account: String) {
 #[test]
 fn programs() {
     let filter = std::env::var("VISOR_GUEST").unwrap_or_default();
-    let report = conformance::engine(&engine(), &[], &filter);
-    println!("{}", report.text());
-    assert!(report.failed.is_empty(), "{}", report.text());
-    let missing: Vec<_> = report.skipped.iter().filter(|(name, _)| !HOST_DEPENDENT.contains(name)).collect();
-    assert!(missing.is_empty(), "features that every host gives: {missing:?}");
+    for (name, engine) in engines() {
+        let report = conformance::engine(&engine, &[], &filter);
+        println!("{name}:\n{}", report.text());
+        assert!(report.failed.is_empty(), "{name}:\n{}", report.text());
+        let missing: Vec<_> = report.skipped.iter().filter(|(name, _)| !HOST_DEPENDENT.contains(name)).collect();
+        assert!(missing.is_empty(), "features that every host gives: {missing:?}");
+    }
 }
 
 #[test]
 fn paging_matrix() {
-    well(paging::check(&engine()).unwrap());
+    for (_, engine) in engines() {
+        well(paging::check(&engine).unwrap());
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! programs in C that are compiled on the spot.
 //!
 //! - `bench/`: the guest benchmark, whose rows `cargo xtask bench guest` compares; [`bench`] makes its guest;
+//! - `stress/`: programs that try what CPU engines get wrong - changing code, faults, signals, debuggers, memory order, translations
+//!   that change, the kernel's own patching; [`stress`] makes and runs their guest;
 //! - [`ramfs`]: an initial ramfs; [`cc`]: the C compiler.
 //!
 //! The kernel and busybox are Debian packages, fetched by name into visor's cache. The compiler is the host's.
@@ -11,6 +13,7 @@
 pub mod bench;
 pub mod cc;
 pub mod ramfs;
+pub mod stress;
 
 use std::path::PathBuf;
 

@@ -1,16 +1,24 @@
 //! Comparisons with QEMU's software engine, both sides alternately in one run, medians of several pairs.
 //!
 //! - `boot`: one kernel from exec to its first line; `guest`: the rows of the guest benchmark;
+//! - `firmware`: from exec to the boot loader's first byte, through SeaBIOS and OVMF;
+//! - `disk`: disk images against QEMU's tools;
+//! - `net`: the address translator and others;
 //! - `side`: the commands of both sides, and a run of one; `table`: what is printed.
 
 mod boot;
+mod disk;
+mod firmware;
 mod guest;
+mod net;
 mod side;
 mod table;
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
+
+use crate::shell::root;
 
 /// What to compare.
 #[derive(Subcommand)]
@@ -27,9 +35,47 @@ pub(crate) enum What {
         #[arg(long, requires = "kernel")]
         initrd: Option<String>,
     },
+    /// The address translator alone against passt and QEMU's user network: work for each second of CPU, and memory of flows.
+    /// What is not installed is left out.
+    Net {
+        /// Seconds of each measurement.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+        /// Rounds; the medians are printed.
+        #[arg(short = 'n', long, default_value_t = 3)]
+        rounds: usize,
+        /// Only translators whose names contain this: core, smoltcp, stream, passt, qemu.
+        #[arg(long, default_value = "")]
+        only: String,
+    },
+    /// Start to the boot loader's first byte through SeaBIOS and through OVMF, with the same firmware on both sides. Fails if visor
+    /// is the slower one.
+    Firmware {
+        /// Pairs of runs; the medians are printed.
+        #[arg(short = 'n', long, default_value_t = 3)]
+        pairs: usize,
+    },
     /// The rows of the guest benchmark: natively, in QEMU and in visor. Fails if a row of visor's is missing or slower than
     /// the fastest QEMU.
     Guest(GuestArgs),
+    /// What a screen costs the host: redraws to a VNC client, and standing still. Fails if it is more than promised.
+    Screen {
+        /// Redraws of each kind.
+        #[arg(short = 'n', long, default_value_t = 15)]
+        rounds: u32,
+    },
+    /// Disk images: creating, converting, compacting and random requests against qemu-img.
+    Disk {
+        /// Pairs of runs; the medians are printed.
+        #[arg(short = 'n', long, default_value_t = 3)]
+        pairs: usize,
+        /// Where the images are made (default: target).
+        #[arg(long)]
+        directory: Option<PathBuf>,
+        /// Size of the disk that is copied, in MiB.
+        #[arg(long, default_value_t = 768)]
+        mib: u64,
+    },
 }
 
 /// Arguments of `bench guest`.
@@ -63,6 +109,19 @@ pub(crate) struct GuestArgs {
 pub(crate) fn run(what: What) -> anyhow::Result<()> {
     match what {
         What::Boot { pairs, kernel, initrd } => boot::run(pairs, kernel.zip(initrd)),
+        What::Firmware { pairs } => firmware::run(pairs),
+        What::Screen { rounds } => screen(rounds),
         What::Guest(args) => guest::run(&args),
+        What::Net { seconds, rounds, only } => net::run(seconds, rounds, &only),
+        What::Disk { pairs, directory, mib } => disk::run(pairs, directory.as_deref(), mib),
     }
+}
+
+/// The example of the display's crate that measures, in a release build.
+fn screen(rounds: u32) -> anyhow::Result<()> {
+    let rounds = rounds.to_string();
+    let args = ["run", "--release", "--quiet", "-p", "visor-display", "--example", "screen_cost", "--", &rounds];
+    let status = std::process::Command::new(env!("CARGO")).args(args).current_dir(root()).status()?;
+    anyhow::ensure!(status.success(), "the screen costs more than promised");
+    Ok(())
 }

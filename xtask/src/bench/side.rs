@@ -45,9 +45,14 @@ pub(super) struct Run {
 impl Side {
     /// Visor as built, with more arguments.
     pub(super) fn visor(more: &str) -> anyhow::Result<Self> {
+        Self::visor_with(&format!("{VISOR} {more}"))
+    }
+
+    /// Visor as built, with just these arguments.
+    pub(super) fn visor_with(arguments: &str) -> anyhow::Result<Self> {
         step("build", &mut cargo(&["build", "--release", "--locked", "--package", "visor"]))?;
         let mut words = vec![root().join("target/release/visor").to_string_lossy().into_owned()];
-        words.extend(split(VISOR).chain(split(more)));
+        words.extend(split(arguments));
         Ok(Side { name: "visor".to_owned(), words })
     }
 

@@ -13,9 +13,10 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("visor-fpu", "visor-x86"),
     ("visor-engine-soft", "visor-apic"),
     ("visor-virtio", "visor-pci"),
-    ("visor-nic", "visor-pci"),
     ("visor-iommu", "visor-pci"),
     ("visor-display", "visor-pci"),
+    ("visor-storage", "visor-pci"),
+    ("visor-nic", "visor-pci"),
     ("visor-image", "visor-guest"),
     ("visor-host-net", "visor-nat"),
 ];

@@ -14,41 +14,6 @@ const TO_SET1: [u8; 128] = [
     0x52, 0x53, 0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45, 0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54, //
 ];
 
-/// Keys whose set-1 code is not their number: with an E0 prefix or not, and the code.
-const SET1: &[(Key, bool, u8)] = &[
-    (Key::RO, false, 0x73),
-    (Key::HENKAN, false, 0x79),
-    (Key::KATAKANA_HIRAGANA, false, 0x70),
-    (Key::MUHENKAN, false, 0x7b),
-    (Key::KP_COMMA, false, 0x7e),
-    (Key::YEN, false, 0x7d),
-    (Key::HANGEUL, false, 0x72),
-    (Key::HANJA, false, 0x71),
-    (Key::KP_ENTER, true, 0x1c),
-    (Key::RIGHT_CTRL, true, 0x1d),
-    (Key::KP_SLASH, true, 0x35),
-    (Key::RIGHT_ALT, true, 0x38),
-    (Key::HOME, true, 0x47),
-    (Key::UP, true, 0x48),
-    (Key::PAGE_UP, true, 0x49),
-    (Key::LEFT, true, 0x4b),
-    (Key::RIGHT, true, 0x4d),
-    (Key::END, true, 0x4f),
-    (Key::DOWN, true, 0x50),
-    (Key::PAGE_DOWN, true, 0x51),
-    (Key::INSERT, true, 0x52),
-    (Key::DELETE, true, 0x53),
-    (Key::MUTE, true, 0x20),
-    (Key::VOLUME_DOWN, true, 0x2e),
-    (Key::VOLUME_UP, true, 0x30),
-    (Key::LEFT_META, true, 0x5b),
-    (Key::RIGHT_META, true, 0x5c),
-    (Key::MENU, true, 0x5d),
-    (Key::POWER, true, 0x5e),
-    (Key::SLEEP, true, 0x5f),
-    (Key::WAKE, true, 0x63),
-];
-
 /// Keys whose set-3 code is not that of set 2.
 const SET3: &[(Key, u8)] = &[
     (Key::ESC, 0x08),
@@ -129,21 +94,14 @@ pub(super) fn bytes(key: Key, down: bool, set: u8, with: Modifiers) -> Vec<u8> {
         (_, Key::PAUSE) if with.ctrl => [plain(set, true, 0x46, true), plain(set, true, 0x46, false)].concat(),
         (1, Key::PAUSE) => vec![0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5],
         (_, Key::PAUSE) => vec![0xe1, 0x14, 0x77, 0xe1, 0xf0, 0x14, 0xf0, 0x77],
-        _ => set1(key).map(|(prefix, code)| plain(set, prefix, code, down)).unwrap_or_default(),
+        _ => key.scan_code().map(|(prefix, code)| plain(set, prefix, code, down)).unwrap_or_default(),
     }
 }
 
 /// The set-3 code of `key`.
 pub(super) fn set3(key: Key) -> Option<u8> {
     let own = SET3.iter().find(|(k, _)| *k == key).map(|(_, code)| *code);
-    own.or_else(|| set1(key).filter(|(prefix, _)| !prefix).and_then(|(_, code)| set2(code)))
-}
-
-fn set1(key: Key) -> Option<(bool, u8)> {
-    match key.0 {
-        1..=83 | 86..=88 => Some((false, key.0 as u8)),
-        _ => SET1.iter().find(|(k, _, _)| *k == key).map(|(_, prefix, code)| (*prefix, *code)),
-    }
+    own.or_else(|| key.scan_code().filter(|(prefix, _)| !prefix).and_then(|(_, code)| set2(code)))
 }
 
 /// The set-2 code that the controller translates to `code`.

@@ -1,6 +1,7 @@
 //! What the firmware says while it boots, and what to do when it finds nothing to boot.
 
 use super::live::Live;
+use super::timeline;
 use crate::report::{FAILED, Failure};
 
 /// What firmwares say then: SeaBIOS in its log, OVMF on the console.
@@ -11,6 +12,8 @@ const NOTHING: [&str; 2] = ["No bootable device.", "No bootable option or device
 pub(super) struct BootWatch {
     /// Show the firmware's log.
     log: bool,
+    /// Phases that have been shown.
+    phases: usize,
     /// Nothing bootable was found, and that has been told of.
     told: bool,
     /// The last of the console, in case the words come in pieces.
@@ -27,6 +30,9 @@ impl BootWatch {
         let lines = live.firmware_lines();
         if self.log {
             lines.iter().filter(|l| !l.is_empty()).for_each(|l| eprint!("firmware: {l}{end}"));
+            let events = live.timeline().events();
+            events.iter().skip(self.phases).for_each(|e| eprint!("visor: {}{end}", timeline::line(e)));
+            self.phases = events.len();
         }
         let logged = lines.iter().any(|l| NOTHING.iter().any(|n| l.contains(n)));
         let gave_up = logged | self.hears(serial);

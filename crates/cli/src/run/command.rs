@@ -181,6 +181,7 @@ impl<'a> Command<'a> {
     }
 
     fn start(&mut self) {
+        self.live.timeline().ready();
         let leave = if self.tty { "; leave with ctrl-] or ctrl-a x" } else { "" };
         self.end_announcement(&format!("ready in {}{leave}", seconds_since(self.live.started)));
         let mut spec = ExecSpec::new(self.argv.iter().map(|a| a.as_bytes()));

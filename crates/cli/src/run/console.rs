@@ -164,6 +164,7 @@ impl<'a> Console<'a> {
                 Some(curtain) => {
                     if let Some(rest) = curtain.push(&bytes) {
                         self.output.push(&rest);
+                        self.live.timeline().ready();
                         self.open_curtain("ready");
                     }
                 }

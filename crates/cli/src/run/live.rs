@@ -9,12 +9,12 @@ use nix::sys::signal::Signal;
 use visor_engine::EngineErrorKind;
 use visor_machine::{
     ChosenEngine, FileSource, Machine, MachineError, MachineErrorKind, MachineSpec, MachineState, SerialInput,
-    SerialOutput, StopReason, choose_with,
+    SerialOutput, StopReason, Timeline, choose_with,
 };
 
 use super::agent::Agent;
 use super::end::End;
-use super::screen::ScreenArgs;
+use super::screen::{Attendants, ScreenArgs};
 use super::spec::{engine_options, wish};
 use super::stats;
 use super::streams::{Input, Output};
@@ -28,6 +28,8 @@ const FAREWELL: Duration = Duration::from_secs(10);
 
 /// A machine that was started, and what wakes the main thread.
 pub(super) struct Live {
+    /// Ends before the machine does.
+    attendants: Attendants,
     machine: Machine,
     engine: ChosenEngine,
     serial: SerialOutput,
@@ -67,7 +69,7 @@ impl Live {
     pub(super) fn start(spec: MachineSpec, args: &RunArgs, tell: impl Fn(&str)) -> Result<Self, Failure> {
         let precious = args.disk.iter().any(|d| !d.ends_with(",ro"));
         let config = spec.validate().map_err(failure)?;
-        let engine = choose_with(wish(args.engine), &engine_options(&args.tuning)).map_err(|e| {
+        let engine = choose_with(wish(args.engine), &engine_options(&args.tuning, args.stats.is_some())).map_err(|e| {
             let invalid = e.kind == EngineErrorKind::Invalid;
             let failure = Failure::from(anyhow::Error::from(e).context("the engine cannot be used"));
             failure.hint(match invalid {
@@ -84,8 +86,20 @@ impl Live {
         machine.on_event(move || waker.wake());
         let (serial, keyboard) = (machine.serial_output(), machine.serial_input());
         machine.start().map_err(failure)?;
+        let attendants = args.screen.attend(&machine, &tell)?;
         let (started, limit) = (Instant::now(), args.timeout);
-        Ok(Live { machine, engine, serial, keyboard, started, limit, over: Cell::new(false), wake, precious })
+        Ok(Live {
+            attendants,
+            machine,
+            engine,
+            serial,
+            keyboard,
+            started,
+            limit,
+            over: Cell::new(false),
+            wake,
+            precious,
+        })
     }
 
     /// A session with the agent in the guest.
@@ -134,6 +148,11 @@ impl Live {
     /// Lines that the firmware has logged since the last call.
     pub(super) fn firmware_lines(&self) -> Vec<String> {
         self.machine.firmware_log().take()
+    }
+
+    /// How far the boot has come.
+    pub(super) fn timeline(&self) -> &Timeline {
+        self.machine.timeline()
     }
 
     /// What the firmware can boot from, in its order.
@@ -195,6 +214,7 @@ impl Live {
     /// Stops the machine if it still runs, and tells what it did.
     pub(super) fn finish(&mut self, format: StatsFormat) -> String {
         let elapsed = self.started.elapsed();
+        self.attendants = Attendants::default();
         self.machine.stop();
         self.machine.wait();
         let cpus = self.machine.stats();

@@ -6,7 +6,7 @@
 //! - `console`, `command`: the jobs;
 //! - `agent`: the session with the agent in the guest;
 //! - `streams`, `tail`, `wake`: bytes on their way;
-//! - `end`, `stats`: what is reported.
+//! - `end`, `stats`, `timeline`: what is reported.
 //!
 //! vCPU threads only fill buffers and wake the main thread; all other I/O is the main thread's, which never waits but in `live`.
 
@@ -14,8 +14,10 @@ mod agent;
 mod boot;
 mod command;
 mod console;
+mod disc;
 mod end;
 mod firmware;
+mod keys;
 mod live;
 mod network;
 mod screen;
@@ -23,6 +25,7 @@ mod spec;
 mod stats;
 mod streams;
 mod tail;
+mod timeline;
 mod wake;
 
 use self::command::Command;
@@ -55,6 +58,9 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
         eprint!("{stats}");
     }
     network.finish()?;
+    if let Some(file) = &args.firmware.timeline {
+        timeline::write(file, &live.timeline().events())?;
+    }
     let (end, hidden) = done?;
     end.conclude(purpose, hidden.as_ref())
 }

@@ -1,15 +1,16 @@
 //! From the command line to a machine and what to do with it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use visor_disk::Access;
+use visor_disk::{Access, Format, ImageOptions, Limits, NbdAddress, Throttle};
 use visor_engine::EngineOptions;
 use visor_image::Image;
-use visor_machine::{Disk, EngineChoice, FileSource, MachineSpec};
+use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
-use super::firmware;
 use super::live::is_terminal;
-use crate::args::{DebugArg, EngineArg, RunArgs, TuningArgs};
+use super::{disc, firmware};
+use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs, parse_size};
 use crate::image;
 use crate::report::Failure;
 
@@ -30,6 +31,7 @@ pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineS
         let mut spec = machine(args, args.kernel.clone())?;
         spec.firmware = firmware::plan(args, quiet)?;
         firmware::screen(args, &mut spec, quiet)?;
+        disc::check(&args.iso, &spec, quiet)?;
         return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
@@ -51,6 +53,8 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
 }
 
 fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failure> {
+    let bus = bus(args);
+    let open = |d: &String| open_disk(d).map(|d| d.on(bus));
     Ok(MachineSpec {
         kernel: kernel.map(FileSource::Path),
         memory: args.memory,
@@ -58,13 +62,25 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         cpu_model: args.cpu.clone(),
         initrd: args.initrd.clone().map(FileSource::Path),
         cmdline: args.append.clone().unwrap_or_default(),
-        disks: args.disk.iter().map(|d| open_disk(d)).collect::<Result<_, _>>()?,
+        disks: args.disk.iter().map(open).collect::<Result<_, _>>()?,
+        cds: args.iso.iter().map(|i| Cd::open(i)).collect::<Result<_, _>>()?,
         debug_exit: args.debug_exit,
         iommu: args.iommu,
         edu: args.edu,
         no_reboot: args.no_reboot,
+        timeline: args.firmware.timeline.is_some(),
         ..MachineSpec::default()
     })
+}
+
+/// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system.
+fn bus(args: &RunArgs) -> DiskBus {
+    let through_firmware = args.image.is_none() && (args.kernel.is_none() || args.firmware.firmware.is_some());
+    match args.bus {
+        None if through_firmware => DiskBus::Ide,
+        None | Some(BusArg::Virtio) => DiskBus::Virtio,
+        Some(BusArg::Ide) => DiskBus::Ide,
+    }
 }
 
 /// The engine that the user wishes.
@@ -76,8 +92,8 @@ pub(super) fn wish(engine: EngineArg) -> EngineChoice {
     }
 }
 
-/// What the user asked of it.
-pub(super) fn engine_options(args: &TuningArgs) -> EngineOptions {
+/// What the user asked of it; `count` for the statistics.
+pub(super) fn engine_options(args: &TuningArgs, count: bool) -> EngineOptions {
     let range = args.debug.iter().rev().find_map(|d| match d {
         DebugArg::TranslateRange(range) => Some(range.clone()),
         DebugArg::Lockstep => None,
@@ -87,6 +103,7 @@ pub(super) fn engine_options(args: &TuningArgs) -> EngineOptions {
         lockstep: args.debug.contains(&DebugArg::Lockstep),
         translate_range: range,
         code_cache: args.code_cache,
+        count,
         perf_map: args.perf_map,
     }
 }
@@ -121,16 +138,53 @@ fn kernel_args(own: &str, job: &Job, append: Option<&str>, verbose: u8) -> Strin
 }
 
 fn open_disk(text: &str) -> Result<Disk, Failure> {
-    let (path, access) = disk(text);
-    Ok(Disk::open_raw(path, access)?)
+    let wish = disk(text)?;
+    let mut disk = if NbdAddress::is_one(wish.name) {
+        let backend = crate::disk::connect(wish.name, wish.access == Access::ReadOnly)?;
+        Disk { backend, serial: "nbd".into(), bus: visor_machine::DiskBus::default() }
+    } else {
+        let path = crate::disk::find(wish.name)?;
+        let options =
+            ImageOptions { format: wish.format, policy: crate::disk::policy(), ..ImageOptions::new(wish.access) };
+        Disk::open(&path, &options).map_err(crate::disk::machine_failure)?
+    };
+    if !wish.limits.is_none() {
+        disk.backend = Arc::new(Throttle::new(disk.backend, wish.limits).map_err(crate::disk::failure)?);
+    }
+    Ok(disk)
 }
 
-/// `FILE` or `FILE,ro`.
-fn disk(text: &str) -> (&Path, Access) {
-    match text.strip_suffix(",ro") {
-        Some(path) => (Path::new(path), Access::ReadOnly),
-        None => (Path::new(text), Access::ReadWrite),
+/// A disk as the command line has it.
+#[derive(Debug, PartialEq, Eq)]
+struct DiskWish<'a> {
+    name: &'a str,
+    access: Access,
+    format: Option<Format>,
+    limits: Limits,
+}
+
+/// `FILE` with `,ro`, `,format=NAME`, `,iops=N`, `,bps=SIZE` behind it.
+fn disk(text: &str) -> Result<DiskWish<'_>, Failure> {
+    let mut wish = DiskWish { name: text, access: Access::ReadWrite, format: None, limits: Limits::default() };
+    while let Some((rest, word)) = wish.name.rsplit_once(',') {
+        let bad = |what: String| Failure::new(what).hint("write for example data,ro,iops=500,bps=20M");
+        match word.split_once('=') {
+            None if word == "ro" => wish.access = Access::ReadOnly,
+            Some(("format", f)) => {
+                let names: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
+                let unknown = || bad(format!("no disk format `{f}`; there are {}", names.join(", ")));
+                wish.format = Some(Format::parse(f).ok_or_else(unknown)?);
+            }
+            Some(("iops", n)) => {
+                wish.limits.iops = n.parse().map_err(|_| bad(format!("`{n}` is no number of requests per second")))?;
+            }
+            Some(("bps", n)) => wish.limits.bps = parse_size(n).map_err(|e| bad(format!("bytes per second: {e}")))?,
+            // A comma of the name.
+            _ => break,
+        }
+        wish.name = rest;
     }
+    Ok(wish)
 }
 
 #[cfg(test)]
@@ -139,8 +193,14 @@ mod tests {
 
     #[test]
     fn disks() {
-        assert_eq!(disk("a,b.img"), (Path::new("a,b.img"), Access::ReadWrite));
-        assert_eq!(disk("/x/c.img,ro"), (Path::new("/x/c.img"), Access::ReadOnly));
+        let plain = |name, access, format| DiskWish { name, access, format, limits: Limits::default() };
+        assert_eq!(disk("a,b.img").unwrap(), plain("a,b.img", Access::ReadWrite, None));
+        assert_eq!(disk("/x/c.img,ro").unwrap(), plain("/x/c.img", Access::ReadOnly, None));
+        assert_eq!(disk("c,format=qcow2,ro").unwrap(), plain("c", Access::ReadOnly, Some(Format::Qcow2)));
+        let limits = Limits { iops: 500, bps: 20 << 20 };
+        assert_eq!(disk("c,iops=500,bps=20M").unwrap(), DiskWish { limits, ..plain("c", Access::ReadWrite, None) });
+        assert!(disk("c,iops=many").is_err());
+        assert!(disk("c,format=floppy").is_err());
     }
 
     #[test]
@@ -154,10 +214,10 @@ mod tests {
     #[test]
     fn the_last_range_counts() {
         let debug = [DebugArg::TranslateRange(1..2), DebugArg::Lockstep, DebugArg::TranslateRange(5..6)];
-        let options = engine_options(&TuningArgs { debug: debug.to_vec(), ..TuningArgs::default() });
+        let options = engine_options(&TuningArgs { debug: debug.to_vec(), ..TuningArgs::default() }, false);
         let expected = EngineOptions { lockstep: true, translate_range: Some(5..6), ..EngineOptions::default() };
         assert_eq!(options, expected);
-        assert_eq!(engine_options(&TuningArgs::default()), EngineOptions::default());
+        assert_eq!(engine_options(&TuningArgs::default(), false), EngineOptions::default());
     }
 
     #[test]

@@ -77,8 +77,9 @@ impl BootSector {
     }
 }
 
-/// A UEFI program (PE32+): looks for the variable `visor`, says whether it was there, sets it if it was not, and switches off.
-pub(crate) fn efi_program() -> Vec<u8> {
+/// A UEFI program (PE32+): looks for the variable `visor`, sets it if it was not there, prints `there` or `missing` (up to 30
+/// characters) and switches off.
+pub(crate) fn efi_program(there: &str, missing: &str) -> Vec<u8> {
     const IMAGE: usize = 0x1000;
     const NAME: usize = 0x300;
     const GUID: usize = 0x320;
@@ -128,8 +129,8 @@ pub(crate) fn efi_program() -> Vec<u8> {
         }
     };
     put(NAME, "visor");
-    put(THERE, "variable was kept\r\n");
-    put(MISSING, "variable is new\r\n");
+    put(THERE, there);
+    put(MISSING, missing);
     image[GUID..GUID + 16].copy_from_slice(b"visor test guid.");
     image[SIZE] = 1;
     image[DATA] = 7;

@@ -5,9 +5,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::RawOptions;
+use crate::format::Format;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use visor_block::{BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, SECTOR};
+use visor_block::{BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest};
 
 /// Bytes moved at a time between file and guest.
 const CHUNK: usize = 256 << 10;
@@ -20,16 +22,17 @@ pub(super) struct RawFile {
     bytes: u64,
     geometry: BlockGeometry,
     discard: bool,
+    guard: bool,
 }
 
 impl RawFile {
-    pub(super) fn new(file: File, path: PathBuf, bytes: u64, geometry: BlockGeometry, discard: bool) -> Self {
-        RawFile { file, path, bytes, geometry, discard }
+    pub(super) fn new(file: File, path: PathBuf, bytes: u64, geometry: BlockGeometry, options: &RawOptions) -> Self {
+        RawFile { file, path, bytes, geometry, discard: options.discard, guard: options.guard }
     }
 
     /// Carries out and completes `request`.
     pub(super) fn serve(&self, mut request: BlockRequest) {
-        let result = self.check(&request).and_then(|at| match request.op {
+        let result = crate::request::check(&request, &self.geometry).and_then(|at| match request.op {
             BlockOp::Read => self.read(&mut request, at),
             BlockOp::Write => self.write(&request, at),
             BlockOp::Flush if self.geometry.read_only => Ok(()),
@@ -38,26 +41,6 @@ impl RawFile {
             BlockOp::WriteZeroes { may_unmap } => self.zero(at, request.len, may_unmap),
         });
         request.complete(result);
-    }
-
-    /// Where the request starts in the file, if it is one that can be carried out.
-    fn check(&self, request: &BlockRequest) -> Result<u64, BlockError> {
-        let fail = |kind, why: &str| Err(BlockError::new(kind, format!("{request:?}: {why}")));
-        if request.op == BlockOp::Flush {
-            return Ok(0);
-        }
-        if request.op != BlockOp::Read && self.geometry.read_only {
-            return fail(BlockErrorKind::ReadOnly, "the disk is read-only");
-        }
-        let end = request.sector.0.checked_add(request.len / SECTOR);
-        if !request.len.is_multiple_of(SECTOR) || end.is_none_or(|end| end > self.geometry.sectors) {
-            return fail(BlockErrorKind::OutOfRange, "outside the disk");
-        }
-        let has_data = matches!(request.op, BlockOp::Read | BlockOp::Write);
-        if has_data && request.buffer.len() as u64 != request.len {
-            return fail(BlockErrorKind::BadBuffer, "the buffer has another length");
-        }
-        Ok(request.sector.0 * SECTOR)
     }
 
     fn read(&self, request: &mut BlockRequest, at: u64) -> Result<(), BlockError> {
@@ -99,6 +82,14 @@ impl RawFile {
         while done < request.buffer.len() {
             let n = chunk.len().min(request.buffer.len() - done);
             request.buffer.get(done, &mut chunk[..n])?;
+            if self.guard && at == 0 && done == 0 && Format::of_bytes(&chunk[..n]) != Format::Raw {
+                let what = format!(
+                    "{} was taken as raw by its contents; what the guest writes would make it look like {}",
+                    self.path.display(),
+                    Format::of_bytes(&chunk[..n])
+                );
+                return Err(BlockError::new(BlockErrorKind::Unsupported, what));
+            }
             let to = at + done as u64;
             self.file.write_all_at(&chunk[..n], to).map_err(|e| self.error("write", to, e))?;
             done += n;
@@ -162,7 +153,7 @@ impl RawFile {
 }
 
 /// The kind of a host error.
-pub(super) fn classify(e: &io::Error) -> BlockErrorKind {
+pub(crate) fn classify(e: &io::Error) -> BlockErrorKind {
     match e.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => BlockErrorKind::NoSpace,
         Some(Errno::EROFS) => BlockErrorKind::ReadOnly,

@@ -12,9 +12,13 @@ use std::sync::Arc;
 
 use visor_block::{BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockRequest, SECTOR};
 
+pub(crate) use io::classify;
+
+use crate::error::host_error;
 use crate::lock::lock;
+use crate::newfile::NewFile;
 use crate::pool::Pool;
-use io::{RawFile, classify};
+use io::RawFile;
 
 /// Most worker threads of a disk.
 const MAX_THREADS: usize = 4;
@@ -46,11 +50,13 @@ pub struct RawOptions {
     pub lock: bool,
     /// Give discarded space back to the host. To be off for images of [`Alloc::Static`].
     pub discard: bool,
+    /// Refuse writes that make the first sector look like another format; to be on where the format was guessed.
+    pub guard: bool,
 }
 
 impl Default for RawOptions {
     fn default() -> Self {
-        RawOptions { threads: 2, lock: true, discard: true }
+        RawOptions { threads: 2, lock: true, discard: true, guard: false }
     }
 }
 
@@ -67,23 +73,29 @@ impl RawDisk {
     /// [`BlockErrorKind::Locked`] if it is in use, [`BlockErrorKind::Unsupported`] if it is neither file nor block device,
     /// [`BlockErrorKind::Io`] with the host's reason otherwise.
     pub fn open(path: &Path, access: Access, options: &RawOptions) -> Result<Self, BlockError> {
-        let fail = |e| host_error("cannot open", path, e);
-        // Asked first, since opening a FIFO would wait.
-        let kind = std::fs::metadata(path).map_err(fail)?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            let what = format!("{} is neither a file nor a block device", path.display());
-            return Err(BlockError::new(BlockErrorKind::Unsupported, what));
-        }
-        let writable = access == Access::ReadWrite;
-        let mut file = OpenOptions::new().read(true).write(writable).open(path).map_err(fail)?;
+        let file = open_file(path, access)?;
         if options.lock {
-            lock(&file, path, writable)?;
+            lock(&file, path, access == Access::ReadWrite)?;
         }
+        Self::from_file(file, path, access, options)
+    }
+
+    /// The disk in `file`, which is `path` and locked already.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn from_file(
+        mut file: File,
+        path: &Path,
+        access: Access,
+        options: &RawOptions,
+    ) -> Result<Self, BlockError> {
         // Metadata has no size for block devices.
-        let bytes = file.seek(SeekFrom::End(0)).map_err(fail)?;
+        let bytes = file.seek(SeekFrom::End(0)).map_err(|e| host_error("cannot open", path, e))?;
         let physical_block = block_size(&file);
-        let geometry = BlockGeometry { sectors: bytes.div_ceil(SECTOR), physical_block, read_only: !writable };
-        let raw = Arc::new(RawFile::new(file, path.to_owned(), bytes, geometry, options.discard));
+        let read_only = access == Access::ReadOnly;
+        let geometry = BlockGeometry { sectors: bytes.div_ceil(SECTOR), physical_block, read_only };
+        let raw = Arc::new(RawFile::new(file, path.to_owned(), bytes, geometry, options));
         let threads = options.threads.clamp(1, MAX_THREADS);
         let pool =
             Pool::new(threads, "disk", move |r| raw.serve(r)).map_err(|e| host_error("no threads for", path, e))?;
@@ -100,17 +112,26 @@ impl RawDisk {
             let what = format!("{size} bytes are no size for the disk {}", path.display());
             return Err(BlockError::new(BlockErrorKind::OutOfRange, what));
         }
-        let fail = |e| host_error("cannot create", path, e);
-        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(fail)?;
+        let file = NewFile::create(path)?;
         let filled = match alloc {
-            Alloc::Dynamic => file.set_len(size),
-            Alloc::Static => nix::fcntl::posix_fallocate(&file, 0, size as i64).map_err(Into::into),
+            Alloc::Dynamic => file.file().set_len(size),
+            Alloc::Static => nix::fcntl::posix_fallocate(file.file(), 0, size as i64).map_err(Into::into),
         };
-        filled.and_then(|()| file.sync_all()).map_err(|e| {
-            let _ = std::fs::remove_file(path);
-            fail(e)
-        })
+        filled.map_err(|e| host_error("cannot create", path, e))?;
+        file.finish()
     }
+}
+
+/// Opens a file or block device, and nothing else.
+pub(crate) fn open_file(path: &Path, access: Access) -> Result<File, BlockError> {
+    let fail = |e| host_error("cannot open", path, e);
+    // Asked first, since opening a FIFO would wait.
+    let kind = std::fs::metadata(path).map_err(fail)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        let what = format!("{} is neither a file nor a block device", path.display());
+        return Err(BlockError::new(BlockErrorKind::Unsupported, what));
+    }
+    OpenOptions::new().read(true).write(access == Access::ReadWrite).open(path).map_err(fail)
 }
 
 impl BlockBackend for RawDisk {
@@ -131,8 +152,4 @@ impl BlockBackend for RawDisk {
 fn block_size(file: &File) -> u32 {
     let preferred = file.metadata().map_or(4096, |m| m.blksize()).clamp(SECTOR, 1 << 16);
     if preferred.is_power_of_two() { preferred as u32 } else { 4096 }
-}
-
-fn host_error(doing: &str, path: &Path, e: std::io::Error) -> BlockError {
-    BlockError { kind: classify(&e), what: format!("{doing} {}", path.display()), source: Some(e) }
 }

@@ -40,7 +40,7 @@ fn cpu(size: CodeSize) -> CpuBox {
         tsc_hz: 1_000_000_000,
     });
     let port = Arc::new(CpuPort::new(VcpuId(0), apic));
-    let mut cpu = Cpu::new(Parts {
+    let mut cpu = Cpu::power_up(Parts {
         id: VcpuId(0),
         cpuid: Cpuid::default(),
         port,

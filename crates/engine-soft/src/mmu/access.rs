@@ -111,6 +111,13 @@ impl Cpu {
         }
     }
 
+    /// The frame of `host`, which is in RAM, holds code.
+    pub(crate) fn is_code(&self, host: *mut u8) -> bool {
+        let frame = ((host as u64).wrapping_sub(self.mmu.ram_base) >> 12) as usize;
+        // SAFETY: `host` is in guest RAM, so `frame` is one of its frames, each of which has a mark.
+        unsafe { (*self.mmu.code_marks.add(frame)).load(Ordering::Relaxed) != 0 }
+    }
+
     /// To be called after `size` bytes at `host` were written: invalidates code that was hit.
     #[inline(always)]
     pub(crate) fn after_store(&mut self, host: *mut u8, size: u64, op: Option<&Op>) {

@@ -30,6 +30,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod xstate;
+mod watch;
 
 pub(crate) use debug::Debug;
 pub(crate) use event::{Activity, Event, ResetKind};

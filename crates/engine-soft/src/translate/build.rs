@@ -115,6 +115,8 @@ pub(super) struct Build<'a> {
 pub(super) struct HostFlavour {
     /// PEXT, as fast as other instructions.
     pub(super) pext: bool,
+    /// Count instructions.
+    pub(super) count: bool,
     /// Groups of accesses are tried again when their page has been filled in. For tests, which run code but once.
     pub(super) retry_ranges: bool,
 }
@@ -149,6 +151,14 @@ impl<'a> Build<'a> {
             vectors_loaded: false,
             x87_loaded: false,
         }
+    }
+
+    /// Counts `n` instructions; the flags stay.
+    pub(super) fn count(&mut self, n: i32) {
+        let counter = Rm::State(super::frame::field!(instructions));
+        self.asm.load(Host::RCX, counter);
+        self.asm.add_constant(Host::RCX, n);
+        self.asm.store(counter, Host::RCX);
     }
 
     /// Emits `unit`.

@@ -90,12 +90,6 @@ impl CodeCache {
         self.executable as u64 + u64::from(at.0)
     }
 
-    /// Where in the cache the host address `address` is.
-    pub(super) fn find(&self, address: u64) -> Option<At> {
-        let offset = address.wrapping_sub(self.executable as u64);
-        (offset < self.len as u64).then_some(At(offset as u32))
-    }
-
     /// Lets the jump whose 32-bit distance is at `field` go to `to`. Only the CPU that owns the cache executes it, and it is not
     /// executing now.
     pub(super) fn redirect(&mut self, field: At, to: At) {

@@ -1,8 +1,10 @@
 //! The loop around translated code: finds or makes the translation at RIP, enters it, and acts on why it was left.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use visor_engine::{HelperStats, InvalidationStats, TranslatorStats, VcpuStats};
 use visor_memory::{Frame, PAGE};
 
 use super::alarm::Alarm;
@@ -11,9 +13,11 @@ use super::cache::{At, CodeCache};
 use super::context::Context;
 use super::frame::Exit;
 use super::helpers;
+use super::lockstep::Lockstep;
 use super::map::{Key, Map};
 use super::stubs::{Helpers, HostCpu, Stubs};
 use super::{translate, unit};
+use crate::account::Phase;
 use crate::cpu::Cpu;
 use crate::mmu::Home;
 use crate::op::{Guest, REG_BLOCK_RIP};
@@ -36,6 +40,8 @@ pub(crate) struct TranslatorCounts {
     pub(crate) refills: u64,
     /// Stores to frames with code.
     pub(crate) checked_writes: u64,
+    /// Indirect branches whose target the table did not have.
+    pub(crate) looked_up: u64,
 }
 
 /// The translator of one CPU.
@@ -55,6 +61,11 @@ pub(crate) struct Translator {
     pub(super) branched: Option<u32>,
     pub(super) stats: TranslatorCounts,
     page: Box<[u8; PAGE as usize]>,
+    /// Translate only these, by number.
+    bisect: Option<Range<u64>>,
+    /// Units met so far.
+    met: u64,
+    lockstep: Option<Lockstep>,
     perf_map: Option<Arc<PerfMap>>,
 }
 
@@ -86,7 +97,7 @@ impl Translator {
             map: Map::new(cache, if options.eager { 0 } else { HOT }),
             stubs,
             enter,
-            flavour: HostFlavour { pext: std::is_x86_feature_detected!("bmi2"), retry_ranges: options.eager },
+            flavour: HostFlavour { pext: std::is_x86_feature_detected!("bmi2"), retry_ranges: options.eager, count: options.count },
             host,
             alarm: Alarm::default(),
             upper: 0,
@@ -95,8 +106,35 @@ impl Translator {
             branched: None,
             stats: TranslatorCounts::default(),
             page: Box::new([0; PAGE as usize]),
+            bisect: options.bisect.clone(),
+            met: 0,
+            lockstep: options.lockstep.then(Lockstep::default),
             perf_map,
         }))
+    }
+
+    /// Counters, in the form that every engine has.
+    pub(crate) fn report(&self, cpu: &Cpu, out: &mut VcpuStats) {
+        let m = &self.map.stats;
+        out.instructions += cpu.frame.instructions;
+        out.translator = TranslatorStats {
+            blocks: m.translated,
+            instructions: m.instructions,
+            host_bytes: self.map.cache.used() as u64,
+            capacity: self.map.cache.capacity() as u64,
+            flushes: m.flushes,
+            invalidations: InvalidationStats { own_store: m.invalidated, eviction: m.evicted, ..Default::default() },
+            links_made: m.links,
+            links_broken: m.unlinked,
+            indirect_misses: self.stats.looked_up,
+            entries: self.stats.entries,
+            interpreted: self.stats.interpreted,
+            lockstep_blocks: self.lockstep.as_ref().map_or(0, |l| l.compared),
+            ..Default::default()
+        };
+        let helper = |name, count| HelperStats { name, count, nanos: 0 };
+        out.exits.helpers.push(helper("tlb_refill", self.stats.refills));
+        out.exits.helpers.push(helper("store_to_code_frame", self.stats.checked_writes));
     }
 
     /// To be called when the thread begins to run `cpu`.
@@ -130,19 +168,20 @@ impl Translator {
         loop {
             let Some(context) = Context::of(cpu) else { return Ok(false) };
             let Found::Code(entry) = self.find(cpu, context)? else { return Ok(false) };
+            if let Some(mut lockstep) = self.lockstep.take() {
+                lockstep.rehearse(cpu, context);
+                self.lockstep = Some(lockstep);
+            }
             let exit = self.enter(cpu, entry);
             let id = cpu.frame.exit_id;
             match exit {
-                Exit::Poll => {
-                    cpu.rip = self.way_out(cpu, id);
-                    return Ok(true);
-                }
+                Exit::Poll => cpu.rip = self.way_out(cpu, id),
                 Exit::Link => {
                     cpu.rip = self.way_out(cpu, id);
-                    if attention(cpu) {
-                        return Ok(true);
+                    // Units that are compared run one by one.
+                    if !attention(cpu) && self.lockstep.is_none() {
+                        self.link(cpu, id, context)?;
                     }
-                    self.link(cpu, id, context)?;
                 }
                 Exit::Interpret => {
                     self.stats.interpreted += 1;
@@ -154,6 +193,9 @@ impl Translator {
                         self.learn_target(cpu, context, id);
                     }
                 }
+            }
+            if let Some(lockstep) = &mut self.lockstep {
+                lockstep.compare(cpu, exit != Exit::Poll);
             }
             if attention(cpu) || cpu.halted || cpu.shutdown {
                 return Ok(true);
@@ -183,13 +225,14 @@ impl Translator {
 
     /// If the instruction of site `id` was an indirect branch: puts where it went into the table.
     fn learn_target(&mut self, cpu: &Cpu, context: Context, id: u32) {
-        if self.map.sites[id as usize].site.is_indirect() && Context::of(cpu) == Some(context) {
+        if self.lockstep.is_none() && self.map.sites[id as usize].site.is_indirect() && Context::of(cpu) == Some(context) {
             self.put_target(cpu, context);
         }
     }
 
     /// Puts the translation at RIP into the table of branch targets, if it is known.
     fn put_target(&mut self, cpu: &Cpu, context: Context) {
+        self.stats.looked_up += 1;
         let lin = cpu.rip;
         let Some(block) = self.map.recall(lin, cpu.mmu.generation(lin), context) else { return };
         let code = self.map.cache.address(block.start);
@@ -233,7 +276,15 @@ impl Translator {
         if !self.map.is_hot(&key) {
             return Ok(Found::Cold);
         }
+        let number = self.met;
+        self.met += 1;
+        if self.bisect.as_ref().is_some_and(|b| !b.contains(&number)) {
+            self.map.give_up(key);
+            return Ok(Found::Cold);
+        }
+        let before = cpu.account.enter(Phase::Translation);
         self.make(cpu, key, page, start);
+        cpu.account.leave(before);
         Ok(self.map.find(&key, lin, generation).map_or(Found::Cold, |b| Found::Code(b.entry)))
     }
 

@@ -61,6 +61,8 @@ pub(crate) struct Frame {
     /// Host addresses of the ranges that are checked as a whole, and their frames' code marks.
     pub(super) ranges: [u64; GROUPS],
     pub(super) marks: [u64; GROUPS],
+    /// Guest instructions, where they are counted.
+    pub(super) instructions: u64,
     /// What a scratch register held.
     pub(super) spill: u64,
     /// Flags of the guest, as LAHF and SETO AL give them, and its RAX meanwhile.
@@ -96,6 +98,7 @@ impl Default for Frame {
             jump_lin: 0,
             ranges: [0; GROUPS],
             marks: [0; GROUPS],
+            instructions: 0,
             spill: 0,
             flags: 0,
             kept_rax: 0,

@@ -1,5 +1,7 @@
 //! What translated code calls.
 
+use std::sync::atomic::Ordering;
+
 use visor_memory::Frame;
 
 use super::build::NO_SITE;
@@ -66,13 +68,15 @@ pub(super) fn execute(cpu: &mut Cpu, map: &mut Map, site: u32) -> bool {
     let (ins, off, mode) = (&state.site.ins, state.site.off, cpu.mode);
     let lowered = state.op.get_or_insert_with(|| prepare(cpu, ins, mode, off));
     let (op, ends): (*const Op, bool) = (&raw const lowered.op, lowered.ends);
-    cpu.block_end = std::ptr::null();
     // SAFETY: in a box that nobody drops before the next instruction.
     let op = unsafe { &*op };
+    // It is a block of its own: STI, for one, asks whether it is the last one.
+    cpu.block_end = std::ptr::from_ref(op).wrapping_add(1);
     let flow = (op.run)(cpu, op);
     cpu.stats.instructions += 1;
     if flow == Flow::Next {
-        let changed = !cpu.block_end.is_null() || cpu.port.attention.load(std::sync::atomic::Ordering::Relaxed) & attention::WORK != 0;
+        // Whoever writes to code sets this.
+        let changed = cpu.port.attention.load(Ordering::Relaxed) & attention::WORK != 0;
         cpu.rip = op.next_rip(cpu);
         return !ends && !changed;
     } else if flow != Flow::End {

@@ -82,6 +82,7 @@ pub(crate) struct MapStats {
     pub(crate) links: u64,
     pub(crate) unlinked: u64,
     pub(crate) flushes: u64,
+    pub(crate) evicted: u64,
 }
 
 /// See the module's documentation.
@@ -218,6 +219,7 @@ impl Map {
 
     /// Drops everything.
     pub(super) fn clear(&mut self) {
+        self.stats.evicted += self.by_key.len() as u64;
         self.cache.start_over();
         self.by_key.clear();
         self.by_frame.clear();

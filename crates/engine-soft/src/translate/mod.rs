@@ -14,6 +14,7 @@
 //! - `targets`: where indirect branches go;
 //! - `map`: translations by place; linking and invalidation;
 //! - `dispatch`: the loop around it; `helpers`, `refill`: what code calls;
+//! - `lockstep`: each unit executed by the interpreter as well, and compared;
 //! - `alarm`: how a timer gets translated code to come back.
 
 mod address;
@@ -28,6 +29,7 @@ mod dispatch;
 pub(crate) mod frame;
 mod helpers;
 mod hoist;
+mod lockstep;
 mod map;
 mod native;
 mod refill;
@@ -50,6 +52,9 @@ fn translate(mut build: Build<'_>, unit: &[Insn], start: u16) -> Built {
         build.set_page(start);
     }
     let entry = build.asm.here() as u32;
+    if build.host.count {
+        build.count(unit.len() as i32);
+    }
     build.unit(unit);
     build.finish(start.into(), entry, unit.len() as u32)
 }

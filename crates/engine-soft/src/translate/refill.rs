@@ -31,8 +31,13 @@ pub(super) fn refill(cpu: &mut Cpu, site: &Site) -> bool {
     filled && accesses(cpu, site).into_iter().flatten().all(|a| served(cpu, a))
 }
 
+/// Makes the soft TLB serve all accesses of the instruction at `site`; true if it does.
+pub(super) fn serve(cpu: &mut Cpu, site: &Site) -> bool {
+    refill(cpu, site) || accesses(cpu, site).into_iter().flatten().all(|a| served(cpu, a))
+}
+
 /// Linear address, bytes, and what is done there.
-type Wanted = (u64, u64, Access);
+pub(super) type Wanted = (u64, u64, Access);
 
 fn served(cpu: &Cpu, (lin, size, kind): Wanted) -> bool {
     let who = cpu.mmu.privilege;
@@ -43,7 +48,7 @@ fn served(cpu: &Cpu, (lin, size, kind): Wanted) -> bool {
 }
 
 /// The memory operand, and what the stack pointer implies.
-fn accesses(cpu: &Cpu, site: &Site) -> [Option<Wanted>; 2] {
+pub(super) fn accesses(cpu: &Cpu, site: &Site) -> [Option<Wanted>; 2] {
     let ins = &site.ins;
     let operand = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory && ins.code() != Code::Lea_r64_m);
     let operand = operand.and_then(|i| {

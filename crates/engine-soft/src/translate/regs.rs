@@ -12,7 +12,6 @@ pub(super) struct Host(pub(super) u8);
 
 impl Host {
     pub(super) const RAX: Host = Host(0);
-    pub(super) const RSP: Host = Host(4);
     /// Scratch: indices, tags, and whatever JRCXZ tests.
     pub(super) const RCX: Host = Host(1);
     /// Scratch: addresses.
@@ -49,8 +48,7 @@ const MAP: [Option<u8>; 16] = [
     Some(11),
 ];
 
-/// The guest's RAX, RCX, RSP, RBP, RSI, RDI by number.
-pub(super) const RAX: usize = 0;
+/// The guest's RCX, RSP and RBP by number.
 pub(super) const RCX: usize = 1;
 pub(super) const RSP: usize = 4;
 pub(super) const RBP: usize = 5;

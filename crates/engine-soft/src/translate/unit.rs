@@ -122,7 +122,7 @@ fn unsure(m: Mnemonic) -> Flags {
 }
 
 /// Flags that code at offset `at` of the page may read before it overwrites them.
-fn read_at(page: &[u8], at: i64) -> Flags {
+pub(super) fn read_at(page: &[u8], at: i64) -> Flags {
     let Some(at) = u16::try_from(at).ok().filter(|at| usize::from(*at) < page.len()) else { return STATUS };
     let mut decoder = decoder(page, at);
     let mut ins = Instruction::default();

@@ -27,7 +27,8 @@ impl Device for FwCfg {
     }
 
     fn reset(&mut self) {
-        self.select(0);
+        self.selected = 0;
+        self.offset = 0;
         self.dma_high = 0;
     }
 

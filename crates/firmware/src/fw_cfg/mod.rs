@@ -76,6 +76,7 @@ pub struct FwCfg {
     offset: u64,
     /// High half of the next DMA address.
     dma_high: u32,
+    on_select: Option<Box<dyn Fn() + Send>>,
 }
 
 impl FwCfg {
@@ -91,6 +92,7 @@ impl FwCfg {
             selected: 0,
             offset: 0,
             dma_high: 0,
+            on_select: None,
         };
         d.set(item::SIGNATURE, *b"QEMU");
         d.set(item::ID, id.to_le_bytes());
@@ -127,6 +129,11 @@ impl FwCfg {
         self.files.iter().find(|(n, _)| n == name).map(|(_, data)| &**data)
     }
 
+    /// Calls `f`, which must not call back, whenever an item is selected: firmware looks at the machine.
+    pub fn on_select(&mut self, f: Box<dyn Fn() + Send>) {
+        self.on_select = Some(f);
+    }
+
     fn index(&mut self) {
         let mut d = (self.files.len() as u32).to_be_bytes().to_vec();
         for (key, (name, data)) in (item::FIRST_FILE..).zip(&self.files) {
@@ -143,6 +150,9 @@ impl FwCfg {
     fn select(&mut self, key: u16) {
         self.selected = key;
         self.offset = 0;
+        if let Some(f) = &self.on_select {
+            f();
+        }
     }
 
     /// What is left of the selected item.

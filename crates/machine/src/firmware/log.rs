@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use visor_chipset::CharSink;
 
 use crate::listener::Listener;
+use crate::timeline::Timeline;
 
 /// Bytes kept for a reader; older ones make room.
 const CAPACITY: usize = 1 << 20;
@@ -69,12 +70,14 @@ impl std::fmt::Debug for FirmwareLog {
 pub(crate) struct LogPort {
     pub(crate) log: FirmwareLog,
     pub(crate) listener: Listener,
+    pub(crate) timeline: Timeline,
 }
 
 impl CharSink for LogPort {
     fn write(&mut self, data: &[u8]) {
         for line in self.log.push(data) {
             tracing::debug!(target: "firmware", "{line}");
+            self.timeline.line(&line);
             self.listener.tell();
         }
     }

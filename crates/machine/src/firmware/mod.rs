@@ -17,7 +17,7 @@ use crate::spec::FileSource;
 pub use log::FirmwareLog;
 pub(crate) use log::LogPort;
 pub(crate) use rom::{Image, Shadow, ShadowWrites, extra};
-pub(crate) use tell::{Bootable, ordered, tell};
+pub(crate) use tell::{Bootable, ordered, tell, tell_kernel};
 pub(crate) use vars::VarsFile;
 
 /// Firmware to boot through.

@@ -69,6 +69,27 @@ pub(crate) fn tell(
     }
 }
 
+/// Offers a kernel, which UEFI boots instead of a device: a bzImage in its two parts, or an EFI program.
+pub(crate) fn tell_kernel(d: &mut FwCfg, kernel: &[u8], initrd: &[u8], cmdline: &str) {
+    let (setup, rest) = kernel.split_at(setup_len(kernel).min(kernel.len()));
+    let cmdline = [cmdline.as_bytes(), &[0]].concat();
+    for (size, data, contents) in [
+        (item::SETUP_SIZE, item::SETUP_DATA, setup),
+        (item::KERNEL_SIZE, item::KERNEL_DATA, rest),
+        (item::INITRD_SIZE, item::INITRD_DATA, initrd),
+        (item::CMDLINE_SIZE, item::CMDLINE_DATA, &cmdline),
+    ] {
+        d.set(size, (contents.len() as u32).to_le_bytes());
+        d.set(data, contents);
+    }
+}
+
+/// Bytes of a bzImage's real-mode part (Linux/x86 boot protocol: setup_sects, 4 if it is 0); 0 for other programs.
+fn setup_len(kernel: &[u8]) -> usize {
+    let sectors = |n: u8| 512 * (1 + if n == 0 { 4 } else { usize::from(n) });
+    if kernel.get(0x202..0x206) == Some(b"HdrS") { kernel.get(0x1f1).map_or(0, |n| sectors(*n)) } else { 0 }
+}
+
 /// RAM, as the BIOS's INT 15h E820 begins.
 fn e820(map: &MemoryMap) -> Vec<u8> {
     let mut ranges = vec![(0, map.low_end())];
@@ -108,6 +129,9 @@ fn boot_order(wanted: &[BootClass], bootable: &[Bootable]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use visor_device::PioDevice;
+    use visor_firmware::fw_cfg::FwCfgConfig;
+
     use super::*;
 
     #[test]
@@ -122,6 +146,26 @@ mod tests {
         assert_eq!(order(&[BootClass::Cd, BootClass::Disk]), format!("{cd}\n{disk}\nHALT\0"));
         assert_eq!(order(&[BootClass::Net]), "HALT\0");
         assert!(boot_order(&[], &[]).is_empty());
+    }
+
+    #[test]
+    fn a_kernel_is_offered_in_two_parts() {
+        let mut d = FwCfg::new(&FwCfgConfig::default(), None);
+        let mut kernel = vec![0; 4096];
+        kernel[0x1f1] = 1;
+        kernel[0x202..0x206].copy_from_slice(b"HdrS");
+        tell_kernel(&mut d, &kernel, b"initrd", "quiet");
+        let mut word = |key: u16| {
+            d.write(0, &key.to_le_bytes());
+            let mut b = [0; 4];
+            d.read(1, &mut b);
+            u32::from_le_bytes(b)
+        };
+        let sizes = [item::SETUP_SIZE, item::KERNEL_SIZE, item::INITRD_SIZE, item::CMDLINE_SIZE].map(&mut word);
+        assert_eq!(sizes, [1024, 3072, 6, 6]);
+        assert_eq!(setup_len(b"MZ"), 0);
+        kernel.truncate(0x206);
+        tell_kernel(&mut d, &kernel, &[], "");
     }
 
     #[test]

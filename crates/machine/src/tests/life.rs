@@ -118,6 +118,9 @@ impl Vcpu for ScriptCpu {
         self.resets.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
+    fn watch(&mut self, _: &[visor_engine::Watch]) -> Result<(), EngineError> {
+        Ok(())
+    }
     fn stats(&self) -> VcpuStats {
         VcpuStats { instructions: 1, ..VcpuStats::default() }
     }

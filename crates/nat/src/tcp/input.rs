@@ -20,6 +20,10 @@ impl Tcp {
     /// Takes one segment whose checksum is right.
     pub(crate) fn input<H: Host>(&mut self, core: &mut Core<H>, mac: MacAddr, segment: &Segment<'_>, key: Key) {
         let Some(id) = self.table.find(&key) else { return self.stranger(core, key, mac, segment) };
+        let staged = self.stage(core, id, segment);
+        if !staged {
+            self.unstage(core);
+        }
         let Some((_, flow)) = self.table.get_mut(id) else { return };
         // RFC 9293 §3.6.1: a new connection may follow at once, if its sequence numbers lie ahead.
         if flow.state == State::TimeWait && segment.has(SYN) && !segment.has(ACK) && before(flow.rcv_nxt, segment.seq) {
@@ -27,7 +31,10 @@ impl Tcp {
             return self.stranger(core, key, mac, segment);
         }
         flow.used = core.now;
-        let fate = take(core, flow, segment);
+        let fate = match staged {
+            true => take_acknowledgement(core, flow, segment),
+            false => take(core, flow, segment),
+        };
         self.table.touch(id);
         match fate {
             Step::Settle(fate) => self.settle(core, id, fate),
@@ -43,6 +50,13 @@ enum Step {
 }
 
 const KEEP: Step = Step::Settle(Fate::Keep);
+
+/// Takes a segment whose payload was collected.
+fn take_acknowledgement<H: Host>(core: &mut Core<H>, flow: &mut Flow, segment: &Segment<'_>) -> Step {
+    flow.acks = flow.acks.max(1);
+    take_ack(core, flow, segment);
+    KEEP
+}
 
 fn take<H: Host>(core: &mut Core<H>, flow: &mut Flow, segment: &Segment<'_>) -> Step {
     if flow.state == State::SynSent {
@@ -275,7 +289,7 @@ fn take_kept<H: Host>(core: &mut Core<H>, flow: &mut Flow, socket: SocketId) -> 
 }
 
 /// Hands bytes to the host's socket. False if it did not take all; an error if the connection is broken.
-fn pass_on<H: Host>(core: &mut Core<H>, flow: &mut Flow, socket: SocketId, data: &[u8]) -> Result<bool, ()> {
+pub(super) fn pass_on<H: Host>(core: &mut Core<H>, flow: &mut Flow, socket: SocketId, data: &[u8]) -> Result<bool, ()> {
     if data.is_empty() {
         return Ok(true);
     }

@@ -3,6 +3,7 @@
 //! - [`flow`]: what is known of one connection;
 //! - [`open`]: how connections come to be, from both sides;
 //! - [`input`]: a segment of the guest (RFC 9293 §3.10.7);
+//! - [`staging`]: small segments in a row;
 //! - [`reorder`]: segments that came before their turn;
 //! - [`output`]: acknowledgements and data for the guest;
 //! - [`events`]: news of the host socket, and timers.
@@ -11,8 +12,9 @@ mod events;
 mod flow;
 mod input;
 mod open;
-mod output;
+pub(crate) mod output;
 pub(crate) mod reorder;
+mod staging;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -50,11 +52,17 @@ pub(crate) struct Tcp {
     pub(crate) table: Table<Key, Flow>,
     ready: VecDeque<Id>,
     timers: Timers,
+    staging: staging::Staging,
 }
 
 impl Tcp {
     pub(crate) fn new(limit: usize) -> Tcp {
-        Tcp { table: Table::new(limit), ready: VecDeque::new(), timers: Timers::default() }
+        Tcp {
+            table: Table::new(limit),
+            ready: VecDeque::new(),
+            timers: Timers::default(),
+            staging: staging::Staging::default(),
+        }
     }
 
     /// When [`Tcp::timers`] has something to do next.

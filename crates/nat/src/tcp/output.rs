@@ -12,7 +12,7 @@ use crate::wire::emit::{self, HEADROOM, Leave, Route, TcpHeader};
 use crate::wire::tcp::{ACK, FIN, PSH, SYN, before};
 
 /// Payload bytes that one look into the host's queue takes at most; with headers they fit an IP packet.
-pub(crate) const CHUNK: usize = 65535 - 60 - 20;
+pub(crate) const CHUNK: usize = 65535 - 60;
 /// Chunks that a flow sends before the next one has its turn.
 const TURN: usize = 8;
 /// Retransmissions in a row after which the guest is given up; with a timeout that doubles these are more than five minutes.

@@ -38,6 +38,24 @@ fn one_socket_for_each_port_and_only_known_addresses_come_in() {
 }
 
 #[test]
+fn datagrams_in_a_row_stay_in_order_and_apart() {
+    let mut engine = engine(NatConfig::default());
+    let mut want = Vec::new();
+    for (n, (port, len)) in
+        [(99, 64), (99, 64), (99, 64), (99, 10), (98, 10), (98, 1400), (98, 0), (98, 10)].iter().enumerate()
+    {
+        let data = pattern(*len, n as u64);
+        let to = format!("192.0.2.9:{port}");
+        engine.ingress(Time(1), Frame::plain(&udp("10.0.2.15:1000", &to, &data)));
+        want.push((at(&to), data));
+    }
+    assert!(engine.has_output());
+    drain(&mut engine, Time(1));
+    let socket = engine.host().newest();
+    assert!(engine.host().sim(socket).datagrams_out == want && !engine.has_output());
+}
+
+#[test]
 fn quiet_flows_end_and_sockets_with_them() {
     let mut engine = engine(NatConfig::default());
     ask(&mut engine, Time(1), &udp("10.0.2.15:1000", FAR, b"one"));

@@ -22,6 +22,8 @@ pub(super) struct Sim {
     /// From the guest, not yet taken by the far end.
     pub(super) tx: VecDeque<u8>,
     pub(super) tx_end: bool,
+    /// Calls that brought bytes from the guest.
+    pub(super) sends: usize,
     pub(super) room: usize,
     pub(super) wants_room: bool,
     pub(super) datagrams_in: VecDeque<(SocketAddr, Vec<u8>)>,
@@ -203,6 +205,7 @@ impl Host for SimHost {
         }
         let n = data.len().min(sim.room.saturating_sub(sim.tx.len()));
         sim.tx.extend(&data[..n]);
+        sim.sends += 1;
         if n == 0 { error(ErrorKind::WouldBlock) } else { Ok(n) }
     }
 

@@ -254,6 +254,89 @@ fn whole_frames_for_guests_that_split() {
 }
 
 #[test]
+fn small_segments_in_a_row_go_to_the_host_together() {
+    let mut engine = engine(NatConfig::default());
+    let c = open(&mut engine, 60000);
+    let data = pattern(40 * 1460, 5);
+    let mut at = 0;
+    for piece in data.chunks(1460) {
+        engine.ingress(Time(3), Frame::plain(&c.tcp.frame(ACK, c.seq + at, c.ack, piece)));
+        at += 1460;
+    }
+    assert_eq!(engine.host().sim(c.socket).sends, 0);
+    let got = drain(&mut engine, Time(4));
+    assert_eq!((got.len(), segment(&got[0]).ack), (1, c.seq + at));
+    let sim = engine.host().sim(c.socket);
+    assert!(sim.sends == 1 && sim.tx == data);
+    // Whatever else comes finds everything before it done: a repetition, a gap, the end.
+    let last = c.seq + at;
+    for (seq, piece) in [(last, &b"abc"[..]), (last, b"abc"), (last + 5, b"fgh"), (last + 3, b"de")] {
+        engine.ingress(Time(5), Frame::plain(&c.tcp.frame(ACK, seq, c.ack, piece)));
+    }
+    engine.ingress(Time(5), Frame::plain(&c.tcp.frame(ACK, last + 8, c.ack, b"ij")));
+    engine.ingress(Time(5), Frame::plain(&c.tcp.frame(FIN | ACK, last + 10, c.ack, b"k")));
+    let sim = engine.host().sim(c.socket);
+    assert!(sim.tx_end && sim.tx.make_contiguous().ends_with(b"abcdefghijk"));
+    assert_eq!(segment(drain(&mut engine, Time(6)).last().unwrap()).ack, last + 12);
+}
+
+#[test]
+fn collected_segments_that_the_host_does_not_take_are_asked_for_again() {
+    let mut engine = engine(NatConfig::default());
+    engine.host().room = 50_000;
+    let c = open(&mut engine, 60000);
+    engine.host().room = 5000;
+    engine.host().sim(c.socket).room = 5000;
+    for n in 0..10 {
+        engine.ingress(Time(3), Frame::plain(&c.tcp.frame(ACK, c.seq + n * 1000, c.ack, &[7; 1000])));
+    }
+    let got = drain(&mut engine, Time(4));
+    assert_eq!((segment(&got[0]).ack, segment(&got[0]).window), (c.seq + 5000, 0));
+    assert_eq!(engine.host().far_reads(c.socket, 5000).len(), 5000);
+    assert_eq!(drain(&mut engine, Time(5)).len(), 4);
+    // A flow that breaks takes only itself along.
+    engine.host().sim(c.socket).broken = true;
+    engine.ingress(Time(6), Frame::plain(&c.tcp.frame(ACK, c.seq + 5000, c.ack, &[7; 1000])));
+    assert_eq!(segment(&drain(&mut engine, Time(6))[0]).flags, RST | ACK);
+    assert!(engine.table(Time(7)).is_empty());
+}
+
+#[test]
+fn cables_that_carry_the_largest_packets() {
+    for (guest, far) in [("10.0.2.15:40000", FAR), ("[fd00:a:0:2::15]:40000", "[2001:db8::9]:80")] {
+        let mut engine = engine(NatConfig { mtu: 65535, ..NatConfig::default() });
+        let mut tcp = Tcp::new(guest, far);
+        tcp.window = 65535;
+        let mut syn = tcp.frame(SYN, 1000, 0, &[]);
+        // A guest that offers all that an MTU of 65535 allows.
+        let option = syn.len() - 4;
+        syn[option..].copy_from_slice(&[2, 4, 0xff, 0xff]);
+        let got = engine.ingress(
+            Time(1),
+            Frame { data: &syn, offload: visor_net::Offload { trusted: true, ..Default::default() } },
+        );
+        assert_eq!(got, Sent::Yes);
+        let syn_ack = drain(&mut engine, Time(1));
+        let ack = segment(&syn_ack[0]).seq.wrapping_add(1);
+        ask(&mut engine, Time(2), &tcp.frame(ACK, 1001, ack, &[]));
+        let socket = engine.host().newest();
+        let data = pattern(150_000, 8);
+        engine.host().far_sends(socket, &data);
+        engine.host().far_ends(socket);
+        let mut received = Vec::new();
+        let mut frames = drain(&mut engine, Time(3));
+        while !frames.is_empty() {
+            for frame in &frames {
+                received.extend_from_slice(segment(frame).payload);
+            }
+            frames = ask(&mut engine, Time(4), &tcp.frame(ACK, 1001, ack.wrapping_add(received.len() as u32), &[]));
+        }
+        assert!(received == data, "{} bytes", received.len());
+        assert_eq!(engine.table(Time(5))[0].state, "fin-wait-1");
+    }
+}
+
+#[test]
 fn forwarded_ports() {
     let mut engine = engine(NatConfig::default());
     let forward = engine.add_forward(Protocol::Tcp, at("0.0.0.0:0"), at("10.0.2.15:22")).unwrap();

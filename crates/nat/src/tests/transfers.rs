@@ -92,6 +92,61 @@ fn a_guest_that_takes_few_frames_loses_none() {
     transfer(weather, "192.0.2.9:80", 100_000, 1_000_000);
 }
 
+#[test]
+fn a_guest_that_pauses_for_an_hour_goes_on_where_it_was() {
+    let mut world = World::new(Weather { seed: 3, delay: 100, ..Weather::default() });
+    let guest = world.socket(64 << 10);
+    world.connect(guest, at("192.0.2.9:80"), 40000);
+    let data = pattern(2_000_000, 4);
+    let mut got = Vec::new();
+    let (mut fed, mut paused) = (false, false);
+    while got.len() < data.len() {
+        world.step(LIMIT * 3);
+        assert!(world.now < LIMIT * 3, "{} bytes", got.len());
+        if let Some(far) = world.far().filter(|_| !fed) {
+            fed = true;
+            world.engine.host().far_sends(far, &data);
+        }
+        let socket = world.tcp(guest);
+        while socket.can_recv() {
+            socket.recv(|data| (data.len(), got.extend_from_slice(data))).unwrap();
+        }
+        if got.len() > 500_000 && !paused {
+            paused = true;
+            // Nobody calls the engine, and nothing moves.
+            world.now += 3_600_000_000;
+        }
+    }
+    assert!(got == data);
+}
+
+#[test]
+fn a_slow_reader_gets_everything() {
+    let mut world = World::new(Weather { seed: 3, delay: 100, ..Weather::default() });
+    let guest = world.socket(8 << 10);
+    world.connect(guest, at("192.0.2.9:80"), 40000);
+    let data = pattern(60_000, 4);
+    let mut got = Vec::new();
+    let mut fed = false;
+    let mut next = 0;
+    while got.len() < data.len() {
+        world.step(next.max(world.now + 1));
+        assert!(world.now < LIMIT, "{} bytes", got.len());
+        if let Some(far) = world.far().filter(|_| !fed) {
+            fed = true;
+            world.engine.host().far_sends(far, &data);
+        }
+        // A kilobyte each ten seconds: the window is shut most of the time.
+        if world.now >= next {
+            next = world.now + 10_000_000;
+            let _ = world
+                .tcp(guest)
+                .recv(|data| (data.len().min(1024), got.extend_from_slice(&data[..data.len().min(1024)])));
+        }
+    }
+    assert!(got == data && world.engine.counters().expired == 0);
+}
+
 /// Ratios of virtual times, which are the same on every machine.
 #[test]
 fn throughput() {

@@ -79,7 +79,7 @@ impl Guest {
         let port = Arc::new(CpuPort::new(VcpuId(0), apic));
         let fabric = Arc::new(Fabric::default());
         fabric.add(port.clone());
-        let cpu = Cpu::new(Parts {
+        let cpu = Cpu::power_up(Parts {
             id: VcpuId(0),
             cpuid: crate::sys::announced(Model::V3, &config),
             port,

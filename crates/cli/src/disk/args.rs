@@ -1,0 +1,288 @@
+//! The commands of `visor disk` as data.
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+use visor_disk::Format;
+
+use crate::args::parse_size;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DiskCommand {
+    /// Make a new disk.
+    #[command(after_help = "Examples:
+  visor disk create data --size 10G                     grows as the guest writes (qcow2)
+  visor disk create data --size 10G --alloc static      all space taken now (raw)
+  visor disk create ./work.qcow2 --size 20G --backing base.qcow2")]
+    Create(CreateArgs),
+    /// List disks: capacity, space taken on the host, space used by the guest, and waste.
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  visor disk ls\n  visor disk ls --json\n  visor disk ls ./work.qcow2"
+    )]
+    Ls {
+        /// These instead of all in the user's folder.
+        disks: Vec<String>,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a disk is.
+    #[command(visible_aliases = ["inspect", "show"], after_help = "Examples:\n  visor disk info data\n  visor disk info data --json\n  visor disk info ./old.vmdk")]
+    Info(Which),
+    /// Show what lies where: data, zeroes, holes, what snapshots share, fragments.
+    #[command(
+        after_help = "Examples:\n  visor disk map data\n  visor disk map data --json\n  visor disk map data --svg > map.svg"
+    )]
+    Map {
+        #[command(flatten)]
+        which: Which,
+        /// Print a picture.
+        #[arg(long, conflicts_with = "json")]
+        svg: bool,
+    },
+    /// Check a disk's metadata, and repair it.
+    #[command(
+        after_help = "Examples:\n  visor disk check data\n  visor disk check data --repair\n  visor disk check data --json"
+    )]
+    Check {
+        #[command(flatten)]
+        which: Which,
+        /// Repair what is wrong.
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Give space back to the host that holds only zeroes or nothing.
+    #[command(
+        after_help = "Examples:\n  visor disk compact data\n  visor disk compact data --rewrite     also brings fragments together\n  visor disk compact data --json"
+    )]
+    Compact {
+        #[command(flatten)]
+        which: Which,
+        /// Write the disk anew, in order. Not with snapshots.
+        #[arg(long)]
+        rewrite: bool,
+    },
+    /// Copy a disk into a new one of another format or allocation.
+    #[command(after_help = "Examples:
+  visor disk convert old.vmdk data --format qcow2
+  visor disk convert data ./data.raw --alloc static
+  visor disk convert data ./data.qcow2 --compress")]
+    Convert(ConvertArgs),
+    /// Change the size of a disk. Shrinking below the data is refused.
+    #[command(
+        after_help = "Examples:\n  visor disk resize data 20G\n  visor disk resize data +5G\n  visor disk resize data 15G --json"
+    )]
+    Resize {
+        #[command(flatten)]
+        which: Which,
+        /// The new size, or how much more with `+`.
+        size: String,
+    },
+    /// Make a copy of a disk, or with --linked one that holds only what differs.
+    #[command(
+        after_help = "Examples:\n  visor disk clone data data2\n  visor disk clone base web --linked\n  visor disk clone data ./copy.qcow2"
+    )]
+    Clone {
+        /// The disk.
+        disk: String,
+        /// The new one.
+        new: String,
+        /// Share what is the same. The original must not change afterwards.
+        #[arg(long)]
+        linked: bool,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep states of a disk, and go back to them.
+    Snapshot {
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
+    /// Measure static against dynamic allocation on this host.
+    #[command(
+        after_help = "Examples:\n  visor disk bench\n  visor disk bench --size 4G --directory /srv\n  visor disk bench --json"
+    )]
+    Bench {
+        /// Size of the disks that are made and removed again.
+        #[arg(long, value_parser = parse_size, default_value = "1G")]
+        size: u64,
+        /// Where.
+        #[arg(long)]
+        directory: Option<PathBuf>,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Offer a disk to others over NBD, until ctrl-C. There is no encryption: TCP is for trusted networks.
+    #[command(after_help = "Examples:
+  visor disk serve data --socket /run/user/1000/data.sock
+  visor disk serve data --listen 127.0.0.1:10809 --read-only
+  visor run tiny --disk 'nbd+unix:///data?socket=/run/user/1000/data.sock'")]
+    Serve(ServeArgs),
+    /// Remove a disk that nobody uses.
+    #[command(
+        visible_alias = "delete",
+        after_help = "Examples:\n  visor disk rm data\n  visor disk rm data data2\n  visor -q disk rm data"
+    )]
+    Rm {
+        /// The disks.
+        #[arg(required = true)]
+        disks: Vec<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum SnapshotCommand {
+    /// Keep the disk as it is now.
+    #[command(
+        after_help = "Examples:\n  visor disk snapshot create data before\n  visor disk snapshot create ./work.qcow2 s1\n  visor -q disk snapshot create data s2"
+    )]
+    Create(SnapshotArgs),
+    /// List the snapshots of a disk.
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  visor disk snapshot ls data\n  visor disk snapshot ls data --json\n  visor disk snapshot ls ./work.qcow2"
+    )]
+    Ls(Which),
+    /// Make the disk again what it was; what was written since is lost.
+    #[command(
+        visible_alias = "restore",
+        after_help = "Examples:\n  visor disk snapshot revert data before\n  visor disk snapshot revert data 1\n  visor disk snapshot revert ./work.qcow2 s1"
+    )]
+    Revert(SnapshotArgs),
+    /// Remove a snapshot. What the disk or another snapshot needs stays.
+    #[command(
+        visible_alias = "delete",
+        after_help = "Examples:\n  visor disk snapshot rm data before\n  visor disk snapshot rm data 1\n  visor disk snapshot rm ./work.qcow2 s1"
+    )]
+    Rm(SnapshotArgs),
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// The disk.
+    pub(super) disk: String,
+    /// Its format, where the contents shall not decide.
+    #[arg(long, value_parser = parse_format)]
+    pub(super) format: Option<Format>,
+    /// Name under which it is offered; the disk's own if left out.
+    #[arg(long, value_name = "NAME")]
+    pub(super) export: Option<String>,
+    /// Listen at this socket.
+    #[arg(long, value_name = "PATH", required_unless_present = "listen", conflicts_with = "listen")]
+    pub(super) socket: Option<PathBuf>,
+    /// Listen at this address.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) listen: Option<String>,
+    /// Nobody may write.
+    #[arg(long)]
+    pub(super) read_only: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct SnapshotArgs {
+    /// The disk.
+    pub(super) disk: String,
+    /// The snapshot.
+    pub(super) snapshot: String,
+    /// Print as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Which {
+    /// A name of `visor disk ls`, or a path.
+    pub(super) disk: String,
+    /// Its format, where the contents shall not decide.
+    #[arg(long, value_parser = parse_format)]
+    pub(super) format: Option<Format>,
+    /// Print as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct CreateArgs {
+    /// A name, or a path.
+    pub(super) disk: String,
+    /// Capacity: a number with K, M, G or T. With a backing file, its size if left out.
+    #[arg(long, value_parser = parse_size, required_unless_present = "backing")]
+    pub(super) size: Option<u64>,
+    #[command(flatten)]
+    pub(super) how: How,
+    /// Show this image where nothing was written yet.
+    #[arg(long, value_name = "FILE")]
+    pub(super) backing: Option<String>,
+    /// Print as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct How {
+    /// Take all space now, or as it is written.
+    #[arg(long, value_enum, default_value_t = AllocArg::Dynamic)]
+    pub(super) alloc: AllocArg,
+    /// Format of the new disk: raw for static ones, qcow2 for dynamic ones.
+    #[arg(long, value_parser = parse_format)]
+    pub(super) format: Option<Format>,
+    /// Bytes of a cluster (qcow2).
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(super) cluster_size: Option<u64>,
+    /// Clusters of 32 subclusters (qcow2).
+    #[arg(long)]
+    pub(super) extended_l2: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct ConvertArgs {
+    /// The disk to copy.
+    pub(super) source: String,
+    /// The new disk.
+    pub(super) target: String,
+    /// Format of the source, where its contents shall not decide.
+    #[arg(long, value_parser = parse_format)]
+    pub(super) source_format: Option<Format>,
+    #[command(flatten)]
+    pub(super) how: How,
+    /// Compress (qcow2).
+    #[arg(long)]
+    pub(super) compress: bool,
+    /// How to compress.
+    #[arg(long, value_enum, default_value_t = CompressionArg::Zstd)]
+    pub(super) compression: CompressionArg,
+    /// Print as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AllocArg {
+    /// All space now.
+    Static,
+    /// As it is written.
+    Dynamic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CompressionArg {
+    /// Read by every program that knows qcow2.
+    Zlib,
+    /// Faster and smaller; programs of 2020 or later.
+    Zstd,
+}
+
+fn parse_format(text: &str) -> Result<Format, String> {
+    Format::parse(text).ok_or_else(|| {
+        let names: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
+        format!("formats: {}", names.join(", "))
+    })
+}
+
+/// As sizes, but a bare number is bytes.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    text.parse().or_else(|_| parse_size(text))
+}

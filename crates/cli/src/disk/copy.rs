@@ -1,0 +1,130 @@
+//! `visor disk convert` and `visor disk clone`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+use visor_disk::{Access, ConvertOptions, Copied, Format, NewFile, Opened, Target};
+use visor_qcow2::{Compression, CreateOptions, FileStorage, Image, Source};
+
+use super::args::{AllocArg, CompressionArg, ConvertArgs, How};
+use super::create;
+use super::names::{find, place};
+use super::work::{Work, block_failure, host_failure, human, image_failure, open};
+use crate::progress::Unit;
+use crate::report::Failure;
+
+pub(super) fn convert(args: &ConvertArgs, quiet: bool) -> Result<u8, Failure> {
+    let format = create::format(&args.how, false);
+    if args.compress && format != Format::Qcow2 {
+        return Err(Failure::new(format!("disks of format {format} cannot be compressed")).hint("--format qcow2"));
+    }
+    let source_path = find(&args.source)?;
+    let target = place(&args.target, format)?;
+    let source = open(&source_path, Access::ReadOnly, args.source_format)?;
+    let mut options = create::options(&args.how);
+    if args.compress {
+        options.compression = match args.compression {
+            CompressionArg::Zlib => Compression::Zlib,
+            CompressionArg::Zstd => Compression::Zstd,
+        };
+    }
+    copy(&source, &target, format, &args.how, options, args.compress, args.json, quiet)
+}
+
+pub(super) fn clone(disk: &str, new: &str, linked: bool, as_json: bool, quiet: bool) -> Result<u8, Failure> {
+    let path = find(disk)?;
+    let how = How { alloc: AllocArg::Dynamic, format: None, cluster_size: None, extended_l2: false };
+    if linked {
+        let target = place(new, Format::Qcow2)?;
+        let size = create::overlay(&target, &path, None, Format::Qcow2, &how, quiet)?;
+        if as_json {
+            println!("{}", json!({ "disk": target, "size": size, "backing": path }));
+        } else if !quiet {
+            println!("{}  {} over {}, which must not change any more", target.display(), human(size), path.display());
+        }
+        return Ok(0);
+    }
+    let source = open(&path, Access::ReadOnly, None)?;
+    let format = source.format();
+    let target = place(new, format)?;
+    let mut options = create::options(&how);
+    if let Opened::Qcow2(image) = &source {
+        let i = image.describe();
+        (options.cluster_size, options.extended_l2, options.compression) =
+            (i.cluster_size, i.extended_l2, i.compression);
+    }
+    let format = if format == Format::Raw { Format::Raw } else { Format::Qcow2 };
+    copy(&source, &target, format, &how, options, false, as_json, quiet)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one command line")]
+fn copy(
+    source: &Opened,
+    target: &Path,
+    format: Format,
+    how: &How,
+    options: CreateOptions,
+    compress: bool,
+    as_json: bool,
+    quiet: bool,
+) -> Result<u8, Failure> {
+    let started = Instant::now();
+    let reader = source.source();
+    let mut work = Work::new(quiet)?;
+    let new = NewFile::create(target).map_err(block_failure)?;
+    let storage = FileStorage::new(new.handle().map_err(block_failure)?);
+    work.start("copying", Some(reader.size()), Unit::Bytes);
+    let copied = match format {
+        Format::Raw => to_raw(&*reader, &storage, how, target, &mut work)?,
+        Format::Qcow2 => {
+            let options = CreateOptions { size: reader.size(), ..options };
+            let image = Image::create(Arc::new(storage), &options, &mut |_, _| true).map_err(image_failure(target))?;
+            let details = ConvertOptions { compress, ..ConvertOptions::default() };
+            visor_disk::convert(&*reader, &Target::Qcow2(&image), &details, &mut |done, _| work.at(done))
+                .and_then(|c| image.flush().map(|()| c))
+                .map_err(image_failure(target))?
+        }
+        other => return Err(create::cannot_make(other)),
+    };
+    new.finish().map_err(block_failure)?;
+    work.finish();
+    let taken = std::fs::metadata(target).map_or(0, |m| std::os::unix::fs::MetadataExt::blocks(&m) * 512);
+    let seconds = started.elapsed().as_secs_f64();
+    if as_json {
+        let value = json!({
+            "disk": target, "format": format.name(), "size": reader.size(), "data": copied.data, "zero": copied.zero,
+            "allocated": taken, "seconds": seconds,
+        });
+        println!("{}", serde_json::to_string_pretty(&value)?);
+    } else if !quiet {
+        println!(
+            "{}  {format}, {}, {} of data, {} taken, {seconds:.1} s",
+            target.display(),
+            human(reader.size()),
+            human(copied.data),
+            human(taken)
+        );
+    }
+    Ok(0)
+}
+
+fn to_raw(
+    reader: &dyn Source,
+    storage: &FileStorage,
+    how: &How,
+    target: &Path,
+    work: &mut Work,
+) -> Result<Copied, Failure> {
+    let fail = |e| host_failure("cannot take space for", target, e);
+    match how.alloc {
+        AllocArg::Dynamic => storage.file().set_len(reader.size()).map_err(fail)?,
+        AllocArg::Static => {
+            nix::fcntl::posix_fallocate(storage.file(), 0, reader.size() as i64).map_err(|e| fail(e.into()))?;
+        }
+    }
+    let target_ = Target::Raw(storage);
+    visor_disk::convert(reader, &target_, &ConvertOptions::default(), &mut |done, _| work.at(done))
+        .map_err(image_failure(target))
+}

@@ -1,0 +1,126 @@
+//! `visor disk create`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+use visor_disk::{Access, Alloc, Format, ImageOptions, NewFile, Opened, RawDisk, open_image};
+use visor_qcow2::{CreateOptions, FileStorage, Image, Preallocation, Storage};
+
+use super::args::{AllocArg, CreateArgs, How};
+use super::work::{Work, block_failure, host_failure, human, image_failure};
+use super::{failure, names};
+use crate::progress::Unit;
+use crate::report::Failure;
+
+pub(super) fn create(args: &CreateArgs, quiet: bool) -> Result<u8, Failure> {
+    let format = format(&args.how, args.backing.is_some());
+    let path = names::place(&args.disk, format)?;
+    let size = match &args.backing {
+        Some(backing) => overlay(&path, &names::find(backing)?, args.size, format, &args.how, quiet)?,
+        None => {
+            let size = args.size.unwrap_or_default();
+            match format {
+                Format::Raw => raw(&path, size, args.how.alloc)?,
+                Format::Qcow2 => qcow2(&path, CreateOptions { size, ..options(&args.how) }, quiet)?,
+                other => return Err(cannot_make(other)),
+            }
+            size
+        }
+    };
+    let taken = std::fs::metadata(&path).map_or(0, |m| std::os::unix::fs::MetadataExt::blocks(&m) * 512);
+    if args.json {
+        let value = json!({ "path": path, "format": format.name(), "size": size, "allocated": taken });
+        println!("{}", serde_json::to_string_pretty(&value)?);
+    } else if !quiet {
+        println!("{}  {format}, {}, {} taken", path.display(), human(size), human(taken));
+    }
+    Ok(0)
+}
+
+/// The format wanted: raw for what is static, qcow2 otherwise.
+pub(super) fn format(how: &How, backing: bool) -> Format {
+    how.format.unwrap_or(match how.alloc {
+        AllocArg::Static if !backing => Format::Raw,
+        _ => Format::Qcow2,
+    })
+}
+
+pub(super) fn cannot_make(format: Format) -> Failure {
+    Failure::new(format!("disks of format {format} are read here, not made")).hint("--format raw or --format qcow2")
+}
+
+/// The details of a qcow2 image.
+pub(super) fn options(how: &How) -> CreateOptions {
+    let mut options = CreateOptions::new(0);
+    if how.alloc == AllocArg::Static {
+        options.preallocation = Preallocation::Falloc;
+    }
+    options.extended_l2 = how.extended_l2;
+    options.cluster_size = how.cluster_size.unwrap_or(options.cluster_size);
+    options
+}
+
+fn raw(path: &Path, size: u64, alloc: AllocArg) -> Result<(), Failure> {
+    let alloc = match alloc {
+        AllocArg::Static => Alloc::Static,
+        AllocArg::Dynamic => Alloc::Dynamic,
+    };
+    RawDisk::create(path, size, alloc).map_err(failure)
+}
+
+/// Makes a qcow2 image, shows progress, and leaves nothing behind if it fails.
+pub(super) fn qcow2(path: &Path, options: CreateOptions, quiet: bool) -> Result<(), Failure> {
+    let new = NewFile::create(path).map_err(block_failure)?;
+    let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(new.handle().map_err(block_failure)?));
+    let mut work = Work::new(quiet || options.preallocation == Preallocation::Off)?;
+    work.start("taking space", Some(options.size), Unit::Bytes);
+    let image = Image::create(storage, &options, &mut |done, _| work.at(done)).map_err(image_failure(path))?;
+    drop(image);
+    new.finish().map_err(block_failure)?;
+    work.finish();
+    Ok(())
+}
+
+/// A qcow2 image over another image. Returns its size.
+pub(super) fn overlay(
+    path: &Path,
+    backing: &Path,
+    size: Option<u64>,
+    format: Format,
+    how: &How,
+    quiet: bool,
+) -> Result<u64, Failure> {
+    if format != Format::Qcow2 {
+        return Err(Failure::new("only qcow2 disks have a backing file").hint("--format qcow2"));
+    }
+    // Open while the new image is made: its user must not be changing it.
+    let open = ImageOptions { policy: names::policy(), ..ImageOptions::new(Access::ReadOnly) };
+    let base = open_image(backing, &open).map_err(failure)?;
+    let source = base.source();
+    let size = size.unwrap_or(source.size());
+    let name = relative(path, backing)?;
+    let create = CreateOptions {
+        size,
+        backing: Some((name, Some(base.format().name().to_owned()))),
+        backing_source: Some(source),
+        ..options(how)
+    };
+    qcow2(path, create, quiet)?;
+    drop::<Opened>(base);
+    // Where the policy would not let it be opened again, say so now.
+    open_image(path, &open).map_err(|e| {
+        let _ = std::fs::remove_file(path);
+        failure(e)
+    })?;
+    Ok(size)
+}
+
+/// The name of `backing` as stored in the image `path`: relative where both are in one folder or below it.
+fn relative(path: &Path, backing: &Path) -> Result<String, Failure> {
+    let real = backing.canonicalize().map_err(|e| host_failure("cannot open", backing, e))?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().map_err(|e| host_failure("cannot open", folder, e))?;
+    let name = real.strip_prefix(&folder).unwrap_or(&real);
+    name.to_str().map(str::to_owned).ok_or_else(|| Failure::new(format!("{} is not UTF-8", backing.display())))
+}

@@ -1,0 +1,154 @@
+//! Where an image's bytes lie: the only way in which this crate touches the host, so that tests can cut the power.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::Result;
+
+/// A file, a block device, or something that behaves like one. Positions and lengths are bytes.
+///
+/// All methods may be called from several threads at once. What was written is durable after [`Storage::flush`], not before,
+/// and until then may reach the medium in any order.
+pub trait Storage: Send + Sync {
+    /// Its length.
+    fn size(&self) -> io::Result<u64>;
+    /// Fills `data`; what lies behind the end reads as zeroes.
+    fn read_at(&self, data: &mut [u8], at: u64) -> io::Result<()>;
+    /// Writes all of `data`, growing the storage where needed.
+    fn write_at(&self, data: &[u8], at: u64) -> io::Result<()>;
+    /// The range reads as zeroes afterwards; its space stays taken. It lies inside the storage.
+    fn zero_at(&self, at: u64, len: u64) -> io::Result<()>;
+    /// The range reads as zeroes afterwards and its space is given back, as far as the host can.
+    fn release(&self, at: u64, len: u64) -> io::Result<()>;
+    /// Takes the range's space from the host, growing the storage where needed; contents stay.
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()>;
+    /// Cuts or grows the storage; what is new reads as zeroes.
+    fn set_size(&self, size: u64) -> io::Result<()>;
+    /// Makes all writes durable that completed before.
+    fn flush(&self) -> io::Result<()>;
+}
+
+/// What an image shows where it has no data of its own: another image, or a raw disk.
+pub trait Source: Send + Sync {
+    /// Its size in bytes.
+    fn size(&self) -> u64;
+    /// Fills `data` from position `at`. The range lies inside [`Source::size`].
+    ///
+    /// # Errors
+    /// Those of the storage below.
+    fn read(&self, at: u64, data: &mut [u8]) -> Result<()>;
+    /// For how many bytes from `at`, at most `len`, the source is surely zero (`true`) or maybe not (`false`).
+    ///
+    /// # Errors
+    /// Those of the storage below.
+    fn is_zero(&self, at: u64, len: u64) -> Result<(bool, u64)> {
+        let _ = at;
+        Ok((false, len))
+    }
+}
+
+/// A file of the host.
+#[derive(Clone, Debug)]
+pub struct FileStorage(Arc<File>);
+
+impl FileStorage {
+    /// The storage in `file`.
+    pub fn new(file: File) -> Self {
+        FileStorage(Arc::new(file))
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
+    fn fallocate(&self, mode: FallocateFlags, at: u64, len: u64) -> io::Result<()> {
+        let (Ok(at), Ok(len)) = (i64::try_from(at), i64::try_from(len)) else {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        };
+        if len == 0 {
+            return Ok(());
+        }
+        loop {
+            match fallocate(&*self.0, mode, at, len) {
+                Err(Errno::EINTR) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    fn write_zeroes(&self, at: u64, len: u64) -> io::Result<()> {
+        let zeroes = vec![0; len.min(1 << 20) as usize];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(zeroes.len() as u64);
+            self.0.write_all_at(&zeroes[..n as usize], at + done)?;
+            done += n;
+        }
+        Ok(())
+    }
+}
+
+impl Storage for FileStorage {
+    fn size(&self) -> io::Result<u64> {
+        let meta = self.0.metadata()?;
+        if meta.is_file() {
+            return Ok(meta.len());
+        }
+        // Metadata has no size for block devices.
+        Ok(nix::unistd::lseek64(&*self.0, 0, nix::unistd::Whence::SeekEnd)? as u64)
+    }
+
+    fn read_at(&self, data: &mut [u8], at: u64) -> io::Result<()> {
+        let mut got = 0;
+        while got < data.len() {
+            match self.0.read_at(&mut data[got..], at + got as u64) {
+                Ok(0) => break,
+                Ok(n) => got += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        data[got..].fill(0);
+        Ok(())
+    }
+
+    fn write_at(&self, data: &[u8], at: u64) -> io::Result<()> {
+        self.0.write_all_at(data, at)
+    }
+
+    fn zero_at(&self, at: u64, len: u64) -> io::Result<()> {
+        match self.fallocate(FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE, at, len) {
+            Err(e) if unsupported(&e) => self.write_zeroes(at, len),
+            other => other,
+        }
+    }
+
+    fn release(&self, at: u64, len: u64) -> io::Result<()> {
+        match self.fallocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, at, len) {
+            Err(e) if unsupported(&e) => self.write_zeroes(at, len),
+            other => other,
+        }
+    }
+
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
+        self.fallocate(FallocateFlags::empty(), at, len)
+    }
+
+    fn set_size(&self, size: u64) -> io::Result<()> {
+        self.0.set_len(size)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+fn unsupported(e: &io::Error) -> bool {
+    matches!(e.raw_os_error().map(Errno::from_raw), Some(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV))
+}

@@ -1,0 +1,212 @@
+//! Disks: creating, converting, compacting and random requests, visor and QEMU's tools alternately on one file system.
+//!
+//! Every row is a median of several pairs and a ratio of two sides in one run; no row compares with a number of another day.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+
+use crate::shell::{cargo, root, step};
+
+/// Requests of a row of random ones, how many at a time, and how far apart: an odd number of blocks, so that all are visited.
+const REQUESTS: u64 = 60_000;
+const DEPTH: &str = "32";
+const STEP: u64 = 4096 * 7919;
+
+/// Runs the comparison in `directory`, with a disk of `mib` MiB of data.
+pub(super) fn run(pairs: usize, directory: Option<&Path>, mib: u64) -> anyhow::Result<()> {
+    step("build", &mut cargo(&["build", "--release", "--package", "visor"]))?;
+    step("build", &mut cargo(&["build", "--release", "--package", "visor-disk", "--example", "backend"]))?;
+    let base = directory.map_or_else(|| root().join("target"), Path::to_owned);
+    let bench = Bench { folder: Folder::new(&base)?, pairs };
+    bench.source(mib)?;
+    println!("{:<44}{:>10}{:>10}{:>8}", "row", "visor, s", "other, s", "ratio");
+    bench.creation()?;
+    bench.copies()?;
+    bench.requests()
+}
+
+struct Bench {
+    folder: Folder,
+    pairs: usize,
+}
+
+impl Bench {
+    fn path(&self, name: &str) -> String {
+        self.folder.0.join(name).to_string_lossy().into_owned()
+    }
+
+    /// A raw disk: a third text-like data, a third noise, a third nothing.
+    fn source(&self, mib: u64) -> anyhow::Result<()> {
+        use std::io::Write;
+        let mut file = std::io::BufWriter::new(std::fs::File::create(self.path("in.raw"))?);
+        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        for chunk in 0..mib / 3 {
+            let mut data = vec![0; 3 << 20];
+            for (i, b) in data[..1 << 20].iter_mut().enumerate() {
+                *b = b"the quick brown fox "[(i / 3 + chunk as usize) % 20];
+            }
+            for b in &mut data[1 << 20..2 << 20] {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *b = (seed >> 56) as u8;
+            }
+            file.write_all(&data)?;
+        }
+        file.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+        Ok(())
+    }
+
+    /// A row: both sides alternately. `after` are files that a run makes and that are removed before the next.
+    fn row(&self, name: &str, ours: &[&str], theirs: &[&str], made: &[&str]) -> anyhow::Result<()> {
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        for _ in 0..self.pairs {
+            a.push(self.timed(ours, made)?);
+            b.push(self.timed(theirs, made)?);
+        }
+        print_row(name, median(a), median(b));
+        Ok(())
+    }
+
+    fn timed(&self, argv: &[&str], made: &[&str]) -> anyhow::Result<f64> {
+        for m in made {
+            let _ = std::fs::remove_file(m);
+        }
+        let started = Instant::now();
+        let out = output(argv)?;
+        let elapsed = started.elapsed().as_secs_f64();
+        // A program that measures itself says so.
+        Ok(out.trim().parse().unwrap_or(elapsed))
+    }
+
+    fn creation(&self) -> anyhow::Result<()> {
+        let (visor, new) = (visor(), self.path("new.qcow2"));
+        self.row(
+            "create 50 GiB dynamic / qemu-img",
+            &[&visor, "-q", "disk", "create", &new, "--size", "50G"],
+            &["qemu-img", "create", "-q", "-f", "qcow2", &new, "50G"],
+            &[&new],
+        )?;
+        let taken = std::fs::metadata(&new)?.blocks() * 512;
+        println!("    takes {taken} bytes");
+        let raw = self.path("new.raw");
+        self.row(
+            "create 1 GiB static / fallocate",
+            &[&visor, "-q", "disk", "create", &raw, "--size", "1G", "--alloc", "static"],
+            &["fallocate", "-l", "1G", &raw],
+            &[&raw],
+        )
+    }
+
+    fn copies(&self) -> anyhow::Result<()> {
+        let (visor, raw, q, z, out) =
+            (visor(), self.path("in.raw"), self.path("in.qcow2"), self.path("z.qcow2"), self.path("out"));
+        output(&["qemu-img", "convert", "-f", "raw", "-O", "qcow2", &raw, &q])?;
+        output(&["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", &raw, &z])?;
+        let theirs = |from: &str, to: &str, input: &str, extra: &[&str]| -> Vec<String> {
+            let mut v: Vec<String> = ["qemu-img", "convert", "-f", from, "-O", to].map(Into::into).to_vec();
+            v.extend(extra.iter().map(|s| (*s).to_owned()));
+            v.extend([input.to_owned(), out.clone()]);
+            v
+        };
+        let ours = |input: &str, extra: &[&str]| -> Vec<String> {
+            let mut v = vec![visor.clone()];
+            v.extend(["-q", "disk", "convert", input, &out].map(Into::into));
+            v.extend(extra.iter().map(|s| (*s).to_owned()));
+            v
+        };
+        let zlib = ["--format", "qcow2", "--compress", "--compression", "zlib"];
+        let zstd = ["--format", "qcow2", "--compress"];
+        let rows = [
+            ("convert raw to qcow2", ours(&raw, &["--format", "qcow2"]), theirs("raw", "qcow2", &raw, &[])),
+            ("convert qcow2 to raw", ours(&q, &["--format", "raw"]), theirs("qcow2", "raw", &q, &[])),
+            ("convert compressed qcow2 to raw", ours(&z, &["--format", "raw"]), theirs("qcow2", "raw", &z, &[])),
+            ("convert raw to qcow2, zlib", ours(&raw, &zlib), theirs("raw", "qcow2", &raw, &["-c"])),
+            (
+                "convert raw to qcow2, zstd",
+                ours(&raw, &zstd),
+                theirs("raw", "qcow2", &raw, &["-c", "-o", "compression_type=zstd"]),
+            ),
+        ];
+        for (name, a, b) in &rows {
+            let (a, b): (Vec<&str>, Vec<&str>) = (a.iter().map(|s| &**s).collect(), b.iter().map(|s| &**s).collect());
+            self.row(&format!("{name} / qemu-img"), &a, &b, &[&out])?;
+        }
+        let copy = self.path("copy.qcow2");
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        for _ in 0..self.pairs {
+            std::fs::copy(&q, &copy)?;
+            a.push(self.timed(&[&visor, "-q", "disk", "compact", &copy, "--rewrite"], &[])?);
+            b.push(self.timed(&["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", &q, &out], &[&out])?);
+        }
+        print_row("compact --rewrite / qemu-img convert", median(a), median(b));
+        Ok(())
+    }
+
+    fn requests(&self) -> anyhow::Result<()> {
+        let backend = root().join("target/release/examples/backend").to_string_lossy().into_owned();
+        let (count, step) = (REQUESTS.to_string(), STEP.to_string());
+        for (name, file) in [("raw", "in.raw"), ("qcow2", "in.qcow2")] {
+            let path = self.path(file);
+            for (op, flag) in [("read", None), ("write", Some("-w"))] {
+                let ours = [&*backend, &path, op, &count, DEPTH, "4096", &step];
+                let mut theirs =
+                    vec!["qemu-img", "bench", "-f", name, "-c", &count, "-d", DEPTH, "-s", "4096", "-S", &step];
+                theirs.extend(flag);
+                theirs.push(&path);
+                let (mut a, mut b) = (Vec::new(), Vec::new());
+                for _ in 0..self.pairs {
+                    a.push(self.timed(&ours, &[])?);
+                    let out = output(&theirs)?;
+                    let seconds = out.split("Run completed in ").nth(1).and_then(|s| s.split(' ').next());
+                    b.push(seconds.context("no time in the output of qemu-img bench")?.parse()?);
+                }
+                print_row(&format!("{op} 4 KiB, {DEPTH} at a time, {name} / qemu-img"), median(a), median(b));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn visor() -> String {
+    root().join("target/release/visor").to_string_lossy().into_owned()
+}
+
+fn print_row(name: &str, ours: f64, theirs: f64) {
+    println!("{name:<44}{ours:>10.4}{theirs:>10.4}{:>8.2}", ours / theirs.max(1e-9));
+}
+
+fn median(mut v: Vec<f64>) -> f64 {
+    v.sort_by(f64::total_cmp);
+    v.get(v.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn output(argv: &[&str]) -> anyhow::Result<String> {
+    let (program, args) = argv.split_first().context("nothing to run")?;
+    let out = Command::new(program).args(args).stdin(Stdio::null()).output().with_context(|| {
+        format!("cannot run {program}; the comparison needs qemu-utils: apt-get install qemu-utils")
+    })?;
+    if !out.status.success() {
+        bail!("{argv:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// A folder that goes away with its contents.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(base: &Path) -> anyhow::Result<Self> {
+        let path = base.join(format!("bench-disk-{}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
