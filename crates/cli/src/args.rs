@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::run::ScreenArgs;
 use crate::iso::IsoCommand;
+use crate::run::ScreenArgs;
 
 /// Creates, boots and manages virtual machines anywhere, without KVM, root or kernel modules.
 #[derive(Parser, Debug)]

@@ -24,9 +24,9 @@ mod raw;
 mod request;
 mod source;
 pub mod testing;
-mod throttle;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 pub use convert::{ConvertOptions, Copied, Target, convert};
 pub use format::Format;

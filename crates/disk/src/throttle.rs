@@ -72,7 +72,8 @@ impl Bucket {
         self.filled = self.filled.max(now);
         self.requests = (self.requests + passed * iops).min(iops.max(1.0));
         self.bytes = (self.bytes + passed * bps).min(bps);
-        let by_requests = if self.limits.iops == 0 || self.requests >= 1.0 { 0.0 } else { (1.0 - self.requests) / iops };
+        let by_requests =
+            if self.limits.iops == 0 || self.requests >= 1.0 { 0.0 } else { (1.0 - self.requests) / iops };
         let by_bytes = if self.limits.bps == 0 || self.bytes > 0.0 { 0.0 } else { (1.0 - self.bytes) / bps };
         let wait = by_requests.max(by_bytes);
         if wait > 0.0 {
@@ -93,9 +94,14 @@ impl Throttle {
         let state = State { bucket: Bucket::new(limits), waiting: VecDeque::new(), passing: false, stop: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), empty: Condvar::new() });
         let (worker, below) = (shared.clone(), inner.clone());
-        let thread = thread::Builder::new().name("throttle".into()).spawn(move || worker.pass(&*below)).map_err(|e| {
-            BlockError { kind: BlockErrorKind::Io, what: "no thread for the limits of a disk".into(), source: Some(e) }
-        })?;
+        let thread =
+            thread::Builder::new().name("throttle".into()).spawn(move || worker.pass(&*below)).map_err(|e| {
+                BlockError {
+                    kind: BlockErrorKind::Io,
+                    what: "no thread for the limits of a disk".into(),
+                    source: Some(e),
+                }
+            })?;
         Ok(Throttle { inner, shared, thread: Some(thread) })
     }
 }

@@ -106,7 +106,9 @@ fn images_of_other_programs_are_read() {
         assert!(contents(&*s) == expected, "{name} {options}");
         let zeroes = zeroes_agree(&*s, &expected);
         // Formats of small blocks know of the holes.
-        assert!(options.contains("fixed") || options.contains("Flat") || !options.contains("Sparse") || zeroes > 1 << 20);
+        assert!(
+            options.contains("fixed") || options.contains("Flat") || !options.contains("Sparse") || zeroes > 1 << 20
+        );
         let writing = ImageOptions { format: named.then_some(*format), ..ImageOptions::new(Access::ReadWrite) };
         assert_eq!(open_disk(&path, &writing).err().unwrap().kind, BlockErrorKind::Unsupported);
         let opened = ImageOptions { access: Access::ReadOnly, ..writing };
@@ -183,6 +185,37 @@ fn crc(b: &mut [u8], at: usize) {
     b[at..at + 4].copy_from_slice(&sum.to_le_bytes());
 }
 
+/// An entry of a VHDX log that writes to `at`: zeroes, or `sector`. `file`: the log's id and the length of the file.
+fn log_entry(zeroes: bool, sequence: u64, file: (&[u8; 16], u64), at: u64, sector: &[u8]) -> Vec<u8> {
+    let (id, len) = file;
+    let mut e = vec![0; 4096];
+    e[..4].copy_from_slice(b"loge");
+    e[16..24].copy_from_slice(&sequence.to_le_bytes());
+    e[24] = 1;
+    e[32..48].copy_from_slice(id);
+    e[48..56].copy_from_slice(&len.to_le_bytes());
+    e[56..64].copy_from_slice(&len.to_le_bytes());
+    e[64 + 16..64 + 24].copy_from_slice(&at.to_le_bytes());
+    e[64 + 24..64 + 32].copy_from_slice(&sequence.to_le_bytes());
+    if zeroes {
+        e[64..68].copy_from_slice(b"zero");
+        e[72..80].copy_from_slice(&4096u64.to_le_bytes());
+    } else {
+        e[64..68].copy_from_slice(b"desc");
+        e[68..72].copy_from_slice(&sector[4092..]);
+        e[72..80].copy_from_slice(&sector[..8]);
+        let mut d = sector.to_vec();
+        d[..4].copy_from_slice(b"data");
+        d[4..8].copy_from_slice(&((sequence >> 32) as u32).to_le_bytes());
+        d[4092..].copy_from_slice(&(sequence as u32).to_le_bytes());
+        e.extend(d);
+    }
+    let len = e.len() as u32;
+    e[8..12].copy_from_slice(&len.to_le_bytes());
+    crc(&mut e, 4);
+    e
+}
+
 #[test]
 fn the_log_of_a_vhdx_is_replayed() {
     let dir = tempfile::tempdir().unwrap();
@@ -213,31 +246,7 @@ fn the_log_of_a_vhdx_is_replayed() {
     let len = b.len() as u64;
     // Two entries: the first writes zeroes, the second the table.
     for (n, sequence) in [5u64, 6].into_iter().enumerate() {
-        let mut e = vec![0; 4096];
-        e[..4].copy_from_slice(b"loge");
-        e[16..24].copy_from_slice(&sequence.to_le_bytes());
-        e[24] = 1;
-        e[32..48].copy_from_slice(&id);
-        e[48..56].copy_from_slice(&len.to_le_bytes());
-        e[56..64].copy_from_slice(&len.to_le_bytes());
-        e[64 + 16..64 + 24].copy_from_slice(&(bat as u64).to_le_bytes());
-        e[64 + 24..64 + 32].copy_from_slice(&sequence.to_le_bytes());
-        if n == 0 {
-            e[64..68].copy_from_slice(b"zero");
-            e[72..80].copy_from_slice(&4096u64.to_le_bytes());
-        } else {
-            e[64..68].copy_from_slice(b"desc");
-            e[68..72].copy_from_slice(&sector[4092..]);
-            e[72..80].copy_from_slice(&sector[..8]);
-            let mut d = sector.clone();
-            d[..4].copy_from_slice(b"data");
-            d[4..8].copy_from_slice(&((sequence >> 32) as u32).to_le_bytes());
-            d[4092..].copy_from_slice(&(sequence as u32).to_le_bytes());
-            e.extend(d);
-        }
-        let len = e.len() as u32;
-        e[8..12].copy_from_slice(&len.to_le_bytes());
-        crc(&mut e, 4);
+        let e = log_entry(n == 0, sequence, (&id, len), bat as u64, &sector);
         b[log + 4096 * n..log + 4096 * n + e.len()].copy_from_slice(&e);
     }
     for at in [64 << 10, 128 << 10] {

@@ -94,7 +94,8 @@ impl KvmVcpu {
             Ok(VcpuExit::Shutdown) => return Ok(Some(Stop::TripleFault)),
             Ok(VcpuExit::SystemEvent(..)) => return Ok(Some(Stop::TripleFault)),
             Ok(VcpuExit::FailEntry(reason, _)) => {
-                let what = format!("KVM: the host's processor refuses the state of CPU {} (reason {reason:#x})", self.id.0);
+                let what =
+                    format!("KVM: the host's processor refuses the state of CPU {} (reason {reason:#x})", self.id.0);
                 return Err(EngineError::new(EngineErrorKind::Host, what));
             }
             Ok(VcpuExit::InternalError) => {

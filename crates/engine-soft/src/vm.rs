@@ -20,8 +20,8 @@ use crate::mmu::CpuBox;
 use crate::options::{SoftOptions, Tier};
 use crate::perf_map::PerfMap;
 use crate::run;
-use crate::translate::Translator;
 use crate::sys::{ResetKind, announced};
+use crate::translate::Translator;
 
 /// Most CPUs of one VM; xAPIC ids have eight bits, of which 255 is broadcast.
 const MAX_VCPUS: u32 = 254;
@@ -154,7 +154,8 @@ impl Vm for SoftVm {
             epoch_tsc: self.epoch_tsc,
         };
         Ok(Box::new(SoftVcpu {
-            cpu: Cpu::power_up(parts).map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?,
+            cpu: Cpu::power_up(parts)
+                .map_err(|e| EngineError::host("the host gives no memory for a CPU (memfd)", e))?,
             blocks: Blocks::default(),
             translator,
         }))

@@ -77,15 +77,11 @@ impl Machine {
         let image = Image::read(config)?;
         let (memory, map) = (memory(config, image.as_ref())?, MemoryMap::new(config.memory));
         let vm: Arc<dyn Vm> = engine.create_vm(&VmConfig { vcpus: config.cpus }, memory.clone())?.into();
-        let waker =
-            Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))?;
-        let listener = Listener::default();
+        let (waker, listener) = (waker()?, Listener::default());
         let control = Control::new(config.cpus, config.no_reboot, waker.clone(), listener.clone());
-        let clock = Arc::new(GuestClock::new());
+        let (clock, pio) = (Arc::new(GuestClock::new()), Arc::new(Bus::default()));
         let iommu = config.iommu.then(|| Iommu::new(memory.clone(), vm.msi()));
-        let pio = Arc::new(Bus::default());
         let timeline = Timeline::new(listener.clone());
-        let log = LogPort { log: FirmwareLog::default(), listener: listener.clone(), timeline: timeline.clone() };
         let mut board = Board {
             config,
             memory: memory.clone(),
@@ -97,7 +93,7 @@ impl Machine {
             iommu,
             power: control.clone(),
             serial: SerialLine::new(waker.clone(), listener.clone()),
-            log,
+            log: LogPort::new(&listener, &timeline),
             timeline: timeline.clone(),
             image: image.as_ref(),
             pio: pio.clone(),
@@ -113,7 +109,7 @@ impl Machine {
         let loader = Loader::new(config, memory.clone(), &map, &built, cpu::brand(&cpuid));
         let boot = loader.load()?;
         let agent = built.agent.clone().map(|port| AgentPort::new(port, listener.clone()));
-        let (notes, bios) = (boot.notes.clone(), is_bios(config));
+        let notes = boot.notes.clone();
         let io = Arc::new(BusIo { pio, mmio, irqs, timeline: timeline.clone() });
         let ready = Ready { vcpus, io, boot, timers, waker, loader, time_limit: config.time_limit };
         Ok(Machine {
@@ -121,11 +117,11 @@ impl Machine {
             control,
             clock,
             boot_devices: tried(config, &built),
-            built: Arc::new(built),
+            built: built.into(),
             serial,
             firmware_log: log.log,
             timeline,
-            watches: if config.timeline { Timeline::watches(bios) } else { Vec::new() },
+            watches: if config.timeline { Timeline::watches(is_bios(config)) } else { Vec::new() },
             agent,
             listener,
             notes,
@@ -376,6 +372,10 @@ fn tried(config: &MachineConfig, built: &Built) -> Vec<String> {
     let order = config.firmware.as_ref().map(|f| &f.boot_order[..]).unwrap_or_default();
     let devices = ordered(order, &built.bootable, is_bios(config)).into_iter();
     devices.map(|b| format!("{} {}", b.class, b.name)).collect()
+}
+
+fn waker() -> Result<Waker, MachineError> {
+    Waker::new().map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot make an eventfd", e))
 }
 
 fn cpuid(config: &MachineConfig, engine: &dyn Engine) -> Result<Cpuid, MachineError> {

@@ -102,7 +102,8 @@ fn place(config: &MachineConfig, timeline: &Timeline) -> Placed {
     let free: Vec<_> = DISK_PLACES.into_iter().filter(|(c, d)| drives[*c][*d].is_none()).collect();
     for (disk, (channel, drive)) in disks.zip(free) {
         let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
-        drives[channel][drive] = Some(Unit::Disk(AtaDisk::new(timeline.note_requests(&disk.backend), identity, Link::Parallel)));
+        drives[channel][drive] =
+            Some(Unit::Disk(AtaDisk::new(timeline.note_requests(&disk.backend), identity, Link::Parallel)));
         bootable.push(Bootable { class: BootClass::Disk, path: path(channel, drive), name: disk.serial.clone() });
     }
     Placed { drives, trays, bootable }

@@ -18,9 +18,13 @@ fn engine() -> SoftEngine {
 /// once meet it at all.
 fn engines() -> impl Iterator<Item = (&'static str, SoftEngine)> {
     let with = |tier, eager| SoftEngine::with_options(SoftOptions { tier, eager, ..SoftOptions::default() }).unwrap();
-    [("tier 1", Tier::Interpreter, false), ("tier 2", Tier::Translator, false), ("eager tier 2", Tier::Translator, true)]
-        .into_iter()
-        .map(move |(name, tier, eager)| (name, with(tier, eager)))
+    [
+        ("tier 1", Tier::Interpreter, false),
+        ("tier 2", Tier::Translator, false),
+        ("eager tier 2", Tier::Translator, true),
+    ]
+    .into_iter()
+    .map(move |(name, tier, eager)| (name, with(tier, eager)))
 }
 
 #[track_caller]

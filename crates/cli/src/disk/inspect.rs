@@ -74,8 +74,7 @@ pub(super) fn list(disks: &[String], as_json: bool) -> Result<u8, Failure> {
         [] => names::all()?,
         some => some.iter().map(|d| Ok((d.clone(), find(d)?))).collect::<Result<_, Failure>>()?,
     };
-    let rows: Vec<Row> =
-        disks.into_iter().map(|(name, path)| (name, path.clone(), look(&path))).collect();
+    let rows: Vec<Row> = disks.into_iter().map(|(name, path)| (name, path.clone(), look(&path))).collect();
     if as_json {
         let list: Vec<Value> = rows.iter().map(|(name, path, row)| row_json(name, path, row)).collect();
         println!("{}", serde_json::to_string_pretty(&list)?);

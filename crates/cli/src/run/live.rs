@@ -69,14 +69,15 @@ impl Live {
     pub(super) fn start(spec: MachineSpec, args: &RunArgs, tell: impl Fn(&str)) -> Result<Self, Failure> {
         let precious = args.disk.iter().any(|d| !d.ends_with(",ro"));
         let config = spec.validate().map_err(failure)?;
-        let engine = choose_with(wish(args.engine), &engine_options(&args.tuning, args.stats.is_some())).map_err(|e| {
-            let invalid = e.kind == EngineErrorKind::Invalid;
-            let failure = Failure::from(anyhow::Error::from(e).context("the engine cannot be used"));
-            failure.hint(match invalid {
-                true => "`visor run --help` tells the engines' options",
-                false => "`visor doctor` shows what works on this host",
-            })
-        })?;
+        let engine =
+            choose_with(wish(args.engine), &engine_options(&args.tuning, args.stats.is_some())).map_err(|e| {
+                let invalid = e.kind == EngineErrorKind::Invalid;
+                let failure = Failure::from(anyhow::Error::from(e).context("the engine cannot be used"));
+                failure.hint(match invalid {
+                    true => "`visor run --help` tells the engines' options",
+                    false => "`visor doctor` shows what works on this host",
+                })
+            })?;
         tell(&format!("engine {} ({})", engine.engine.caps().name, engine.reason));
         let mut machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, config.kernel.as_ref()))?;
         machine.notes().iter().for_each(|n| tell(n));

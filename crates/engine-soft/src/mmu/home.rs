@@ -56,7 +56,8 @@ pub(crate) struct TargetsAt {
 }
 
 /// Of the kernel.
-pub(crate) const KERNEL_TARGETS_AT: TargetsAt = targets_at::<KERNEL_TARGETS>(KERNEL_AT + offset_of!(KernelTables, targets));
+pub(crate) const KERNEL_TARGETS_AT: TargetsAt =
+    targets_at::<KERNEL_TARGETS>(KERNEL_AT + offset_of!(KernelTables, targets));
 /// Of user code.
 pub(crate) const USER_TARGETS_AT: TargetsAt = targets_at::<USER_TARGETS>(USER_AT + offset_of!(UserTables, targets));
 /// Bits of a linear address that select an entry there.
@@ -65,7 +66,10 @@ pub(crate) const KERNEL_TARGETS_MASK: u64 = Targets::<KERNEL_TARGETS>::MASK;
 pub(crate) const USER_TARGETS_MASK: u64 = Targets::<USER_TARGETS>::MASK;
 
 const fn targets_at<const N: usize>(at: usize) -> TargetsAt {
-    TargetsAt { neg_lin: (at + offset_of!(Targets<N>, neg_lin)) as i32, code: (at + offset_of!(Targets<N>, code)) as i32 }
+    TargetsAt {
+        neg_lin: (at + offset_of!(Targets<N>, neg_lin)) as i32,
+        code: (at + offset_of!(Targets<N>, code)) as i32,
+    }
 }
 
 const WINDOW: usize = USER_AT + size_of::<UserTables>();

@@ -29,8 +29,8 @@ mod syscall;
 mod task;
 #[cfg(test)]
 mod tests;
-mod xstate;
 mod watch;
+mod xstate;
 
 pub(crate) use debug::Debug;
 pub(crate) use event::{Activity, Event, ResetKind};

@@ -99,6 +99,7 @@ impl Build<'_> {
     /// Relative call.
     pub(super) fn call(&mut self, insn: &Insn) {
         self.poll_here_if(insn, insn.target() <= i64::from(insn.off));
+        self.loses(Host::R14);
         let start = self.asm.here();
         let misses = self.push_return(insn);
         self.or_leave(misses, start, insn);
@@ -112,6 +113,8 @@ impl Build<'_> {
             self.interpret_and_leave(insn);
             return;
         }
+        // Whoever tries again comes here with another value in R14.
+        self.loses(Host::R14);
         let start = self.asm.here();
         let mut misses = self.target(insn);
         misses.extend(self.find_target());

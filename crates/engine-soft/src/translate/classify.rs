@@ -48,10 +48,7 @@ impl Kind {
     /// The unit ends behind it.
     pub(super) fn ends(self) -> bool {
         use Kind::*;
-        matches!(
-            self,
-            Jmp | Call | Indirect | CallIndirect | Return | Counted | Interpret { ends: true }
-        )
+        matches!(self, Jmp | Call | Indirect | CallIndirect | Return | Counted | Interpret { ends: true })
     }
 
     /// If the unit ends behind it, the code goes on with the next instruction.
@@ -147,8 +144,14 @@ fn is_moffs(code: Code) -> bool {
     use Code::*;
     matches!(
         code,
-        Mov_AL_moffs8 | Mov_AX_moffs16 | Mov_EAX_moffs32 | Mov_RAX_moffs64 | Mov_moffs8_AL | Mov_moffs16_AX
-            | Mov_moffs32_EAX | Mov_moffs64_RAX
+        Mov_AL_moffs8
+            | Mov_AX_moffs16
+            | Mov_EAX_moffs32
+            | Mov_RAX_moffs64
+            | Mov_moffs8_AL
+            | Mov_moffs16_AX
+            | Mov_moffs32_EAX
+            | Mov_moffs64_RAX
     )
 }
 
@@ -156,23 +159,33 @@ fn is_immediate(kind: OpKind) -> bool {
     use OpKind::*;
     matches!(
         kind,
-        Immediate8 | Immediate8_2nd | Immediate16 | Immediate32 | Immediate64 | Immediate8to16 | Immediate8to32
-            | Immediate8to64 | Immediate32to64
+        Immediate8
+            | Immediate8_2nd
+            | Immediate16
+            | Immediate32
+            | Immediate64
+            | Immediate8to16
+            | Immediate8to32
+            | Immediate8to64
+            | Immediate32to64
     )
 }
 
 /// Integer instructions of every x86-64 processor.
-fn is_integer(m: Mnemonic) -> bool {
+#[rustfmt::skip]
+const INTEGER: &[Mnemonic] = {
     use Mnemonic::*;
-    matches!(
-        m,
-        Mov | Movzx | Movsx | Movsxd | Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Inc | Dec | Neg | Not | Shl
-            | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd | Imul | Mul | Bsf | Bsr | Bswap | Cbw | Cwde
-            | Cdqe | Cwd | Cdq | Cqo | Xchg | Xadd | Cmpxchg | Cmpxchg8b | Lahf | Sahf | Clc | Stc | Cmc | Mfence
-            | Lfence | Sfence | Movnti | Bt | Bts | Btr | Btc | Seto | Setno | Setb | Setae | Sete | Setne | Setbe
-            | Seta | Sets | Setns | Setp | Setnp | Setl | Setge | Setle | Setg | Cmovo | Cmovno | Cmovb | Cmovae
-            | Cmove | Cmovne | Cmovbe | Cmova | Cmovs | Cmovns | Cmovp | Cmovnp | Cmovl | Cmovge | Cmovle | Cmovg
-    )
+    &[
+        Mov, Movzx, Movsx, Movsxd, Add, Or, Adc, Sbb, And, Sub, Xor, Cmp, Test, Inc, Dec, Neg, Not, Shl, Sal, Shr, Sar,
+        Rol, Ror, Rcl, Rcr, Shld, Shrd, Imul, Mul, Bsf, Bsr, Bswap, Cbw, Cwde, Cdqe, Cwd, Cdq, Cqo, Xchg, Xadd, Cmpxchg,
+        Cmpxchg8b, Lahf, Sahf, Clc, Stc, Cmc, Mfence, Lfence, Sfence, Movnti, Bt, Bts, Btr, Btc, Seto, Setno, Setb,
+        Setae, Sete, Setne, Setbe, Seta, Sets, Setns, Setp, Setnp, Setl, Setge, Setle, Setg, Cmovo, Cmovno, Cmovb,
+        Cmovae, Cmove, Cmovne, Cmovbe, Cmova, Cmovs, Cmovns, Cmovp, Cmovnp, Cmovl, Cmovge, Cmovle, Cmovg,
+    ]
+};
+
+fn is_integer(m: Mnemonic) -> bool {
+    INTEGER.contains(&m)
 }
 
 /// Integer instructions that the host may lack.
@@ -235,7 +248,24 @@ fn changes_units(m: Mnemonic) -> bool {
     use Mnemonic::*;
     matches!(
         m,
-        Ldmxcsr | Vldmxcsr | Fxrstor | Fxrstor64 | Xrstor | Xrstor64 | Xrstors | Xrstors64 | Fldcw | Fldenv | Frstor | Finit
-            | Fninit | Fclex | Fnclex | Fnsave | Fsave | Fnstenv | Fstenv
+        Ldmxcsr
+            | Vldmxcsr
+            | Fxrstor
+            | Fxrstor64
+            | Xrstor
+            | Xrstor64
+            | Xrstors
+            | Xrstors64
+            | Fldcw
+            | Fldenv
+            | Frstor
+            | Finit
+            | Fninit
+            | Fclex
+            | Fnclex
+            | Fnsave
+            | Fsave
+            | Fnstenv
+            | Fstenv
     )
 }

@@ -97,7 +97,11 @@ impl Translator {
             map: Map::new(cache, if options.eager { 0 } else { HOT }),
             stubs,
             enter,
-            flavour: HostFlavour { pext: std::is_x86_feature_detected!("bmi2"), retry_ranges: options.eager, count: options.count },
+            flavour: HostFlavour {
+                pext: std::is_x86_feature_detected!("bmi2"),
+                retry_ranges: options.eager,
+                count: options.count,
+            },
             host,
             alarm: Alarm::default(),
             upper: 0,
@@ -225,7 +229,10 @@ impl Translator {
 
     /// If the instruction of site `id` was an indirect branch: puts where it went into the table.
     fn learn_target(&mut self, cpu: &Cpu, context: Context, id: u32) {
-        if self.lockstep.is_none() && self.map.sites[id as usize].site.is_indirect() && Context::of(cpu) == Some(context) {
+        if self.lockstep.is_none()
+            && self.map.sites[id as usize].site.is_indirect()
+            && Context::of(cpu) == Some(context)
+        {
             self.put_target(cpu, context);
         }
     }

@@ -116,7 +116,8 @@ impl Default for Frame {
 /// Offset of a field of [`Frame`] from the GS base.
 macro_rules! field {
     ($name:ident) => {
-        (std::mem::offset_of!(crate::cpu::Cpu, frame) + std::mem::offset_of!(crate::translate::frame::Frame, $name)) as i32
+        (std::mem::offset_of!(crate::cpu::Cpu, frame) + std::mem::offset_of!(crate::translate::frame::Frame, $name))
+            as i32
     };
 }
 pub(super) use field;

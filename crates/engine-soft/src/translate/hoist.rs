@@ -147,7 +147,8 @@ impl Values {
             }
         }
         match ins.mnemonic() {
-            Mul | Imul | Cwd | Cdq | Cqo | Cbw | Cwde | Cdqe | Cmpxchg | Cmpxchg8b | Cmpxchg16b | Lahf | Fnstsw | Fstsw => {
+            Mul | Imul | Cwd | Cdq | Cqo | Cbw | Cwde | Cdqe | Cmpxchg | Cmpxchg8b | Cmpxchg16b | Lahf | Fnstsw
+            | Fstsw => {
                 self.forget(0);
                 self.forget(2);
             }
@@ -250,7 +251,13 @@ fn operand(insn: &Insn, values: &Values) -> Option<Reach> {
         offset = offset.wrapping_add(by.wrapping_mul(i64::from(scale)));
     }
     // Far from overflow, so that distances are true.
-    (offset.abs() < 1 << 40).then_some(Reach { root: Root { base: Some(base), index, page: false }, offset, size, align, store })
+    (offset.abs() < 1 << 40).then_some(Reach {
+        root: Root { base: Some(base), index, page: false },
+        offset,
+        size,
+        align,
+        store,
+    })
 }
 
 fn stack(insn: &Insn, values: &Values) -> Option<Reach> {

@@ -108,7 +108,10 @@ impl Lockstep {
                 found.push(format!("ymm{i} {:x}_{:x}", cpu.fpu.ymm_hi(i), cpu.fpu.xmm(i)));
             }
         }
-        if (0..8).any(|i| cpu.fpu.st(i) != e.fpu.st(i)) || cpu.fpu.fsw() != e.fpu.fsw() || cpu.fpu.mxcsr() != e.fpu.mxcsr() {
+        if (0..8).any(|i| cpu.fpu.st(i) != e.fpu.st(i))
+            || cpu.fpu.fsw() != e.fpu.fsw()
+            || cpu.fpu.mxcsr() != e.fpu.mxcsr()
+        {
             found.push("x87 or MXCSR".into());
         }
         for s in &e.stores {
@@ -140,7 +143,10 @@ fn perform(cpu: &mut Cpu, unit: &[Insn], stores: &mut Vec<Store>, undefined: &mu
         *undefined = (*undefined & !insn.ins.rflags_modified()) | flags;
         let before = stores.len();
         for (lin, size, access) in refill::accesses(cpu, &site).into_iter().flatten() {
-            let Some(host) = cpu.mmu.store(cpu.mmu.privilege).lookup(lin, size).filter(|_| access == Access::Store) else { continue };
+            let Some(host) = cpu.mmu.store(cpu.mmu.privilege).lookup(lin, size).filter(|_| access == Access::Store)
+            else {
+                continue;
+            };
             // Code that changes is somebody else's test.
             if cpu.is_code(host) {
                 return false;

@@ -161,13 +161,8 @@ impl Map {
     /// Keeps a translation; false if the cache is full.
     pub(super) fn insert(&mut self, key: Key, built: Built) -> bool {
         let Some(start) = self.cache.append(&built.code) else { return false };
-        let block = Block {
-            key,
-            start,
-            entry: At(start.0 + built.entry),
-            leave: At(start.0 + built.leave),
-            dead: false,
-        };
+        let block =
+            Block { key, start, entry: At(start.0 + built.entry), leave: At(start.0 + built.leave), dead: false };
         let id = self.blocks.len() as u32;
         self.blocks.push(block);
         self.by_key.insert(key, id);

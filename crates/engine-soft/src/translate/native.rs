@@ -140,6 +140,10 @@ impl Build<'_> {
     pub(super) fn push(&mut self, insn: &Insn) {
         let ins = &insn.ins;
         let mut misses = Vec::new();
+        if ins.op0_kind() == OpKind::Memory {
+            // Whoever tries again comes here with another value in R14.
+            self.loses(Host::R14);
+        }
         let start = self.asm.here();
         let keep_flags = insn.live_in != 0;
         if ins.op0_kind() == OpKind::Memory {
@@ -223,7 +227,11 @@ fn plan(ins: &Instruction, memory: bool) -> Option<Plan> {
         if !register.is_gpr() || is_count(ins, i) {
             continue;
         }
-        let guest = if is_high(register) { register as usize - Register::AH as usize } else { register.full_register().number() };
+        let guest = if is_high(register) {
+            register as usize - Register::AH as usize
+        } else {
+            register.full_register().number()
+        };
         if plan.no_rex {
             no_rex_operand(ins, i, guest, memory, &mut plan)?;
             continue;
@@ -232,7 +240,10 @@ fn plan(ins: &Instruction, memory: bool) -> Option<Plan> {
             Place::Host(h) => plan.host.set_op_register(i, named(h, register.size())),
             Place::Slot(_) => {
                 let f = factory.get_or_insert_with(InstructionInfoFactory::new);
-                let access = f.info_options(ins, InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE);
+                let access = f.info_options(
+                    ins,
+                    InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE,
+                );
                 let access = access.op_access(i);
                 let scratch = borrow(&mut plan, guest, access, register.size(), memory)?;
                 plan.host.set_op_register(i, named(scratch, register.size()));
@@ -316,8 +327,8 @@ pub(super) fn access(ins: &Instruction, operand: u32) -> Access {
     use Mnemonic::*;
     // What nearly every instruction is, without the long way.
     match ins.mnemonic() {
-        Mov | Movzx | Movsx | Movsxd | Cmp | Test | Movaps | Movups | Movdqa | Movdqu | Vmovdqa | Vmovdqu | Movss | Movsd
-        | Movq | Movd => {
+        Mov | Movzx | Movsx | Movsxd | Cmp | Test | Movaps | Movups | Movdqa | Movdqu | Vmovdqa | Vmovdqu | Movss
+        | Movsd | Movq | Movd => {
             let stores = operand == 0 && !matches!(ins.mnemonic(), Cmp | Test);
             return if stores { Access::Store } else { Access::Load };
         }

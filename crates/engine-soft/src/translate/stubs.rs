@@ -69,7 +69,18 @@ impl Stubs {
         let only_refill = cache.append(&call(cache.next(), helpers.only_refill, false, fpu))?;
         let wrote_code = cache.append(&call(cache.next(), helpers.wrote_code, true, fpu))?;
         cache.keep();
-        Some(Stubs { enter, link, poll, interpret, call_interpreter, call_refill, only_refill, wrote_code, load_vectors, load_x87 })
+        Some(Stubs {
+            enter,
+            link,
+            poll,
+            interpret,
+            call_interpreter,
+            call_refill,
+            only_refill,
+            wrote_code,
+            load_vectors,
+            load_x87,
+        })
     }
 }
 

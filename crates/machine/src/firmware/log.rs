@@ -73,6 +73,13 @@ pub(crate) struct LogPort {
     pub(crate) timeline: Timeline,
 }
 
+impl LogPort {
+    /// An empty log.
+    pub(crate) fn new(listener: &Listener, timeline: &Timeline) -> Self {
+        LogPort { log: FirmwareLog::default(), listener: listener.clone(), timeline: timeline.clone() }
+    }
+}
+
 impl CharSink for LogPort {
     fn write(&mut self, data: &[u8]) {
         for line in self.log.push(data) {

@@ -47,7 +47,10 @@ fn events_come_in_packets() {
     offer(&rig, &mut q, 6);
     host.input(&[InputEvent::Position { x: 5, y: 0xffff }, InputEvent::Button { button: Button::Right, down: true }]);
     assert_eq!(events(&rig, 4), [(3, 0, 5), (3, 1, 0x7fff), (1, 0x111, 1), (0, 0, 0)]);
-    assert_eq!((0..5).map(|_| q.used(&rig).map(|u| u.1)).collect::<Vec<_>>(), [Some(8), Some(8), Some(8), Some(8), None]);
+    assert_eq!(
+        (0..5).map(|_| q.used(&rig).map(|u| u.1)).collect::<Vec<_>>(),
+        [Some(8), Some(8), Some(8), Some(8), None]
+    );
     host.input(&[InputEvent::Wheel { dx: 0, dy: -1 }]);
     assert_eq!(events(&rig, 6)[4..], [(2, 8, u32::MAX), (0, 0, 0)]);
     host.input(&[InputEvent::Wheel { dx: 0, dy: 0 }]);

@@ -19,7 +19,8 @@ use std::sync::Arc;
 use virtio_bindings::virtio_config::VIRTIO_F_ACCESS_PLATFORM;
 use visor_engine::MsiSink;
 use visor_pci::{
-    BarKind, Capability, ConfigSpace, DmaMemory, Identity, Interrupts, IntxLine, IntxPin, MsixLayout, PciDevice, PciError,
+    BarKind, Capability, ConfigSpace, DmaMemory, Identity, Interrupts, IntxLine, IntxPin, MsixLayout, PciDevice,
+    PciError,
 };
 
 use crate::VirtioDevice;
