@@ -12,7 +12,7 @@ use visor_nic::e1000::{E1000, E1000Handle, E1000Timer, E1000Wires};
 use visor_pci::{IntxPin, PciError};
 use visor_virtio::net::{Net, NetConfig};
 
-use crate::board::Board;
+use crate::board::{Board, PciWires};
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::Bootable;
 use crate::life::{Control, MachineState};
@@ -106,8 +106,8 @@ fn e1000(b: &mut Board<'_>, mac: MacAddr, port: Box<dyn NetPort>, wake: Notify) 
     let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
     let at = pci.free_device()?;
     let slot = b.timers.slot();
-    let intx = pci.intx(at, IntxPin::A);
-    let wires = E1000Wires { memory: b.memory.clone(), intx, clock: b.clock.clone(), timer: slot.clone(), port, wake };
+    let PciWires { memory, intx, .. } = b.pci_wires(at, pci.intx(at, IntxPin::A));
+    let wires = E1000Wires { memory, intx, clock: b.clock.clone(), timer: slot.clone(), port, wake };
     let device = Arc::new(Mutex::new(E1000::new(mac, wires)?));
     slot.bind(Arc::new(Mutex::new(E1000Timer(Arc::downgrade(&device)))));
     pci.add(at, device.clone())?;

@@ -24,9 +24,8 @@ mod transmit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use visor_device::{Clock, Device, Nanos, TimerDevice, TimerSlot};
-use visor_memory::GuestMemory;
 use visor_net::{MacAddr, NetPort, Nic, Notify, Traffic};
-use visor_pci::{ConfigSpace, IntxLine};
+use visor_pci::{ConfigSpace, DmaMemory, IntxLine};
 
 use eeprom::Eeprom;
 use interrupt::Throttle;
@@ -35,8 +34,8 @@ use transmit::Transmit;
 
 /// What the device is wired to.
 pub struct E1000Wires {
-    /// Guest memory.
-    pub memory: Arc<GuestMemory>,
+    /// Guest memory as the function sees it.
+    pub memory: DmaMemory,
     /// Its interrupt pin.
     pub intx: IntxLine,
     /// Guest time.

@@ -131,7 +131,7 @@ impl E1000 {
         let head = self.reg(RDH);
         let at = GuestAddress(self.ring(RDBAL).wrapping_add(16 * u64::from(head)));
         let mut address = [0; 8];
-        let view = self.wires.memory.view();
+        let view = &self.wires.memory;
         if view.read_slice(&mut address, at).is_ok() {
             let _ = view.write_slice(piece, GuestAddress(u64::from_le_bytes(address)));
             let status = status | if tag.is_some() { VLAN_PACKET } else { 0 };

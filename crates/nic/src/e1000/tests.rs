@@ -39,7 +39,7 @@ impl Lan {
         let (near, far) = cable(1500);
         let (clock, timer) = (Arc::new(ManualClock::default()), Arc::new(ManualTimer::default()));
         let wires = E1000Wires {
-            memory: mem.clone(),
+            memory: mem.clone().into(),
             intx: bus.intx(PciAddress::device(3), IntxPin::A),
             clock: clock.clone(),
             timer: timer.clone(),

@@ -111,7 +111,7 @@ impl E1000 {
             if descriptor.command() & (REPORT | REPORT_SENT) != 0 {
                 let done = descriptor.high as u8 | DONE;
                 if let Some(status) = at.checked_add(12) {
-                    let _ = self.wires.memory.view().write_obj(done, GuestAddress(status));
+                    let _ = self.wires.memory.write_obj(done, GuestAddress(status));
                 }
                 causes |= INT_TXDW;
             }
@@ -134,7 +134,7 @@ impl E1000 {
     fn descriptor(&self, at: u64) -> Descriptor {
         let mut d = [0; 16];
         // Memory that is not there reads as a descriptor that does nothing.
-        if self.wires.memory.view().read_slice(&mut d, GuestAddress(at)).is_err() {
+        if self.wires.memory.read_slice(&mut d, GuestAddress(at)).is_err() {
             return Descriptor::default();
         }
         let word = |i: usize| u32::from_le_bytes([d[i], d[i + 1], d[i + 2], d[i + 3]]);
@@ -181,7 +181,7 @@ impl E1000 {
             return;
         }
         t.data.resize(old + len, 0);
-        t.spoilt = self.wires.memory.view().read_slice(&mut t.data[old..], GuestAddress(d.address)).is_err();
+        t.spoilt = self.wires.memory.read_slice(&mut t.data[old..], GuestAddress(d.address)).is_err();
     }
 
     /// Offers the packet to the port.
