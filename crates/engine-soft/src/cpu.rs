@@ -196,7 +196,7 @@ pub struct Cpu {
     pub io: Option<NonNull<dyn CpuIo>>,
     /// The VM's other CPUs and interrupt routing.
     pub(crate) fabric: Arc<Fabric>,
-    /// Counters; their times are in TSC ticks, see [`crate::account::report`].
+    /// Counters; their times are in TSC ticks, see `account::report`.
     pub stats: VcpuStats,
     /// Where the time goes.
     pub(crate) account: Account,

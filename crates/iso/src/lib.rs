@@ -1,7 +1,7 @@
 //! ISO 9660 images (ECMA-119) with Rock Ridge, Joliet and El Torito: reading them, and making them of a directory.
 //!
 //! [`Iso`] reads any image, trusted or not: every number in it is checked against the image's size, directories are visited once,
-//! and depth, counts and name lengths have limits. [`make`] writes one, by way of the `hadris-iso` library.
+//! and depth, counts and name lengths have limits. [`make()`] writes one, by way of the `hadris-iso` library.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
