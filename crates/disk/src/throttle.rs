@@ -77,7 +77,8 @@ impl Bucket {
         let by_bytes = if self.limits.bps == 0 || self.bytes > 0.0 { 0.0 } else { (1.0 - self.bytes) / bps };
         let wait = by_requests.max(by_bytes);
         if wait > 0.0 {
-            return Err(wait);
+            // Shorter times may vanish when they are added to the time that has passed.
+            return Err(wait.max(1e-6));
         }
         self.requests -= if self.limits.iops == 0 { 0.0 } else { 1.0 };
         self.bytes -= if self.limits.bps == 0 { 0.0 } else { len as f64 };

@@ -109,6 +109,7 @@ fn images_of_other_programs_are_read() {
         assert!(
             options.contains("fixed") || options.contains("Flat") || !options.contains("Sparse") || zeroes > 1 << 20
         );
+        drop(s);
         let writing = ImageOptions { format: named.then_some(*format), ..ImageOptions::new(Access::ReadWrite) };
         assert_eq!(open_disk(&path, &writing).err().unwrap().kind, BlockErrorKind::Unsupported);
         let opened = ImageOptions { access: Access::ReadOnly, ..writing };
@@ -185,33 +186,37 @@ fn crc(b: &mut [u8], at: usize) {
     b[at..at + 4].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// An entry of a VHDX log that writes to `at`: zeroes, or `sector`. `file`: the log's id and the length of the file.
-fn log_entry(zeroes: bool, sequence: u64, file: (&[u8; 16], u64), at: u64, sector: &[u8]) -> Vec<u8> {
-    let (id, len) = file;
+const LOG_ID: [u8; 16] = [7; 16];
+
+/// An entry of a log that writes zeroes, or a sector, to byte `at` of a file of `len` bytes.
+fn log_entry(sequence: u64, at: u64, sector: Option<&Vec<u8>>, len: u64) -> Vec<u8> {
     let mut e = vec![0; 4096];
     e[..4].copy_from_slice(b"loge");
     e[16..24].copy_from_slice(&sequence.to_le_bytes());
     e[24] = 1;
-    e[32..48].copy_from_slice(id);
+    e[32..48].copy_from_slice(&LOG_ID);
     e[48..56].copy_from_slice(&len.to_le_bytes());
     e[56..64].copy_from_slice(&len.to_le_bytes());
-    e[64 + 16..64 + 24].copy_from_slice(&at.to_le_bytes());
-    e[64 + 24..64 + 32].copy_from_slice(&sequence.to_le_bytes());
-    if zeroes {
-        e[64..68].copy_from_slice(b"zero");
-        e[72..80].copy_from_slice(&4096u64.to_le_bytes());
-    } else {
-        e[64..68].copy_from_slice(b"desc");
-        e[68..72].copy_from_slice(&sector[4092..]);
-        e[72..80].copy_from_slice(&sector[..8]);
-        let mut d = sector.to_vec();
-        d[..4].copy_from_slice(b"data");
-        d[4..8].copy_from_slice(&((sequence >> 32) as u32).to_le_bytes());
-        d[4092..].copy_from_slice(&(sequence as u32).to_le_bytes());
-        e.extend(d);
+    e[80..88].copy_from_slice(&at.to_le_bytes());
+    e[88..96].copy_from_slice(&sequence.to_le_bytes());
+    match sector {
+        None => {
+            e[64..68].copy_from_slice(b"zero");
+            e[72..80].copy_from_slice(&4096u64.to_le_bytes());
+        }
+        Some(sector) => {
+            e[64..68].copy_from_slice(b"desc");
+            e[68..72].copy_from_slice(&sector[4092..]);
+            e[72..80].copy_from_slice(&sector[..8]);
+            let mut d = sector.clone();
+            d[..4].copy_from_slice(b"data");
+            d[4..8].copy_from_slice(&((sequence >> 32) as u32).to_le_bytes());
+            d[4092..].copy_from_slice(&(sequence as u32).to_le_bytes());
+            e.extend(d);
+        }
     }
-    let len = e.len() as u32;
-    e[8..12].copy_from_slice(&len.to_le_bytes());
+    let whole = e.len() as u32;
+    e[8..12].copy_from_slice(&whole.to_le_bytes());
     crc(&mut e, 4);
     e
 }
@@ -242,15 +247,14 @@ fn the_log_of_a_vhdx_is_replayed() {
     b[bat..bat + 4096].fill(0xee);
     let newest = [64 << 10, 128 << 10].into_iter().max_by_key(|at| le64(&b, at + 8)).unwrap();
     let log = le64(&b, newest + 0x48) as usize;
-    let id = [7u8; 16];
     let len = b.len() as u64;
     // Two entries: the first writes zeroes, the second the table.
     for (n, sequence) in [5u64, 6].into_iter().enumerate() {
-        let e = log_entry(n == 0, sequence, (&id, len), bat as u64, &sector);
+        let e = log_entry(sequence, bat as u64, (n == 1).then_some(&sector), len);
         b[log + 4096 * n..log + 4096 * n + e.len()].copy_from_slice(&e);
     }
     for at in [64 << 10, 128 << 10] {
-        b[at + 0x30..at + 0x40].copy_from_slice(&id);
+        b[at + 0x30..at + 0x40].copy_from_slice(&LOG_ID);
         crc(&mut b[at..at + 4096], 4);
     }
     fs::write(&path, &b).unwrap();

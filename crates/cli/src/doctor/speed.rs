@@ -16,6 +16,8 @@ use super::{Finding, Verdict};
 /// Where the guest's code and its one variable lie.
 const CODE: u64 = 0x1000;
 const DATA: u64 = 0x2000;
+/// Its page tables, three pages.
+const TABLES: u64 = 0x1_0000;
 /// The port that says "done".
 const DONE: u16 = 0xf4;
 /// Instructions in one turn of the guest's loop.
@@ -91,10 +93,13 @@ fn mips(engine: &dyn Engine, turns: u32) -> Result<f64, String> {
     let text = |e: visor_engine::EngineError| chain(&e);
     let memory = GuestMemory::new(&[RamRange { start: Gpa(0), len: 0x10_0000 }]).map_err(|e| e.to_string())?;
     memory.view().write_slice(&program(turns), GuestAddress(CODE)).map_err(|e| e.to_string())?;
+    for (at, entry) in tables() {
+        memory.view().write_slice(&entry.to_le_bytes(), GuestAddress(at)).map_err(|e| e.to_string())?;
+    }
     let memory = Arc::new(memory);
     let vm = engine.create_vm(&VmConfig { vcpus: 1 }, memory).map_err(text)?;
     let mut vcpu = vm.add_vcpu(VcpuId(0), &engine.caps().cpuid).map_err(text)?;
-    vcpu.restore(&flat_protected_mode()).map_err(text)?;
+    vcpu.restore(&long_mode()).map_err(text)?;
     let io = Done { flag: AtomicBool::new(false), kicker: vcpu.kicker() };
     let watchdog = vcpu.kicker();
     let (stop, over) = std::sync::mpsc::channel::<()>();
@@ -142,29 +147,36 @@ impl CpuIo for Done {
     fn end_of_interrupt(&self, _vector: u8) {}
 }
 
-/// The guest, 32-bit code.
+/// The guest, 64-bit code.
 fn program(turns: u32) -> Vec<u8> {
     let mut code = vec![0xb9]; // mov ecx, turns
     code.extend(turns.to_le_bytes());
     code.extend([
         0x01, 0xc8, // turn: add eax, ecx
         0x31, 0xc3, // xor ebx, eax
-        0x8b, 0x16, // mov edx, [esi]
-        0x89, 0x16, // mov [esi], edx
-        0x49, // dec ecx
-        0x75, 0xf5, // jnz turn
+        0x8b, 0x16, // mov edx, [rsi]
+        0x89, 0x16, // mov [rsi], edx
+        0xff, 0xc9, // dec ecx
+        0x75, 0xf4, // jnz turn
         0xe6, DONE as u8, // out DONE, al
         0xf4,       // hlt
     ]);
     code
 }
 
-/// 32-bit protected mode without paging, flat segments, at the guest's code.
-fn flat_protected_mode() -> CpuState {
+/// Page tables that map the first 2 MiB as they are.
+fn tables() -> [(u64, u64); 3] {
+    let (pml4, pdpt, pd) = (TABLES, TABLES + 0x1000, TABLES + 0x2000);
+    [(pml4, pdpt | 3), (pdpt, pd | 3), (pd, 0x83)]
+}
+
+/// 64-bit mode, at the guest's code.
+fn long_mode() -> CpuState {
     let flat = |selector, attr| Segment { selector, base: 0, limit: u32::MAX, attr: SegAttr(attr) };
-    let mut state = CpuState { rip: CODE, cr0: 0x11, ..CpuState::default() };
+    let mut state =
+        CpuState { rip: CODE, cr0: 0x8000_0011, cr3: TABLES, cr4: 0x20, efer: 0x500, ..CpuState::default() };
     state.seg = [flat(0x10, 0xc093); 6];
-    state.seg[1] = flat(0x8, 0xc09b);
+    state.seg[1] = flat(0x8, 0xa09b);
     state.gpr[6] = DATA;
     state
 }
