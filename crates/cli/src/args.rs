@@ -64,7 +64,7 @@ const RUN_EXAMPLES: &str = "Examples:
 #[derive(clap::Args, Debug)]
 pub(crate) struct RunArgs {
     /// The image to boot: `tiny`.
-    #[arg(required_unless_present_any = ["kernel", "disk", "firmware"], conflicts_with_all = ["kernel", "firmware"])]
+    #[arg(required_unless_present_any = ["kernel", "disk", "iso", "firmware"], conflicts_with_all = ["kernel", "firmware"])]
     pub(crate) image: Option<String>,
     /// A command to run in the guest instead of an interactive shell. Without one and without a terminal, the shell `sh` reads
     /// its commands from standard input.
