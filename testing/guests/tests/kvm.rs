@@ -39,7 +39,6 @@ const EMULATED: &[Excuse] = &[
     },
     Excuse { program: "long/control-registers", reason: "it ignores the upper halves of CR0 and CR4" },
     Excuse { program: "irq/sti-shadow", reason: "it looks at interrupts only now and then" },
-    Excuse { program: "irq/rep-interruptible", reason: "it failed on a loaded host; the cause is not known" },
     Excuse { program: "irq/x2apic", reason: "it accepts reserved bits in x2APIC registers" },
 ];
 
