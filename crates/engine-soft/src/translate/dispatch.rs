@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use visor_engine::{HelperStats, InvalidationStats, TranslatorStats, VcpuStats};
-use visor_memory::{Frame, PAGE};
+use visor_memory::{Frame, PAGE, RamPage};
 
 use super::alarm::Alarm;
 use super::build::{Build, HostFlavour};
@@ -16,7 +16,8 @@ use super::helpers;
 use super::lockstep::Lockstep;
 use super::map::{Key, Map};
 use super::stubs::{Helpers, HostCpu, Stubs};
-use super::{translate, unit};
+use super::translate;
+use super::unit::{self, Insn};
 use crate::account::Phase;
 use crate::cpu::Cpu;
 use crate::mmu::Home;
@@ -26,6 +27,8 @@ use crate::perf_map::PerfMap;
 
 /// How often code is interpreted before it is translated.
 const HOT: u8 = 2;
+/// How often code is read anew that others change meanwhile.
+const READINGS: u32 = 8;
 /// Room that the translation of one unit may take.
 const LARGEST: usize = 64 << 10;
 
@@ -296,29 +299,15 @@ impl Translator {
     }
 
     /// Translates the code of `key`, at offset `start` of `page`.
-    fn make(&mut self, cpu: &mut Cpu, key: Key, page: visor_memory::RamPage, start: u16) {
+    fn make(&mut self, cpu: &mut Cpu, key: Key, page: RamPage, start: u16) {
         if self.map.cache.room() < LARGEST {
             self.map.clear();
             cpu.mmu.home.clear_targets();
         }
-        let mut unit;
-        loop {
-            crate::blocks::read_page(page, 0, &mut self.page[..]);
-            unit = unit::read(&self.page[..], start, key.context);
-            let Some(last) = unit.last() else {
-                self.map.give_up(key);
-                return;
-            };
-            let len = u64::from(last.next() - start);
-            // Marked before it is read for good.
-            cpu.ram.frames().mark_code(page.frame, start.into(), len);
-            let mut again = [0; PAGE as usize];
-            let range = usize::from(start)..usize::from(start) + len as usize;
-            crate::blocks::read_page(page, start.into(), &mut again[range.clone()]);
-            if again[range.clone()] == self.page[range] {
-                break;
-            }
-        }
+        let Some(unit) = self.read(cpu, key, page, start) else {
+            self.map.give_up(key);
+            return;
+        };
         let first = (self.map.sites.len() as u32, self.map.ways.len() as u32);
         let at = self.map.cache.next();
         let build = Build::new(&self.stubs, at, first, key.context, key.page, self.flavour);
@@ -329,6 +318,35 @@ impl Translator {
         }
         let inserted = self.map.insert(key, built);
         debug_assert!(inserted, "there was room");
+    }
+
+    /// The unit at offset `start` of `page`. All that it depends on is marked as code, and was as it is read here after that. `None` if
+    /// there is none, or if somebody writes it all the time.
+    fn read(&mut self, cpu: &Cpu, key: Key, page: RamPage, start: u16) -> Option<Vec<Insn>> {
+        let mut relied: Vec<unit::Bytes> = Vec::new();
+        let mut again = [0; PAGE as usize];
+        for _ in 0..READINGS {
+            crate::blocks::read_page(page, 0, &mut self.page[..]);
+            relied.clear();
+            let unit = unit::read_noting(&self.page[..], start, key.context, &mut relied);
+            if unit.is_empty() {
+                return None;
+            }
+            // Marked before it is read for good.
+            let mut same = true;
+            for &(from, to) in &relied {
+                cpu.ram.frames().mark_code(page.frame, from.into(), u64::from(to - from));
+            }
+            for &(from, to) in &relied {
+                let range = usize::from(from)..usize::from(to);
+                crate::blocks::read_page(page, from.into(), &mut again[range.clone()]);
+                same &= again[range.clone()] == self.page[range];
+            }
+            if same {
+                return Some(unit);
+            }
+        }
+        None
     }
 
     /// Breaks what no longer holds: the kernel's code may have moved, or the floating-point units be in another state.
