@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use visor_engine::{HelperStats, InvalidationStats, TranslatorStats, VcpuStats};
 use visor_memory::{Frame, PAGE, RamPage};
 
-use super::alarm::Alarm;
+use super::alarm::{Alarm, Listening};
 use super::build::{Build, HostFlavour};
 use super::cache::{At, CodeCache};
 use super::context::Context;
@@ -144,15 +144,15 @@ impl Translator {
         out.exits.helpers.push(helper("store_to_code_frame", self.stats.checked_writes));
     }
 
-    /// To be called when the thread begins to run `cpu`.
-    pub(crate) fn attach(&mut self, cpu: &mut Cpu) {
+    /// To be called when the thread begins to run `cpu`; what is returned is kept until it stops.
+    pub(crate) fn attach(&mut self, cpu: &mut Cpu) -> Listening {
         let word = std::ptr::from_ref(&cpu.port.attention);
         cpu.frame.attention = word;
         cpu.frame.fpu = &raw mut *cpu.fpu;
         cpu.frame.cpu = std::ptr::from_mut(cpu);
         cpu.frame.translator = std::ptr::from_mut(self);
         self.window = 0;
-        self.alarm.attach(word);
+        self.alarm.attach(word)
     }
 
     /// The alarm has rung: it is set no longer, even if it was early.
