@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
+use visor_engine::{Stop, VcpuStats};
 use visor_engine_soft::{SoftEngine, SoftOptions, Tier};
-use visor_test_guests::{conformance, paging, random, scenario};
+use visor_test_guests::harness::Guest;
+use visor_test_guests::{conformance, image, paging, random, scenario};
 
 /// Programs for features that the soft engine announces only where the host has them.
 const HOST_DEPENDENT: &[&str] = &["long/fsgsbase"];
@@ -87,4 +89,23 @@ fn random_bytes() {
 #[test]
 fn accesses() {
     well(scenario::accesses(&engine()).unwrap());
+}
+
+/// What CPU 0 did in `program` on an engine with `options`.
+fn counted(program: &str, options: SoftOptions) -> VcpuStats {
+    let engine = SoftEngine::with_options(options).unwrap();
+    let mut guest = Guest::new(&engine, &image::program(program), 1).unwrap();
+    assert_eq!(guest.run_boot(Duration::from_secs(60)).unwrap(), Stop::Kicked);
+    well(guest.outcome().differences());
+    guest.boot.stats()
+}
+
+#[test]
+fn a_block_that_is_rewritten_all_the_time() {
+    let stats = counted("modify/rewrite", SoftOptions { eager: true, ..SoftOptions::default() }).translator;
+    let times = 100_000;
+    assert!((times..3 * times).contains(&stats.blocks), "{} translations", stats.blocks);
+    assert!((times - 2..3 * times).contains(&stats.invalidations.own_store), "{:?}", stats.invalidations);
+    assert_eq!(stats.invalidations.device + stats.invalidations.other_cpu, 0, "{:?}", stats.invalidations);
+    assert!(stats.links_made < 3 * times, "{} links", stats.links_made);
 }

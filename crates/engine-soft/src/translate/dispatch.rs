@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use visor_engine::{HelperStats, InvalidationStats, TranslatorStats, VcpuStats};
-use visor_memory::{Frame, PAGE, RamPage};
+use visor_engine::{HelperStats, TranslatorStats, VcpuStats};
+use visor_memory::{PAGE, RamPage};
 
 use super::alarm::{Alarm, Listening};
 use super::build::{Build, HostFlavour};
@@ -19,6 +19,7 @@ use super::stubs::{Helpers, HostCpu, Stubs};
 use super::translate;
 use super::unit::{self, Insn};
 use crate::account::Phase;
+use crate::changed::Changed;
 use crate::cpu::Cpu;
 use crate::mmu::Home;
 use crate::op::{Guest, REG_BLOCK_RIP};
@@ -130,7 +131,7 @@ impl Translator {
             host_bytes: self.map.cache.used() as u64,
             capacity: self.map.cache.capacity() as u64,
             flushes: m.flushes,
-            invalidations: InvalidationStats { own_store: m.invalidated, eviction: m.evicted, ..Default::default() },
+            invalidations: m.invalidated,
             links_made: m.links,
             links_broken: m.unlinked,
             indirect_misses: self.stats.looked_up,
@@ -160,10 +161,13 @@ impl Translator {
         self.alarm.rang();
     }
 
-    /// Drops what was made of `frames`, whose bytes have changed.
-    pub(crate) fn invalidate(&mut self, frames: impl IntoIterator<Item = Frame>) {
-        for frame in frames {
-            self.map.invalidate(frame);
+    /// Drops what was made of bytes that have changed.
+    pub(crate) fn invalidate(&mut self, changed: Changed) {
+        for (frame, writer) in changed.frames {
+            self.map.invalidate(frame, writer);
+        }
+        if let Some(writer) = changed.any {
+            self.map.invalidate_all(writer);
         }
     }
 

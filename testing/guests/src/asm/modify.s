@@ -221,3 +221,23 @@ movl $2, %eax
 testl %edx, %edx
 ret
 7:
+
+program 64, "modify/rewrite", smc_rewrite
+# one block rewritten a hundred thousand times, called and jumped to from several places
+movl $DATA, %edi
+movl $100000, %ecx
+xorl %ebx, %ebx
+movb $0xb8, (%rdi)            # MOV EAX, imm32; RET
+movb $0xc3, 5(%rdi)
+1:
+movl %ecx, 1(%rdi)
+call *%rdi
+testl $1, %ecx
+jz 2f
+call *%rdi
+2:
+addl %eax, %ebx
+decl %ecx
+jnz 1b
+expect_l "sum modulo 2^32", %ebx, 0x2a06b550
+pass
