@@ -124,7 +124,8 @@ impl Translator {
     /// Counters, in the form that every engine has.
     pub(crate) fn report(&self, cpu: &Cpu, out: &mut VcpuStats) {
         let m = &self.map.stats;
-        out.instructions += cpu.frame.instructions;
+        // What is known of translated code is all or nothing.
+        out.instructions = if self.flavour.count { out.instructions + cpu.frame.instructions } else { 0 };
         out.translator = TranslatorStats {
             blocks: m.translated,
             instructions: m.instructions,
@@ -138,6 +139,7 @@ impl Translator {
             entries: self.stats.entries,
             interpreted: self.stats.interpreted,
             lockstep_blocks: self.lockstep.as_ref().map_or(0, |l| l.compared),
+            lockstep_differences: self.lockstep.as_ref().map_or(0, |l| l.differences),
             ..Default::default()
         };
         let helper = |name, count| HelperStats { name, count, nanos: 0 };
