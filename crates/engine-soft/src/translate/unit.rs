@@ -8,6 +8,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKi
 
 use super::classify::{Kind, classify};
 use super::context::Context;
+use super::system::{self, System};
 
 /// Most instructions in a unit.
 const MAX: usize = 64;
@@ -73,11 +74,25 @@ pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mu
             break;
         }
     }
+    interpret_sti_that_ends(&mut unit);
     if let Some(last) = unit.last() {
         relied.push((start, last.next()));
     }
     find_liveness(&mut unit, page, relied);
     unit
+}
+
+/// The instruction behind STI must be executed before the attention word is looked at: where it is not here, or looks first,
+/// the interpreter sees to it.
+fn interpret_sti_that_ends(unit: &mut Vec<Insn>) {
+    let exposed = |i: usize| match unit[i].kind {
+        Kind::System(System::Sti) => unit.get(i + 1).is_none_or(system::looks_before),
+        _ => false,
+    };
+    if let Some(i) = (0..unit.len()).find(|i| exposed(*i)) {
+        unit[i].kind = Kind::Interpret { ends: true };
+        unit.truncate(i + 1);
+    }
 }
 
 fn decoder(page: &[u8], at: u16) -> Decoder<'_> {
@@ -97,6 +112,7 @@ fn find_liveness(unit: &mut [Insn], page: &[u8], relied: &mut Vec<Bytes>) {
                 i.live_taken = look_ahead(page, i.target(), relied);
                 live |= i.live_taken | read_by(&i.ins);
             }
+            Kind::System(System::Syscall | System::Sysret) => live = STATUS,
             // Whoever is not translated sees the register as a whole, and so does code that is not known.
             Kind::Interpret { .. } | Kind::Indirect | Kind::Call | Kind::Return | Kind::CallIndirect => live = STATUS,
             _ => live = (live & !overwritten_by(&i.ins)) | read_by(&i.ins),
