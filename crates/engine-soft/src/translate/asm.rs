@@ -284,6 +284,8 @@ fn extensions(rm: Rm) -> (u8, u8) {
 
 /// Condition codes (SDM 2 table B-10).
 pub(super) mod cond {
+    pub(in super::super) const AE: u8 = 3;
+    pub(in super::super) const E: u8 = 4;
     pub(in super::super) const NE: u8 = 5;
     pub(in super::super) const A: u8 = 7;
 }

@@ -101,6 +101,7 @@ impl Translator {
                 pext: std::is_x86_feature_detected!("bmi2"),
                 retry_ranges: options.eager,
                 count: options.count,
+                rounds: !options.lockstep,
             },
             host,
             alarm: Alarm::default(),

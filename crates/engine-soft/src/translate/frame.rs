@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU32;
 use visor_fpu::{FpuState, MXCSR_DEFAULT};
 
 use super::hoist::GROUPS;
+use super::turns::WALKS;
 use crate::cpu::Cpu;
 use crate::mmu::ENTRIES;
 use crate::translate::Translator;
@@ -61,6 +62,12 @@ pub(crate) struct Frame {
     /// Host addresses of the ranges that are checked as a whole, and their frames' code marks.
     pub(super) ranges: [u64; GROUPS],
     pub(super) marks: [u64; GROUPS],
+    /// What leads from linear to host addresses in the ranges of a loop, and their frames' code marks.
+    pub(super) walks: [u64; WALKS],
+    pub(super) walk_marks: [u64; WALKS],
+    /// Turns that all of them stay in their pages, and the value of the register that counts them after as many.
+    pub(super) turns_left: u32,
+    pub(super) turns_end: u64,
     /// Guest instructions, where they are counted.
     pub(super) instructions: u64,
     /// What a scratch register held.
@@ -98,6 +105,10 @@ impl Default for Frame {
             jump_lin: 0,
             ranges: [0; GROUPS],
             marks: [0; GROUPS],
+            walks: [0; WALKS],
+            walk_marks: [0; WALKS],
+            turns_left: 0,
+            turns_end: 0,
             instructions: 0,
             spill: 0,
             flags: 0,

@@ -73,17 +73,37 @@ fn decoder(page: &[u8], at: u16) -> Decoder<'_> {
     Decoder::with_ip(64, &page[usize::from(at)..], u64::from(at), DecoderOptions::NO_PAUSE)
 }
 
-/// Backwards from what may be read behind the unit.
+/// Finds what each instruction must preserve.
 fn find_liveness(unit: &mut [Insn], page: &[u8]) {
+    let (Some(first), Some(last)) = (unit.first(), unit.last()) else { return };
+    if !matches!(last.kind, Kind::Jcc | Kind::Jmp) || last.target() != i64::from(first.off) {
+        return look_back(unit, page, None);
+    }
+    // A loop: what it reads from turn to turn is known exactly.
+    let mut round = 0;
+    loop {
+        look_back(unit, page, Some(round));
+        let again = unit[0].live_in;
+        if again == round {
+            return;
+        }
+        round |= again;
+    }
+}
+
+/// Backwards from what may be read behind the unit. `round`: what is read in the next turn of a loop that the last one closes.
+fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>) {
+    let count = unit.len();
     let mut live = match unit.last() {
         Some(last) if last.kind.falls_through() => read_at(page, i64::from(last.next())),
         _ => 0,
     };
-    for i in unit.iter_mut().rev() {
+    for (n, i) in unit.iter_mut().enumerate().rev() {
         i.live_out = live;
         match i.kind {
             Kind::Jcc | Kind::Jmp | Kind::Counted => {
-                i.live_taken = read_at(page, i.target());
+                let closes = n + 1 == count;
+                i.live_taken = round.filter(|_| closes).unwrap_or_else(|| read_at(page, i.target()));
                 live |= i.live_taken | read_by(&i.ins);
             }
             // Whoever is not translated sees the register as a whole, and so does code that is not known.
