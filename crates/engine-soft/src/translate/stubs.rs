@@ -31,9 +31,9 @@ pub(super) struct Stubs {
     pub(super) only_refill: At,
     /// Called: R14 is a host address to which something was stored in a frame with code, and RCX the size.
     pub(super) wrote_code: At,
-    /// Called: puts the guest's vector registers into the host's. Keeps the flags and all but R14.
+    /// Called: puts the guest's vector registers into the host's. Keeps the flags and all but R14 and RCX.
     pub(super) load_vectors: At,
-    /// Called: likewise for the x87 registers as well; RCX is lost.
+    /// Called: likewise for the x87 registers as well.
     pub(super) load_x87: At,
 }
 
@@ -249,16 +249,44 @@ fn save_vectors(host: HostCpu) -> Vec<u8> {
 fn load_vectors(host: HostCpu) -> Vec<u8> {
     let mut a = Asm::default();
     a.load(Host::R14, Rm::State(field!(fpu)));
+    if host.avx {
+        gather_high(&mut a);
+    }
     for i in 0..16 {
         move_xmm(&mut a, 0x28, i);
-        if host.avx {
-            move_high(&mut a, true, i);
-        }
+    }
+    if host.avx {
+        load_high(&mut a);
     }
     control(&mut a, 2);
     a.store8_imm(Rm::State(field!(vectors_away)), 0);
     a.raw(&[0xc3]);
     a.bytes
+}
+
+/// RCX becomes zero if the upper halves of all YMM registers are to be zero; keeps the flags, spoils XMM0 and XMM1.
+fn gather_high(a: &mut Asm) {
+    a.raw(&[0xc5, 0xf9, 0xef, 0xc0]); // vpxor xmm0, xmm0, xmm0
+    for i in 0..16 {
+        a.raw(&[0xc4, 0xc1, 0x79, 0xeb, 0x86]); // vpor xmm0, xmm0, [r14 + disp32]
+        a.raw(&((OFFSET_YMM_HI + 16 * i) as i32).to_le_bytes());
+    }
+    a.raw(&[0xc5, 0xf1, 0x73, 0xd8, 8]); // vpsrldq xmm1, xmm0, 8
+    a.raw(&[0xc5, 0xf9, 0xeb, 0xc1]); // vpor xmm0, xmm0, xmm1
+    a.raw(&[0xc4, 0xe1, 0xf9, 0x7e, 0xc1]); // vmovq rcx, xmm0
+}
+
+/// Loads the upper halves of the YMM registers, after [`gather_high`]. If they are zero, in the one way that the processor
+/// remembers: otherwise each SSE instruction would keep an upper half, and so wait for the last one that wrote the register.
+fn load_high(a: &mut Asm) {
+    let zero = a.jrcxz();
+    let some = a.jmp();
+    a.land(zero);
+    a.raw(&[0xc5, 0xf8, 0x77]); // vzeroupper
+    let done = a.jmp();
+    a.fill_here(some);
+    (0..16).for_each(|i| move_high(a, true, i));
+    a.fill_here(done);
 }
 
 fn load_x87(host: HostCpu) -> Vec<u8> {
@@ -277,9 +305,12 @@ fn load_x87(host: HostCpu) -> Vec<u8> {
     }
     control(&mut a, 3);
     a.fill_here(gone);
+    if host.avx {
+        gather_high(&mut a);
+    }
     a.raw(&[0x49, 0x0f, 0xae, 0x0e]); // fxrstor64 [r14]
     if host.avx {
-        (0..16).for_each(|i| move_high(&mut a, true, i));
+        load_high(&mut a);
     }
     a.store8_imm(Rm::State(field!(vectors_away)), 0);
     a.store8_imm(Rm::State(field!(x87_away)), 0);
