@@ -211,10 +211,8 @@ impl Build<'_> {
         if check.keep_flags {
             save_flags(&mut self.asm);
         }
+        self.entry_of_address();
         let a = &mut self.asm;
-        a.load32(Host::RCX, Rm::Reg(Host::R14));
-        a.shr32(Host::RCX, 9);
-        a.group_imm32(false, 4, Rm::Reg(Host::RCX), ((ENTRIES - 1) << 3) as i32);
         a.op(true, &[0x03], Host::R14.0, Rm::Table(tables.neg_tag));
         a.group_imm32(true, 7, Rm::Reg(Host::R14), 4096 - check.size as i32);
         let mut out = vec![a.jcc(cond::A)];
@@ -236,6 +234,19 @@ impl Build<'_> {
             restore_flags(a);
         }
         out
+    }
+
+    /// RCX becomes the offset of the entry that the linear address in R14 maps to; the flags are lost.
+    pub(super) fn entry_of_address(&mut self) {
+        let a = &mut self.asm;
+        // BMI2 as well.
+        if self.host.pext {
+            a.rotate_address(9);
+        } else {
+            a.load32(Host::RCX, Rm::Reg(Host::R14));
+            a.shr32(Host::RCX, 9);
+        }
+        a.group_imm32(false, 4, Rm::Reg(Host::RCX), ((ENTRIES - 1) << 3) as i32);
     }
 
     fn check_keeping_flags(&mut self, check: Check, tables: TableAt) -> Vec<Hole> {

@@ -204,6 +204,11 @@ impl Asm {
         self.modrm(to.0 & 7, Rm::State(mask));
     }
 
+    /// RCX becomes the lower half of R14, rotated right by `by` (RORX); keeps the flags.
+    pub(super) fn rotate_address(&mut self, by: u8) {
+        self.raw(&[0xc4, 0xc3, 0x7b, 0xf0, 0xce, by]);
+    }
+
     /// `op to, imm8` of the group 83h: 4 is AND, 7 is CMP.
     pub(super) fn group_imm32(&mut self, wide: bool, n: u8, to: Rm, value: i32) {
         self.op(wide, &[0x81], n, to);
@@ -320,6 +325,7 @@ mod tests {
         assert_eq!(text(|a| a.mov(h(15), h(0))), "mov r15,rax");
         assert_eq!(text(|a| a.load8(h(1), Rm::State(16))), "movzx ecx,byte [gs:10h]");
         assert_eq!(text(|a| a.pext(h(1), h(14), 0x40)), "pext rcx,r14,[gs:40h]");
+        assert_eq!(text(|a| a.rotate_address(9)), "rorx ecx,r14d,9");
         assert_eq!(text(|a| a.constant(h(14), 5)), "mov r14d,5");
         assert_eq!(text(|a| a.constant(h(1), !0)), "mov rcx,0FFFFFFFFFFFFFFFFh");
         assert_eq!(text(|a| a.constant(h(14), 1 << 40)), "mov r14,10000000000h");

@@ -65,9 +65,9 @@ pub(super) struct Built {
 
 /// Code to be put behind the rest.
 enum Cold {
-    /// The instruction, which begins at `start`, is tried again once the TLB has its pages, or is interpreted and goes on at
-    /// `back`.
-    Interpret { from: Vec<Hole>, site: u32, start: usize, back: usize },
+    /// The instruction, which begins at `start`, is tried again once the TLB has its pages; or goes on at `ready`, behind its check,
+    /// where it finds bytes of two pages; or is interpreted and goes on at `back`.
+    Interpret { from: Vec<Hole>, site: u32, start: usize, ready: Option<usize>, back: usize },
     /// The range of a group is not served: once the TLB has the page of the access itself, its code at `start` is tried again;
     /// otherwise it goes on at instruction `insn` of the other version.
     Range { from: Vec<Hole>, site: u32, start: usize, insn: usize },
@@ -294,8 +294,8 @@ impl<'a> Build<'a> {
     }
 
     /// The interpreter executes `insn`, whose code begins at `start`, if one of `from` jumps; the code goes on here. Nothing of it
-    /// must have been done where they jump.
-    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+    /// must have been done where they jump. `ready`: the code behind its check, if all it does with memory is one load.
+    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, ready: Option<usize>, insn: &Insn) {
         if from.is_empty() {
             return;
         }
@@ -306,7 +306,7 @@ impl<'a> Build<'a> {
         }
         let site = self.site(insn);
         let back = self.asm.here();
-        self.cold.push(Cold::Interpret { from, site, start, back });
+        self.cold.push(Cold::Interpret { from, site, start, ready, back });
     }
 
     /// The interpreter executes the branch `insn`, whose code begins at `start`, if one of `from` jumps.
@@ -514,15 +514,19 @@ impl<'a> Build<'a> {
         let way = self.way(start);
         for cold in std::mem::take(&mut self.cold) {
             match cold {
-                Cold::Interpret { from, site, start, back } => {
+                Cold::Interpret { from, site, start, ready, back } => {
                     from.into_iter().for_each(|h| self.asm.fill_here(h));
                     self.asm.constant(Host::R14, site.into());
-                    self.call_stub(self.stubs.call_refill);
+                    self.call_stub(if ready.is_some() { self.stubs.call_load } else { self.stubs.call_refill });
                     let hole = self.asm.jmp();
                     self.asm.fill(hole, back as i64);
-                    // Where `call_refill` returns to have the instruction tried again.
+                    // Where the stub returns to have the instruction tried again.
                     let again = self.asm.jmp();
                     self.asm.fill(again, start as i64);
+                    if let Some(ready) = ready {
+                        let on = self.asm.jmp();
+                        self.asm.fill(on, ready as i64);
+                    }
                 }
                 Cold::Range { from, site, start, insn } => {
                     from.into_iter().for_each(|h| self.asm.fill_here(h));

@@ -87,6 +87,7 @@ impl Translator {
         let functions = Helpers {
             interpret: helpers::interpret as *const () as u64,
             refill: helpers::refill as *const () as u64,
+            load: helpers::load as *const () as u64,
             only_refill: helpers::only_refill as *const () as u64,
             wrote_code: helpers::wrote_code as *const () as u64,
         };

@@ -35,6 +35,9 @@ impl Exit {
     }
 }
 
+/// Bytes of the widest load.
+pub(super) const LOAD: usize = 32;
+
 /// Part of the CPU, so that generated code reaches it through GS.
 #[derive(Debug)]
 #[repr(C)]
@@ -59,6 +62,8 @@ pub(crate) struct Frame {
     pub(super) jump_to: u64,
     /// Where it goes in the guest.
     pub(super) jump_lin: u64,
+    /// Bytes of a load from two pages.
+    pub(super) load: [u8; LOAD],
     /// Host addresses of the ranges that are checked as a whole, and their frames' code marks.
     pub(super) ranges: [u64; GROUPS],
     pub(super) marks: [u64; GROUPS],
@@ -103,6 +108,7 @@ impl Default for Frame {
             exit_id: 0,
             jump_to: 0,
             jump_lin: 0,
+            load: [0; LOAD],
             ranges: [0; GROUPS],
             marks: [0; GROUPS],
             walks: [0; WALKS],

@@ -63,6 +63,7 @@ impl Build<'_> {
         let size = ins.memory_size().size() as u32;
         let check = Check { access, size, align: alignment(insn), keep_flags: insn.live_in != 0 };
         let spot = self.reach(insn, Which::Operand, check);
+        let ready = (access == Access::Load).then(|| self.asm.here());
         let rcx_used = plan.no_rex || plan.rcx_in || plan.borrowed.iter().any(|b| b.scratch == Host::RCX);
         if access == Access::Store && rcx_used {
             self.keep_entry(&spot);
@@ -74,7 +75,7 @@ impl Build<'_> {
         if access == Access::Store {
             self.stored(&spot, !rcx_used, insn.live_out != 0, Some(insn));
         }
-        self.or_interpret(spot.misses(), start, insn);
+        self.or_interpret(spot.misses(), start, ready, insn);
         true
     }
 
@@ -171,7 +172,7 @@ impl Build<'_> {
         self.move_stack(-8);
         self.stored(&spot, rcx_kept, insn.live_out != 0, Some(insn));
         misses.extend(spot.misses());
-        self.or_interpret(misses, start, insn);
+        self.or_interpret(misses, start, None, insn);
     }
 
     fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
@@ -197,7 +198,7 @@ impl Build<'_> {
         if guest != regs::RSP {
             self.move_stack(8);
         }
-        self.or_interpret(spot.misses(), start, insn);
+        self.or_interpret(spot.misses(), start, None, insn);
     }
 
     /// LEAVE.
@@ -208,7 +209,7 @@ impl Build<'_> {
         let spot = self.reach(insn, Which::Stack(regs::RBP, 0), check);
         self.asm.lea(true, sp, Sum { base: Some(bp), index: None, disp: 8 });
         self.asm.load(bp, spot.rm());
-        self.or_interpret(spot.misses(), start, insn);
+        self.or_interpret(spot.misses(), start, None, insn);
     }
 }
 
@@ -333,7 +334,8 @@ pub(super) fn access(ins: &Instruction, operand: u32) -> Access {
     // What nearly every instruction is, without the long way.
     match ins.mnemonic() {
         Mov | Movzx | Movsx | Movsxd | Cmp | Test | Movaps | Movups | Movdqa | Movdqu | Vmovdqa | Vmovdqu | Movss
-        | Movsd | Movq | Movd => {
+        | Movsd | Movq | Movd | Movapd | Movupd | Movntdq | Movntps | Movntpd | Movnti | Vmovaps | Vmovups | Vmovapd
+        | Vmovupd | Vmovntdq | Vmovntps | Vmovntpd | Vmovss | Vmovsd | Vmovq | Vmovd => {
             let stores = operand == 0 && !matches!(ins.mnemonic(), Cmp | Test);
             return if stores { Access::Store } else { Access::Load };
         }

@@ -18,7 +18,6 @@ use super::frame::field;
 use super::regs::{self, Host, Place};
 use super::turns::{Turns, Walk};
 use super::unit::Insn;
-use crate::mmu::ENTRIES;
 
 /// Most turns between two looks at the attention word.
 const MOST: i32 = 1024;
@@ -83,10 +82,8 @@ impl Build<'_> {
         let access = if group.store { Access::Store } else { Access::Load };
         let at = tables(self.context.privilege(), access);
         let spill = Rm::State(field!(spill));
+        self.entry_of_address();
         let a = &mut self.asm;
-        a.load32(Host::RCX, Rm::Reg(Host::R14));
-        a.shr32(Host::RCX, 9);
-        a.group_imm32(false, 4, Rm::Reg(Host::RCX), ((ENTRIES - 1) << 3) as i32);
         a.op(true, &[0x03], Host::R14.0, Rm::Table(at.neg_tag));
         let room = 4096 - group.size as i32;
         a.group_imm32(true, 7, Rm::Reg(Host::R14), room);

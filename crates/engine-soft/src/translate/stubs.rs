@@ -27,6 +27,8 @@ pub(super) struct Stubs {
     pub(super) call_interpreter: At,
     /// Called: the TLB did not serve site R14. Returns as `call_interpreter`, or 5 bytes further to have the instruction tried again.
     pub(super) call_refill: At,
+    /// Called: likewise for an instruction that loads. Returns 10 bytes further if R14 is the address of what it loads.
+    pub(super) call_load: At,
     /// Called: likewise, but does nothing else.
     pub(super) only_refill: At,
     /// Called: R14 is a host address to which something was stored in a frame with code, and RCX the size.
@@ -37,11 +39,13 @@ pub(super) struct Stubs {
     pub(super) load_x87: At,
 }
 
-/// Addresses of the functions that stubs call: `fn(cpu, site) -> 0 to go on, 2 to try again`, `fn(cpu, host address, size) -> 0 to go on`.
+/// Addresses of the functions that stubs call: `fn(cpu, site) -> 0 to go on, 2 to try again, 3 where the bytes are at
+/// `jump_to``, `fn(cpu, host address, size) -> 0 to go on`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Helpers {
     pub(super) interpret: u64,
     pub(super) refill: u64,
+    pub(super) load: u64,
     pub(super) only_refill: u64,
     pub(super) wrote_code: u64,
 }
@@ -66,6 +70,7 @@ impl Stubs {
         let fpu = [save_vectors, load_vectors, load_x87];
         let call_interpreter = cache.append(&call(cache.next(), helpers.interpret, false, fpu))?;
         let call_refill = cache.append(&call(cache.next(), helpers.refill, false, fpu))?;
+        let call_load = cache.append(&call(cache.next(), helpers.load, false, fpu))?;
         let only_refill = cache.append(&call(cache.next(), helpers.only_refill, false, fpu))?;
         let wrote_code = cache.append(&call(cache.next(), helpers.wrote_code, true, fpu))?;
         cache.keep();
@@ -76,6 +81,7 @@ impl Stubs {
             interpret,
             call_interpreter,
             call_refill,
+            call_load,
             only_refill,
             wrote_code,
             load_vectors,
@@ -140,11 +146,12 @@ fn call(at: At, function: u64, second: bool, [save_vectors, load_vectors, load_x
     a.constant(Host::RAX, function);
     a.raw(&[0xff, 0xd0]);
     a.raw(&[0x48, 0x83, 0xc4, 8]);
-    // 0 goes on, 1 leaves, 2 goes on 5 bytes further.
+    // 0 goes on, 1 leaves, 2 goes on 5 bytes further, 3 another 5.
     a.raw(&[0x83, 0xf8, 1]); // cmp eax, 1
     let gone = a.jcc(4);
     let on = a.jcc_short(2); // below
-    a.raw(&[0x48, 0x83, 0x04, 0x24, 5]); // add qword [rsp], 5
+    a.raw(&[0x8d, 0x44, 0x80, 0xfb]); // lea eax, [rax + rax * 4 - 5]
+    a.raw(&[0x48, 0x01, 0x04, 0x24]); // add [rsp], rax
     a.land(on);
     a.raw(&[0xf6, 0xc3, 2]); // test bl, 2
     let no_x87 = a.jcc_short(4);
@@ -156,6 +163,7 @@ fn call(at: At, function: u64, second: bool, [save_vectors, load_vectors, load_x
     a.land(no_vectors);
     load_flags(&mut a);
     load_registers(&mut a);
+    a.load(Host::R14, Rm::State(field!(jump_to)));
     a.raw(&[0xc3]);
     a.fill_here(gone);
     a.op(false, &[0xc7], 0, Rm::State(field!(exit)));
