@@ -131,6 +131,12 @@ impl Asm {
         self.raw(&value.to_le_bytes());
     }
 
+    /// Stores 32 bits of a constant.
+    pub(super) fn store32_imm(&mut self, to: Rm, value: i32) {
+        self.op(false, &[0xc7], 0, to);
+        self.raw(&value.to_le_bytes());
+    }
+
     pub(super) fn store8_imm(&mut self, to: Rm, value: u8) {
         self.op(false, &[0xc6], 0, to);
         self.bytes.push(value);
@@ -220,6 +226,11 @@ impl Asm {
         let r = u8::from(to.0 < 8) << 7;
         let b = u8::from(from.0 < 8) << 5;
         self.raw(&[0xc4, r | 0x40 | b | 3, 0xfb, 0xf0, 0xc0 | (to.0 & 7) << 3 | (from.0 & 7), 32]);
+    }
+
+    /// RCX becomes the lower half of R14, rotated right by `by` (RORX); keeps the flags.
+    pub(super) fn rotate_address(&mut self, by: u8) {
+        self.raw(&[0xc4, 0xc3, 0x7b, 0xf0, 0xce, by]);
     }
 
     /// `op to, imm8` of the group 83h: 4 is AND, 7 is CMP.
@@ -342,6 +353,7 @@ mod tests {
         assert_eq!(text(|a| a.pdep(h(1), h(1), 0x40)), "pdep rcx,rcx,[gs:40h]");
         assert_eq!(text(|a| a.rorx32(h(2), h(0))), "rorx rdx,rax,20h");
         assert_eq!(text(|a| a.rorx32(h(9), h(14))), "rorx r9,r14,20h");
+        assert_eq!(text(|a| a.rotate_address(9)), "rorx ecx,r14d,9");
         assert_eq!(text(|a| a.constant(h(14), 5)), "mov r14d,5");
         assert_eq!(text(|a| a.constant(h(1), !0)), "mov rcx,0FFFFFFFFFFFFFFFFh");
         assert_eq!(text(|a| a.constant(h(14), 1 << 40)), "mov r14,10000000000h");

@@ -94,6 +94,7 @@ impl Translator {
         let functions = Helpers {
             interpret: helpers::interpret as *const () as u64,
             refill: helpers::refill as *const () as u64,
+            load: helpers::load as *const () as u64,
             only_refill: helpers::only_refill as *const () as u64,
             wrote_code: helpers::wrote_code as *const () as u64,
         };
@@ -104,7 +105,13 @@ impl Translator {
             map: Map::new(cache, if options.eager { 0 } else { HOT }),
             stubs,
             enter,
-            flavour: HostFlavour { pext, rdtscp: false, retry_ranges: options.eager, count: options.count },
+            flavour: HostFlavour {
+                pext,
+                rdtscp: false,
+                retry_ranges: options.eager,
+                count: options.count,
+                rounds: !options.lockstep,
+            },
             host,
             alarm: Alarm::default(),
             upper: 0,
@@ -229,7 +236,7 @@ impl Translator {
     fn way_out(&self, cpu: &Cpu, id: u32) -> u64 {
         let way = &self.map.ways[id as usize];
         let base = if way.relative { cpu.gpr[usize::from(REG_BLOCK_RIP)] } else { 0 };
-        way.target.wrapping_add(base)
+        way.target.wrapping_add(base) & cpu.rip_mask
     }
 
     /// Lets way `id` lead to the translation at RIP, if there is one.

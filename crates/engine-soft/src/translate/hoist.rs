@@ -49,16 +49,7 @@ pub(super) struct Groups {
 
 /// Finds the groups of `unit`.
 pub(super) fn find(unit: &[Insn]) -> Groups {
-    let mut values = Values::default();
-    let mut found: Vec<Gathering> = Vec::new();
-    for (i, insn) in unit.iter().enumerate() {
-        for (which, access) in accesses(insn, &values).into_iter().enumerate() {
-            if let Some(access) = access {
-                gather(&mut found, i, which, access);
-            }
-        }
-        values.follow(insn);
-    }
+    let (found, _) = gatherings(unit, 16);
     let mut out = Groups { members: vec![[None; 2]; unit.len()], groups: Vec::new() };
     for g in found.iter().filter(|g| g.accesses.len() > 1).take(GROUPS) {
         out.add(g);
@@ -66,28 +57,54 @@ pub(super) fn find(unit: &[Insn]) -> Groups {
     out
 }
 
+/// All accesses of `unit` that demand an alignment of at most `align`, those that may share a check together, and what is known of
+/// the registers behind it.
+pub(super) fn gatherings(unit: &[Insn], align: u32) -> (Vec<Gathering>, Values) {
+    let mut values = Values::default();
+    let mut found: Vec<Gathering> = Vec::new();
+    for (i, insn) in unit.iter().enumerate() {
+        for (which, access) in accesses(insn, &values).into_iter().enumerate() {
+            if let Some(access) = access.filter(|a| a.align <= align) {
+                gather(&mut found, i, which, access);
+            }
+        }
+        values.follow(insn);
+    }
+    (found, values)
+}
+
 impl Groups {
-    fn add(&mut self, g: &Gathering) {
+    pub(super) fn add(&mut self, g: &Gathering) {
         let group = self.groups.len() as u8;
         for (k, (i, which, a)) in g.accesses.iter().enumerate() {
             self.members[*i][*which] = Some(Member { group, at: (a.offset - g.low) as i32, leads: k == 0 });
         }
-        let align = g.accesses.iter().map(|(_, _, a)| a.align).max().unwrap_or(1);
-        let store = g.accesses.iter().any(|(_, _, a)| a.store);
-        self.groups.push(Group { size: (g.high - g.low) as u32, align, store });
+        self.groups.push(g.group());
+    }
+}
+
+impl Gathering {
+    /// Its range.
+    pub(super) fn group(&self) -> Group {
+        let align = self.accesses.iter().map(|(_, _, a)| a.align).max().unwrap_or(1);
+        let store = self.accesses.iter().any(|(_, _, a)| a.store);
+        Group { size: (self.high - self.low) as u32, align, store }
     }
 }
 
 /// An address without its constant part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Root {
-    base: Option<u32>,
-    index: Option<(u32, u32)>,
-    page: bool,
+pub(super) struct Root {
+    /// The value of a register; below 16, the one with which the register of that number begins.
+    pub(super) base: Option<u32>,
+    /// Likewise, and its scale.
+    pub(super) index: Option<(u32, u32)>,
+    /// The page of the code.
+    pub(super) page: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Reach {
+pub(super) struct Reach {
     root: Root,
     offset: i64,
     size: i64,
@@ -95,9 +112,11 @@ struct Reach {
     store: bool,
 }
 
-struct Gathering {
-    root: Root,
-    low: i64,
+/// Accesses that lie within [`SPAN`] bytes.
+pub(super) struct Gathering {
+    pub(super) root: Root,
+    /// Offset of the first byte from the root, and of the end.
+    pub(super) low: i64,
     high: i64,
     accesses: Vec<(usize, usize, Reach)>,
 }
@@ -118,7 +137,7 @@ fn gather(found: &mut Vec<Gathering>, i: usize, which: usize, a: Reach) {
 
 /// What is known of the registers: which unknown value each holds, plus a constant.
 #[derive(Debug)]
-struct Values {
+pub(super) struct Values {
     known: [(u32, i64); 16],
     next: u32,
 }
@@ -130,6 +149,12 @@ impl Default for Values {
 }
 
 impl Values {
+    /// By how much register `guest` has changed since the beginning, if that is a constant.
+    pub(super) fn change(&self, guest: usize) -> Option<i64> {
+        let (id, by) = self.known[guest];
+        (id as usize == guest).then_some(by)
+    }
+
     fn of(&self, r: Register) -> (u32, i64) {
         self.known[r.full_register().number()]
     }
@@ -141,6 +166,9 @@ impl Values {
 
     fn forget_written(&mut self, ins: &Instruction) {
         use Mnemonic::*;
+        if matches!(ins.mnemonic(), Cmp | Test | Bt) {
+            return;
+        }
         for i in 0..ins.op_count() {
             let written = i == 0 || i == 1 && matches!(ins.mnemonic(), Xchg | Xadd | Mulx);
             if written && ins.op_kind(i) == OpKind::Register && ins.op_register(i).is_gpr() {
@@ -162,27 +190,27 @@ impl Values {
     fn follow(&mut self, insn: &Insn) {
         let ins = &insn.ins;
         match insn.kind {
-            Kind::Push => self.known[4].1 -= 8,
+            Kind::Push => self.known[4].1 -= word(insn),
             Kind::Pop => {
-                self.known[4].1 += 8;
+                self.known[4].1 += word(insn);
                 self.forget(ins.op0_register().number());
             }
             Kind::Leave => {
-                self.known[4] = (self.known[5].0, self.known[5].1 + 8);
+                self.known[4] = (self.known[5].0, self.known[5].1 + word(insn));
                 self.forget(5);
             }
             Kind::Nop | Kind::Jcc => {}
-            Kind::System(System::Pushf) => self.known[4].1 -= 8,
-            Kind::System(System::Popf) => self.known[4].1 += 8,
+            Kind::System(System::Pushf) => self.known[4].1 -= word(insn),
+            Kind::System(System::Popf) => self.known[4].1 += word(insn),
             // Accesses before and behind have different rights.
             Kind::System(System::Clac | System::Stac) => (0..16).for_each(|r| self.forget(r)),
             Kind::System(what) => what.written(ins).iter().for_each(|r| self.forget(*r)),
             Kind::Interpret { .. } => (0..16).for_each(|r| self.forget(r)),
-            Kind::Lea => match sum(ins) {
+            Kind::Lea => match sum(insn) {
                 Some((from, by)) => self.set(ins.op0_register(), from, by),
                 None => self.forget(ins.op0_register().full_register().number()),
             },
-            _ => match copied(ins) {
+            _ => match copied(insn) {
                 Some((from, by)) => self.set(ins.op0_register(), from, by),
                 None => self.forget_written(ins),
             },
@@ -195,25 +223,47 @@ impl Values {
     }
 }
 
-/// The register and the constant whose sum a 64-bit LEA computes.
-fn sum(ins: &Instruction) -> Option<(Register, i64)> {
-    let plain = ins.op0_register().is_gpr64() && ins.memory_base().is_gpr64() && ins.memory_index() == Register::None;
-    plain.then(|| (ins.memory_base(), ins.memory_displacement64() as i64))
+/// Bytes that PUSH pushes.
+fn word(insn: &Insn) -> i64 {
+    if insn.wide { 8 } else { 4 }
 }
 
-/// The register and the constant whose sum a 64-bit MOV, ADD, SUB, INC or DEC leaves in its first operand.
-fn copied(ins: &Instruction) -> Option<(Register, i64)> {
-    if ins.op_count() == 0 || ins.op0_kind() != OpKind::Register || !ins.op0_register().is_gpr64() {
+/// A whole register, as far as code of this size has it.
+fn is_whole(insn: &Insn, r: Register) -> bool {
+    if insn.wide { r.is_gpr64() } else { r.is_gpr32() }
+}
+
+/// `value`, which in 32-bit code counts modulo 2^32.
+fn signed(insn: &Insn, value: u64) -> i64 {
+    if insn.wide { value as i64 } else { i64::from(value as i32) }
+}
+
+/// The register and the constant whose sum an LEA of whole registers computes.
+fn sum(insn: &Insn) -> Option<(Register, i64)> {
+    let ins = &insn.ins;
+    let whole = is_whole(insn, ins.op0_register()) && is_whole(insn, ins.memory_base());
+    let plain = whole && ins.memory_index() == Register::None;
+    plain.then(|| (ins.memory_base(), signed(insn, ins.memory_displacement64())))
+}
+
+/// The register and the constant whose sum a MOV, ADD, SUB, INC or DEC of whole registers leaves in its first operand.
+fn copied(insn: &Insn) -> Option<(Register, i64)> {
+    let ins = &insn.ins;
+    if ins.op_count() == 0 || ins.op0_kind() != OpKind::Register || !is_whole(insn, ins.op0_register()) {
         return None;
     }
     let to = ins.op0_register();
-    let immediate = |i| matches!(ins.op_kind(i), OpKind::Immediate8to64 | OpKind::Immediate32to64);
+    let immediate = |i| {
+        use OpKind::{Immediate8to32, Immediate8to64, Immediate32, Immediate32to64};
+        matches!(ins.op_kind(i), Immediate8to64 | Immediate32to64 | Immediate8to32 | Immediate32)
+    };
+    let value = || signed(insn, ins.immediate(1));
     match ins.mnemonic() {
-        Mnemonic::Mov if ins.op1_kind() == OpKind::Register && ins.op1_register().is_gpr64() => {
+        Mnemonic::Mov if ins.op1_kind() == OpKind::Register && is_whole(insn, ins.op1_register()) => {
             Some((ins.op1_register(), 0))
         }
-        Mnemonic::Add if immediate(1) => Some((to, ins.immediate(1) as i64)),
-        Mnemonic::Sub if immediate(1) => Some((to, (ins.immediate(1) as i64).wrapping_neg())),
+        Mnemonic::Add if immediate(1) => Some((to, value())),
+        Mnemonic::Sub if immediate(1) => Some((to, value().wrapping_neg())),
         Mnemonic::Inc => Some((to, 1)),
         Mnemonic::Dec => Some((to, -1)),
         _ => None,
@@ -233,7 +283,7 @@ fn operand(insn: &Insn, values: &Values) -> Option<Reach> {
     let ins = &insn.ins;
     let i = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory)?;
     let align = native::alignment(insn);
-    if matches!(ins.memory_segment(), Register::FS | Register::GS) || align > 16 {
+    if matches!(ins.memory_segment(), Register::FS | Register::GS) {
         return None;
     }
     let size = ins.memory_size().size() as i64;
@@ -243,12 +293,12 @@ fn operand(insn: &Insn, values: &Values) -> Option<Reach> {
         let offset = ins.ip_rel_memory_address() as i64;
         return (ins.memory_base() == Register::RIP).then_some(Reach { root, offset, size, align, store });
     }
-    let wide = |r: Register| r == Register::None || r.is_gpr64();
+    let wide = |r: Register| r == Register::None || is_whole(insn, r);
     if !wide(ins.memory_base()) || !wide(ins.memory_index()) || ins.memory_base() == Register::None {
         return None;
     }
     let (base, mut offset) = values.of(ins.memory_base());
-    offset = offset.wrapping_add(ins.memory_displacement64() as i64);
+    offset = offset.wrapping_add(signed(insn, ins.memory_displacement64()));
     let mut index = None;
     if ins.memory_index() != Register::None {
         let (id, by) = values.of(ins.memory_index());
@@ -267,16 +317,19 @@ fn operand(insn: &Insn, values: &Values) -> Option<Reach> {
 }
 
 fn stack(insn: &Insn, values: &Values) -> Option<Reach> {
+    let size = word(insn);
     let (by, store, register) = match insn.kind {
-        Kind::Push | Kind::Call | Kind::System(System::Pushf) => (-8, true, Register::RSP),
-        Kind::CallIndirect if insn.ins.code() == Code::Call_rm64 => (-8, true, Register::RSP),
+        Kind::Push | Kind::Call | Kind::System(System::Pushf) => (-size, true, Register::RSP),
+        Kind::CallIndirect if matches!(insn.ins.code(), Code::Call_rm64 | Code::Call_rm32) => {
+            (-size, true, Register::RSP)
+        }
         Kind::Pop | Kind::Return | Kind::System(System::Popf) => (0, false, Register::RSP),
         Kind::Leave => (0, false, Register::RBP),
         _ => return None,
     };
     let (id, offset) = values.of(register);
     let root = Root { base: Some(id), index: None, page: false };
-    (offset.abs() < 1 << 40).then_some(Reach { root, offset: offset + by, size: 8, align: 1, store })
+    (offset.abs() < 1 << 40).then_some(Reach { root, offset: offset + by, size, align: 1, store })
 }
 
 #[cfg(test)]

@@ -76,8 +76,8 @@ pub(super) fn classify(ins: &Instruction, context: Context) -> Option<Kind> {
         Stac if kernel && context.smap() => System::Stac,
         Cld => System::Cld,
         Std => System::Std,
-        Pushfq => System::Pushf,
-        Popfq => System::Popf,
+        Pushfq | Pushfd => System::Pushf,
+        Popfq | Popfd => System::Popf,
         Div | Idiv if divides(ins) => System::Divide,
         Swapgs if kernel && wide => System::Swapgs,
         Rdtsc | Rdtscp => System::Rdtsc,
@@ -206,7 +206,7 @@ impl Build<'_> {
             self.asm.group_imm32(false, group, SYSFLAGS, value);
             super::address::restore_flags(&mut self.asm);
         }
-        self.or_interpret(misses, start, insn);
+        self.or_interpret(misses, start, None, insn);
     }
 
     /// The instruction behind it is of the same unit and does not look at the attention word before it is executed (`unit` sees to
@@ -254,20 +254,22 @@ impl Build<'_> {
         self.loses(Host::R14);
         let start = self.asm.here();
         self.flags_image();
-        let check = Check { access: Access::Store, size: 8, align: 1, keep_flags: insn.live_out != 0 };
-        let spot = self.reach(insn, Which::Stack(regs::RSP, -8), check);
+        let word = self.word();
+        let check = Check { access: Access::Store, size: word as u32, align: 1, keep_flags: insn.live_out != 0 };
+        let spot = self.reach(insn, Which::Stack(regs::RSP, -word), check);
         let rcx_kept = self.store_through_rcx(&spot, field!(jump_lin));
-        self.move_stack(-8);
+        self.move_stack(-word);
         self.stored(&spot, rcx_kept, insn.live_out != 0, Some(insn));
-        self.or_interpret(spot.misses(), start, insn);
+        self.or_interpret(spot.misses(), start, None, insn);
     }
 
     fn popf(&mut self, insn: &Insn) {
         self.loses(Host::R14);
         let start = self.asm.here();
-        let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: insn.live_in != 0 };
+        let size = self.word() as u32;
+        let check = Check { access: Access::Load, size, align: 1, keep_flags: insn.live_in != 0 };
         let spot = self.reach(insn, Which::Stack(regs::RSP, 0), check);
-        self.asm.load(Host::RCX, spot.rm());
+        self.load_word(Host::RCX, spot.rm());
         self.loses(Host::R14);
         let mut misses = spot.misses();
         let a = &mut self.asm;
@@ -290,8 +292,8 @@ impl Build<'_> {
         a.mov(Host::RAX, Host::RCX);
         status_from_rax(a);
         a.mov(Host::RAX, Host::R14);
-        self.move_stack(8);
-        self.or_interpret(misses, start, insn);
+        self.move_stack(self.word());
+        self.or_interpret(misses, start, None, insn);
     }
 
     /// DIV and IDIV, where they cannot raise #DE: of IDIV only dividends that fit the lower half.
@@ -303,7 +305,7 @@ impl Build<'_> {
             if ins.op0_kind() == OpKind::Register { ins.op0_register().size() } else { ins.memory_size().size() };
         let (mut misses, memory) = (Vec::new(), ins.op0_kind() == OpKind::Memory);
         if memory {
-            self.operand_address(ins);
+            self.operand_address(ins, 0);
             let check = Check { access: Access::Load, size: size as u32, align: 1, keep_flags: insn.live_in != 0 };
             misses = self.check(check);
         } else {
@@ -342,7 +344,7 @@ impl Build<'_> {
         a.raw(prefix);
         let group = if matches!(ins.mnemonic(), Mnemonic::Div) { 6 } else { 7 };
         a.op(wide, &[0xf7], group, Rm::Reg(Host::R14));
-        self.or_interpret(misses, start, insn);
+        self.or_interpret(misses, start, None, insn);
     }
 
     fn swapgs(&mut self) {
@@ -385,7 +387,7 @@ impl Build<'_> {
             self.asm.load(Host::RCX, Rm::State(frame::TSC_AUX));
             self.put(regs::RCX, Host::RCX);
         }
-        self.or_interpret(misses, start, insn);
+        self.or_interpret(misses, start, None, insn);
     }
 
     /// Jumps if CR4.FSGSBASE is clear; RCX is lost, the flags stay.
@@ -415,7 +417,7 @@ impl Build<'_> {
             self.asm.load32(Host::RCX, from);
         }
         self.put(to.full_register().number(), Host::RCX);
-        self.or_interpret(vec![off], start, insn);
+        self.or_interpret(vec![off], start, None, insn);
     }
 
     fn write_base(&mut self, insn: &Insn) {
@@ -442,7 +444,7 @@ impl Build<'_> {
         let seg = which_base(&insn.ins);
         a.store(Rm::State(frame::hidden_base(seg)), Host::R14);
         a.store(Rm::State(frame::segment_base(seg)), Host::R14);
-        self.or_interpret(misses, start, insn);
+        self.or_interpret(misses, start, None, insn);
     }
 
     fn read_control(&mut self, insn: &Insn) {
@@ -475,7 +477,7 @@ impl Build<'_> {
         let bit = ins.op1_register();
         let wide = bit.is_gpr64();
         let (size, shift, scale) = if wide { (8, 6, 3) } else { (4, 5, 2) };
-        self.operand_address(ins);
+        self.operand_address(ins, 0);
         // The bit number is signed.
         self.bit_number(bit.full_register().number(), wide);
         self.asm.op(true, &[0xc1], 7, Rm::Reg(Host::RCX)); // sar rcx, imm8
@@ -503,7 +505,7 @@ impl Build<'_> {
         if access == Access::Store {
             self.stored(&spot, false, true, Some(insn));
         }
-        self.or_interpret(spot.misses(), start, insn);
+        self.or_interpret(spot.misses(), start, None, insn);
     }
 
     /// RCX becomes the bit number in guest register `guest`; the flags stay.
