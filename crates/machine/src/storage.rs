@@ -96,7 +96,7 @@ fn place(config: &MachineConfig, timeline: &Timeline) -> Placed {
         drives[channel][drive] = Some(unit);
         trays.push(tray);
         let name = cd.disc.as_ref().map_or_else(|| "an empty CD-ROM drive".into(), |(_, name)| name.clone());
-        bootable.push(Bootable { class: BootClass::Cd, path: path(channel, drive), name });
+        bootable.push(Bootable { class: BootClass::Cd, path: path(channel, drive), name, bios: true });
     }
     let disks = config.disks.iter().filter(|d| d.bus == DiskBus::Ide);
     let free: Vec<_> = DISK_PLACES.into_iter().filter(|(c, d)| drives[*c][*d].is_none()).collect();
@@ -104,7 +104,8 @@ fn place(config: &MachineConfig, timeline: &Timeline) -> Placed {
         let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
         drives[channel][drive] =
             Some(Unit::Disk(AtaDisk::new(timeline.note_requests(&disk.backend), identity, Link::Parallel)));
-        bootable.push(Bootable { class: BootClass::Disk, path: path(channel, drive), name: disk.serial.clone() });
+        let (path, name) = (path(channel, drive), disk.serial.clone());
+        bootable.push(Bootable { class: BootClass::Disk, path, name, bios: true });
     }
     Placed { drives, trays, bootable }
 }
