@@ -32,6 +32,11 @@ impl Bootable {
         Bootable { class: BootClass::Disk, path: format!("scsi@{}/disk@0,0", unit(at)), name, bios: true }
     }
 
+    /// The drive at address `target` of the SCSI adapter at `at`.
+    pub(crate) fn scsi(at: PciAddress, target: u8, class: BootClass, name: String) -> Self {
+        Bootable { class, path: format!("scsi@{}/channel@0/disk@{target:x},0", unit(at)), name, bios: true }
+    }
+
     /// The network card at `at`, with or without an option ROM.
     pub(crate) fn nic(at: PciAddress, name: String, rom: bool) -> Self {
         Bootable { class: BootClass::Net, path: format!("ethernet@{}/ethernet-phy@0", unit(at)), name, bios: rom }
