@@ -240,6 +240,8 @@ pub(crate) enum BootArg {
 pub(crate) enum BusArg {
     /// Virtio block devices: vda, vdb, ...
     Virtio,
+    /// Drives on a SCSI adapter (virtio), with those of --iso: sda, sdb, ..., sr0. Fast; most systems know it.
+    Scsi,
     /// Drives on the IDE controller, as every system knows them: sda, sdb, ... Up to four with CD-ROM drives.
     Ide,
 }

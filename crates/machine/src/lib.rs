@@ -58,7 +58,7 @@ pub use machine::Machine;
 pub use net::{MAX_NICS, NicModel, NicSpec};
 pub use parts::AGENT_PORT;
 pub use spec::{Disk, FileSource, MAX_DISKS, MAX_MEMORY, MIN_MEMORY, MachineConfig, MachineSpec};
-pub use storage::{Cd, DiskBus, IDE_PLACES};
+pub use storage::{Cd, CdBus, DiskBus, IDE_PLACES};
 pub use timeline::{Phase, Timeline, TimelineEvent};
 pub use visor_console as console;
 pub use visor_display::png;

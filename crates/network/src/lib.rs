@@ -23,4 +23,4 @@ pub use capturing::Capturing;
 pub use forward::{ForwardSpec, ForwardSpecError, ForwardStatus};
 pub use holder::{Holder, port_holder};
 pub use mac::random_mac;
-pub use nat::{NatNetwork, NatSpec, NetworkError, Translation};
+pub use nat::{NatNetwork, NatSpec, NetBoot, NetworkError, Translation};

@@ -61,6 +61,7 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
         }
     };
     let network = network::attach(&args.network, &mut spec, args.image.is_some(), tell)?;
+    firmware::network_roms(args, &mut spec, quiet)?;
     let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
     let mut live = Live::start(spec, args, tell)?;
     network.report(&args.network, tell);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use visor_disk::{Access, Format, ImageOptions, Limits, NbdAddress, Throttle};
 use visor_engine::EngineOptions;
 use visor_image::Image;
-use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
+use visor_machine::{Cd, CdBus, Disk, DiskBus, EngineChoice, FileSource, MachineError, MachineSpec};
 
 use super::live::is_terminal;
 use super::{disc, firmware};
@@ -54,6 +54,7 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
 
 fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failure> {
     let bus = bus(args);
+    let cd_bus = if bus == DiskBus::Scsi { CdBus::Scsi } else { CdBus::Ide };
     let open = |d: &String| open_disk(d).map(|d| d.on(bus));
     Ok(MachineSpec {
         kernel: kernel.map(FileSource::Path),
@@ -63,7 +64,7 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         initrd: args.initrd.clone().map(FileSource::Path),
         cmdline: args.append.clone().unwrap_or_default(),
         disks: args.disk.iter().map(open).collect::<Result<_, _>>()?,
-        cds: drives(args)?,
+        cds: drives(args, cd_bus)?,
         debug_exit: args.debug_exit,
         iommu: args.iommu,
         edu: args.edu,
@@ -74,10 +75,10 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
 }
 
 /// The CD-ROM drives: those with discs, then the empty one.
-fn drives(args: &RunArgs) -> Result<Vec<Cd>, Failure> {
+fn drives(args: &RunArgs, bus: CdBus) -> Result<Vec<Cd>, Failure> {
     let mut drives = args.iso.iter().map(|i| Cd::open(i)).collect::<Result<Vec<_>, _>>()?;
     drives.extend(args.cd.then(Cd::default));
-    Ok(drives)
+    Ok(drives.into_iter().map(|drive| Cd { bus, ..drive }).collect())
 }
 
 /// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system.
@@ -86,6 +87,7 @@ fn bus(args: &RunArgs) -> DiskBus {
     match args.bus {
         None if through_firmware => DiskBus::Ide,
         None | Some(BusArg::Virtio) => DiskBus::Virtio,
+        Some(BusArg::Scsi) => DiskBus::Scsi,
         Some(BusArg::Ide) => DiskBus::Ide,
     }
 }
