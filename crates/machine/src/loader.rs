@@ -126,6 +126,7 @@ fn describe(config: &MachineConfig, built: &Built) -> AcpiConfig {
         mouse: true,
         hpet: built.hpet,
         pci,
+        plug: None,
         iommu: built.iommu.then_some(IommuConfig {
             base: IOMMU_BASE,
             address_bits: HOST_ADDRESS_BITS,
