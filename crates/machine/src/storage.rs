@@ -12,6 +12,7 @@ use visor_storage::ide::{self, IdeDrives, IdeWires};
 use visor_storage::{AtaDisk, Cdrom, DiskIdentity, Link, PacketDrive, Tray, Unit};
 
 use crate::board::Board;
+use crate::disks::Disks;
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{BootClass, Bootable};
 use crate::spec::MachineConfig;
@@ -67,7 +68,7 @@ pub(crate) fn check(disks: &[crate::Disk], cds: &[Cd]) -> Result<(), MachineErro
 
 /// Every PC of the kind has the controller, drives or not.
 pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let Placed { drives, trays, bootable } = place(b.config, &b.timeline);
+    let Placed { drives, trays, bootable } = place(b.config, &b.timeline, &b.built.disks);
     b.built.bootable.extend(bootable);
     let intx = {
         let pci = b.built.pci.clone().ok_or(PciError::Full)?;
@@ -89,7 +90,7 @@ struct Placed {
     bootable: Vec<Bootable>,
 }
 
-fn place(config: &MachineConfig, timeline: &Timeline) -> Placed {
+fn place(config: &MachineConfig, timeline: &Timeline, known: &Disks) -> Placed {
     let Placed { mut drives, mut trays, mut bootable } = Placed::default();
     for (cd, (channel, drive)) in config.cds.iter().zip(CD_PLACES) {
         let (unit, tray) = cd_unit(cd, trays.len());
@@ -102,8 +103,9 @@ fn place(config: &MachineConfig, timeline: &Timeline) -> Placed {
     let free: Vec<_> = DISK_PLACES.into_iter().filter(|(c, d)| drives[*c][*d].is_none()).collect();
     for (disk, (channel, drive)) in disks.zip(free) {
         let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
+        let attached: Arc<dyn BlockBackend> = known.register(disk);
         drives[channel][drive] =
-            Some(Unit::Disk(AtaDisk::new(timeline.note_requests(&disk.backend), identity, Link::Parallel)));
+            Some(Unit::Disk(AtaDisk::new(timeline.note_requests(&attached), identity, Link::Parallel)));
         bootable.push(Bootable { class: BootClass::Disk, path: path(channel, drive), name: disk.serial.clone() });
     }
     Placed { drives, trays, bootable }

@@ -19,7 +19,7 @@ const STEP: u64 = 4096 * 7919;
 
 /// Runs the comparison.
 pub(super) fn run(args: &DiskArgs) -> anyhow::Result<()> {
-    let profile = ["--profile", &args.profile];
+    let profile = ["--profile", &args.profile, "--quiet"];
     step("build", cargo(&["build", "--package", "visor"]).args(profile))?;
     step("build", cargo(&["build", "--package", "visor-disk", "--example", "backend"]).args(profile))?;
     let base = args.directory.clone().unwrap_or_else(|| root().join("target"));
