@@ -292,6 +292,11 @@ impl Machine {
         &self.notes
     }
 
+    /// Whether it boots through a firmware.
+    pub fn has_firmware(&self) -> bool {
+        self.built.firmware
+    }
+
     /// What a firmware can boot from, in the order in which it tries.
     pub fn boot_devices(&self) -> &[String] {
         &self.boot_devices

@@ -80,8 +80,13 @@ pub(super) enum Attached {
 }
 
 impl NetworkArgs {
+    /// Gives the machine a name.
+    pub(crate) fn set_name(&mut self, name: &str) {
+        self.name = Some(name.into());
+    }
+
     /// The name that the machine is to have.
-    pub(super) fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 }
