@@ -121,6 +121,8 @@ pub(crate) enum DiskCommand {
   visor disk serve data --listen 127.0.0.1:10809 --read-only
   visor run tiny --disk 'nbd+unix:///data?socket=/run/user/1000/data.sock'")]
     Serve(ServeArgs),
+    #[command(flatten)]
+    Live(super::live::LiveCommand),
     /// Remove a disk that nobody uses.
     #[command(
         visible_alias = "delete",

@@ -1,7 +1,8 @@
 //! `visor disk`: virtual disks as files.
 //!
 //! - `args`: the commands as data; `names`: from a name to a file;
-//! - `create`, `inspect` (ls, info), `map`, `change` (check, compact, resize, rm), `copy` (convert, clone), `snapshot`, `serve`, `bench`.
+//! - `create`, `inspect` (ls, info), `map`, `change` (check, compact, resize, rm), `copy` (convert, clone), `snapshot`, `serve`, `bench`;
+//! - `live`: disks of machines that run.
 
 mod args;
 mod bench;
@@ -9,6 +10,7 @@ mod change;
 mod copy;
 mod create;
 mod inspect;
+mod live;
 mod map;
 mod names;
 mod serve;
@@ -39,6 +41,7 @@ pub(crate) fn main(command: &DiskCommand, quiet: bool) -> Result<u8, Failure> {
         DiskCommand::Snapshot { command } => snapshot::main(command, quiet),
         DiskCommand::Bench { size, directory, json } => bench::bench(*size, directory.as_deref(), *json, quiet),
         DiskCommand::Serve(args) => serve::serve(args, quiet),
+        DiskCommand::Live(command) => live::main(command, quiet),
         DiskCommand::Rm { disks } => change::remove(disks, quiet),
     }
 }

@@ -41,6 +41,7 @@ use self::live::{Live, is_terminal};
 pub(crate) use self::network::NetworkArgs;
 pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
+pub(crate) use self::spec::split_disk;
 use self::tail::Tail;
 use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;

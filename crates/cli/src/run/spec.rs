@@ -6,7 +6,7 @@ use std::sync::Arc;
 use visor_disk::{Access, Format, ImageOptions, Limits, NbdAddress, Throttle};
 use visor_engine::EngineOptions;
 use visor_image::Image;
-use visor_machine::{Cd, CdBus, Disk, DiskBus, EngineChoice, FileSource, MachineError, MachineSpec};
+use visor_machine::{Cd, CdBus, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
 use super::live::is_terminal;
 use super::{disc, firmware};
@@ -146,21 +146,27 @@ fn kernel_args(own: &str, job: &Job, append: Option<&str>, verbose: u8) -> Strin
     words.join(" ")
 }
 
-fn open_disk(text: &str) -> Result<Disk, Failure> {
+/// Opens a disk that is written as `--disk` has it.
+pub(super) fn open_disk(text: &str) -> Result<Disk, Failure> {
     let wish = disk(text)?;
     let mut disk = if NbdAddress::is_one(wish.name) {
         let backend = crate::disk::connect(wish.name, wish.access == Access::ReadOnly)?;
-        Disk { backend, serial: "nbd".into(), bus: visor_machine::DiskBus::default() }
+        Disk { backend, serial: "nbd".into(), file: None, bus: visor_machine::DiskBus::default() }
     } else {
         let path = crate::disk::find(wish.name)?;
         let options =
             ImageOptions { format: wish.format, policy: crate::disk::policy(), ..ImageOptions::new(wish.access) };
         Disk::open(&path, &options).map_err(crate::disk::machine_failure)?
     };
-    if !wish.limits.is_none() {
-        disk.backend = Arc::new(Throttle::new(disk.backend, wish.limits).map_err(crate::disk::failure)?);
-    }
+    // Without limits too: they can be set while the machine runs.
+    disk.backend = Arc::new(Throttle::new(disk.backend, wish.limits).map_err(crate::disk::failure)?);
     Ok(disk)
+}
+
+/// A disk as the command line has it: its name, and the rest with the comma.
+pub(crate) fn split_disk(text: &str) -> Result<(&str, &str), Failure> {
+    let name = disk(text)?.name;
+    Ok(text.split_at(name.len()))
 }
 
 /// A disk as the command line has it.
@@ -208,6 +214,7 @@ mod tests {
         assert_eq!(disk("c,format=qcow2,ro").unwrap(), plain("c", Access::ReadOnly, Some(Format::Qcow2)));
         let limits = Limits { iops: 500, bps: 20 << 20 };
         assert_eq!(disk("c,iops=500,bps=20M").unwrap(), DiskWish { limits, ..plain("c", Access::ReadWrite, None) });
+        assert_eq!(split_disk("a,b.img,ro,iops=5").unwrap(), ("a,b.img", ",ro,iops=5"));
         assert!(disk("c,iops=many").is_err());
         assert!(disk("c,format=floppy").is_err());
     }

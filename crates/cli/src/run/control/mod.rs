@@ -5,6 +5,7 @@
 
 mod console;
 mod disc;
+mod disk;
 mod info;
 mod power;
 mod screen;
@@ -41,7 +42,8 @@ pub(super) struct Context {
 }
 
 /// All verbs.
-const DOMAINS: &[&[Verb<Context>]] = &[info::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS];
+const DOMAINS: &[&[Verb<Context>]] =
+    &[info::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS, disk::VERBS];
 
 /// The name of a machine, and its socket while it runs.
 pub(super) struct Named {
