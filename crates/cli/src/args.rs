@@ -51,6 +51,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: crate::disk::DiskCommand,
     },
+    #[command(flatten)]
+    Machine(crate::machine::MachineCommand),
 }
 
 const RUN_EXAMPLES: &str = "Examples:

@@ -87,7 +87,7 @@ impl<'a> Console<'a> {
     /// Runs until the machine ends or the user leaves. The tail is what the guest said last, if the user has not seen it.
     pub(super) fn run(mut self) -> Result<(End, Option<Tail>), Failure> {
         let end = self.converse()?;
-        if matches!(end, End::Left | End::Signal(_) | End::BrokenPipe) {
+        if matches!(end, End::Left | End::Asked | End::Signal(_) | End::BrokenPipe) {
             let (output, hidden) = (&mut self.output, self.curtain.is_some());
             self.live.farewell(self.agent.as_mut(), |bytes| {
                 if !hidden {
@@ -122,7 +122,7 @@ impl<'a> Console<'a> {
             if let Some(reason) = stopped.filter(|_| self.output.waiting() < ENOUGH) {
                 return Ok(End::Stopped(reason));
             }
-            if let Some(end) = self.live.timed_out() {
+            if let Some(end) = self.live.timed_out().or_else(|| self.live.asked()) {
                 return Ok(end);
             }
             self.pass_on_typed();

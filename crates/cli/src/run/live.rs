@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -30,7 +31,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub(super) struct Live {
     /// Ends before the machine does.
     attendants: Attendants,
-    machine: Machine,
+    machine: Arc<Machine>,
     engine: ChosenEngine,
     serial: SerialOutput,
     keyboard: SerialInput,
@@ -39,8 +40,29 @@ pub(super) struct Live {
     /// The time limit was over and has been told of: it ends no wait any more.
     over: Cell<bool>,
     wake: Wake,
+    wishes: Wishes,
     /// A disk can be written to, so the guest must get the chance to finish its writes.
     precious: bool,
+}
+
+/// What other threads ask of the main thread. Clones ask the same one.
+#[derive(Clone)]
+pub(super) struct Wishes {
+    /// To end the machine in order, for which it has this time.
+    end: Arc<Mutex<Option<Duration>>>,
+    wake: Wake,
+}
+
+impl Wishes {
+    /// The machine is to end in order, and within `patience` in any case. The first such wish counts.
+    pub(super) fn end(&self, patience: Duration) {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(patience);
+        self.wake.wake();
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the main thread waits for besides callbacks, signals and time.
@@ -79,13 +101,14 @@ impl Live {
                 })
             })?;
         tell(&format!("engine {} ({})", engine.engine.caps().name, engine.reason));
-        let mut machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, config.kernel.as_ref()))?;
+        let machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, config.kernel.as_ref()))?;
         machine.notes().iter().for_each(|n| tell(n));
         let wake = Wake::new()?;
         terminal::catch_signals(wake.descriptor()?)?;
         let waker = wake.clone();
         machine.on_event(move || waker.wake());
         let (serial, keyboard) = (machine.serial_output(), machine.serial_input());
+        let machine = Arc::new(machine);
         machine.start().map_err(failure)?;
         let attendants = args.screen.attend(&machine, &tell)?;
         let (started, limit) = (Instant::now(), args.timeout);
@@ -98,9 +121,30 @@ impl Live {
             started,
             limit,
             over: Cell::new(false),
+            wishes: Wishes { end: Arc::default(), wake: wake.clone() },
             wake,
             precious,
         })
+    }
+
+    /// The machine, for threads that serve it.
+    pub(super) fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
+    /// Where other threads ask the main thread for something.
+    pub(super) fn wishes(&self) -> &Wishes {
+        &self.wishes
+    }
+
+    /// What runs its CPUs.
+    pub(super) fn engine_name(&self) -> String {
+        self.engine.engine.caps().name.to_string()
+    }
+
+    /// The end, once somebody has asked for it by the machine's control socket.
+    pub(super) fn asked(&self) -> Option<End> {
+        self.wishes.patience().map(|_| End::Asked)
     }
 
     /// A session with the agent in the guest.
@@ -171,11 +215,15 @@ impl Live {
         self.keyboard.try_write(bytes)
     }
 
-    /// Ends the machine for the user: in order if it has a disk that is worth it, else at once. A second signal or the time
-    /// limit cut it short. `show` gets what the guest still writes to its serial port.
+    /// Ends the machine for the user: in order if it has a disk that is worth it or was asked for by name, else at once. A second
+    /// signal or the time limit cut it short. `show` gets what the guest still writes to its serial port.
     pub(super) fn farewell(&self, agent: Option<&mut Agent>, mut show: impl FnMut(&[u8])) -> Result<(), Failure> {
-        if !self.precious || self.stopped().is_some() {
+        let asked = self.wishes.patience();
+        if !(self.precious || asked.is_some()) || self.stopped().is_some() {
             return Ok(());
+        }
+        if self.machine.state() == MachineState::Paused {
+            self.machine.resume();
         }
         let mut agent = agent.filter(|a| a.is_ready());
         match &mut agent {
@@ -184,7 +232,7 @@ impl Live {
             None if !self.machine.power_button() => return Ok(()),
             None => {}
         }
-        let end = Instant::now() + FAREWELL;
+        let end = Instant::now() + asked.unwrap_or(FAREWELL);
         while self.stopped().is_none() && Instant::now() < end && self.timed_out().is_none() {
             if let Some(agent) = &mut agent {
                 agent.keep_going();

@@ -5,6 +5,7 @@
 //! - `network`: what it is connected to;
 //! - `console`, `command`: the jobs;
 //! - `agent`: the session with the agent in the guest;
+//! - `control`: its control socket, if it has a name;
 //! - `streams`, `tail`, `wake`: bytes on their way;
 //! - `end`, `stats`, `timeline`: what is reported.
 //!
@@ -14,6 +15,7 @@ mod agent;
 mod boot;
 mod command;
 mod console;
+mod control;
 mod disc;
 mod end;
 mod firmware;
@@ -30,6 +32,7 @@ mod wake;
 
 use self::command::Command;
 use self::console::Console;
+use self::control::Named;
 use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
 pub(crate) use self::network::NetworkArgs;
@@ -41,6 +44,7 @@ use crate::report::Failure;
 
 /// Runs a machine and gives the exit status.
 pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failure> {
+    let mut named = Named::claim(args)?;
     let (mut spec, job) = spec::plan(args, verbose, quiet)?;
     let tell = |line: &str| {
         if verbose > 0 {
@@ -51,6 +55,7 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
     let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
     let mut live = Live::start(spec, args, tell)?;
     network.report(&args.network, tell);
+    named.iter_mut().try_for_each(|n| n.serve(&live, &network))?;
     let done = work(&live, job, args, verbose, quiet);
     let stats = live.finish(args.stats.unwrap_or(StatsFormat::Table));
     live.write_screen(&args.screen)?;
