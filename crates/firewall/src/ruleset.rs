@@ -72,10 +72,7 @@ impl RuleSet {
     /// `self` without what `other` has, in both directions.
     pub fn beyond(&self, other: &RuleSet) -> RuleSet {
         let beyond = |a: &[Rule], b: &[Rule]| a.iter().filter(|r| !b.contains(r)).cloned().collect();
-        RuleSet {
-            inbound: beyond(&self.inbound, &other.inbound),
-            outbound: beyond(&self.outbound, &other.outbound),
-        }
+        RuleSet { inbound: beyond(&self.inbound, &other.inbound), outbound: beyond(&self.outbound, &other.outbound) }
     }
 
     /// Whether a rule has the group `name` as its source.

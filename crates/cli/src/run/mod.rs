@@ -35,7 +35,7 @@ use self::console::Console;
 use self::control::Named;
 use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
-pub(crate) use self::network::NetworkArgs;
+pub(crate) use self::network::{NetworkArgs, parse_rule};
 pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
 use self::tail::Tail;

@@ -4,6 +4,7 @@
 //! Verbs run in the threads of their clients. What is the main thread's - its agent session, its end - is asked of it by [`Wishes`].
 
 mod info;
+mod net;
 mod power;
 
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub(super) struct Context {
 }
 
 /// All verbs.
-const DOMAINS: &[&[Verb<Context>]] = &[info::VERBS, power::VERBS];
+const DOMAINS: &[&[Verb<Context>]] = &[info::VERBS, net::VERBS, power::VERBS];
 
 /// The name of a machine, and its socket while it runs.
 pub(super) struct Named {
