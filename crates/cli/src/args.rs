@@ -54,6 +54,23 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: crate::disk::DiskCommand,
     },
+    /// Ports of the host that lead to running guests.
+    Port {
+        #[command(subcommand)]
+        command: crate::net::PortCommand,
+    },
+    /// The firewall before a guest, in firewalld's words.
+    #[command(visible_alias = "firewall")]
+    Fw {
+        #[command(subcommand)]
+        command: crate::net::FwCommand,
+    },
+    /// Security groups: rules for whoever is attached to them, with groups as sources.
+    #[command(visible_alias = "security-group")]
+    Sg {
+        #[command(subcommand)]
+        command: crate::net::SgCommand,
+    },
     #[command(flatten)]
     Machine(crate::machine::MachineCommand),
 }

@@ -38,7 +38,7 @@ use self::control::Named;
 pub(crate) use self::disc::look_at_disc;
 use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
-pub(crate) use self::network::NetworkArgs;
+pub(crate) use self::network::{NetworkArgs, parse_rule};
 pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
 pub(crate) use self::spec::split_disk;

@@ -7,6 +7,7 @@ mod console;
 mod disc;
 mod disk;
 mod info;
+mod net;
 mod power;
 mod screen;
 
@@ -43,7 +44,7 @@ pub(super) struct Context {
 
 /// All verbs.
 const DOMAINS: &[&[Verb<Context>]] =
-    &[info::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS, disk::VERBS];
+    &[info::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS, disk::VERBS, net::VERBS];
 
 /// The name of a machine, and its socket while it runs.
 pub(super) struct Named {
