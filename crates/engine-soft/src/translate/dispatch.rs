@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use visor_engine::{HelperStats, InvalidationStats, TranslatorStats, VcpuStats};
-use visor_memory::{Frame, PAGE};
+use visor_engine::{HelperStats, TranslatorStats, VcpuStats};
+use visor_memory::{PAGE, RamPage};
 
-use super::alarm::Alarm;
+use super::alarm::{Alarm, Listening};
 use super::build::{Build, HostFlavour};
 use super::cache::{At, CodeCache};
 use super::context::Context;
@@ -16,8 +16,10 @@ use super::helpers;
 use super::lockstep::Lockstep;
 use super::map::{Key, Map};
 use super::stubs::{Helpers, HostCpu, Stubs};
-use super::{translate, unit};
+use super::translate;
+use super::unit::{self, Insn};
 use crate::account::Phase;
+use crate::changed::Changed;
 use crate::cpu::Cpu;
 use crate::mmu::Home;
 use crate::op::{Guest, REG_BLOCK_RIP};
@@ -26,6 +28,8 @@ use crate::perf_map::PerfMap;
 
 /// How often code is interpreted before it is translated.
 const HOT: u8 = 2;
+/// How often code is read anew that others change meanwhile.
+const READINGS: u32 = 8;
 /// Room that the translation of one unit may take.
 const LARGEST: usize = 64 << 10;
 
@@ -120,20 +124,22 @@ impl Translator {
     /// Counters, in the form that every engine has.
     pub(crate) fn report(&self, cpu: &Cpu, out: &mut VcpuStats) {
         let m = &self.map.stats;
-        out.instructions += cpu.frame.instructions;
+        // What is known of translated code is all or nothing.
+        out.instructions = if self.flavour.count { out.instructions + cpu.frame.instructions } else { 0 };
         out.translator = TranslatorStats {
             blocks: m.translated,
             instructions: m.instructions,
             host_bytes: self.map.cache.used() as u64,
             capacity: self.map.cache.capacity() as u64,
             flushes: m.flushes,
-            invalidations: InvalidationStats { own_store: m.invalidated, eviction: m.evicted, ..Default::default() },
+            invalidations: m.invalidated,
             links_made: m.links,
             links_broken: m.unlinked,
             indirect_misses: self.stats.looked_up,
             entries: self.stats.entries,
             interpreted: self.stats.interpreted,
             lockstep_blocks: self.lockstep.as_ref().map_or(0, |l| l.compared),
+            lockstep_differences: self.lockstep.as_ref().map_or(0, |l| l.differences),
             ..Default::default()
         };
         let helper = |name, count| HelperStats { name, count, nanos: 0 };
@@ -141,15 +147,15 @@ impl Translator {
         out.exits.helpers.push(helper("store_to_code_frame", self.stats.checked_writes));
     }
 
-    /// To be called when the thread begins to run `cpu`.
-    pub(crate) fn attach(&mut self, cpu: &mut Cpu) {
+    /// To be called when the thread begins to run `cpu`; what is returned is kept until it stops.
+    pub(crate) fn attach(&mut self, cpu: &mut Cpu) -> Listening {
         let word = std::ptr::from_ref(&cpu.port.attention);
         cpu.frame.attention = word;
         cpu.frame.fpu = &raw mut *cpu.fpu;
         cpu.frame.cpu = std::ptr::from_mut(cpu);
         cpu.frame.translator = std::ptr::from_mut(self);
         self.window = 0;
-        self.alarm.attach(word);
+        self.alarm.attach(word)
     }
 
     /// The alarm has rung: it is set no longer, even if it was early.
@@ -157,10 +163,13 @@ impl Translator {
         self.alarm.rang();
     }
 
-    /// Drops what was made of `frames`, whose bytes have changed.
-    pub(crate) fn invalidate(&mut self, frames: impl IntoIterator<Item = Frame>) {
-        for frame in frames {
-            self.map.invalidate(frame);
+    /// Drops what was made of bytes that have changed.
+    pub(crate) fn invalidate(&mut self, changed: Changed) {
+        for (frame, writer) in changed.frames {
+            self.map.invalidate(frame, writer);
+        }
+        if let Some(writer) = changed.any {
+            self.map.invalidate_all(writer);
         }
     }
 
@@ -296,29 +305,15 @@ impl Translator {
     }
 
     /// Translates the code of `key`, at offset `start` of `page`.
-    fn make(&mut self, cpu: &mut Cpu, key: Key, page: visor_memory::RamPage, start: u16) {
+    fn make(&mut self, cpu: &mut Cpu, key: Key, page: RamPage, start: u16) {
         if self.map.cache.room() < LARGEST {
             self.map.clear();
             cpu.mmu.home.clear_targets();
         }
-        let mut unit;
-        loop {
-            crate::blocks::read_page(page, 0, &mut self.page[..]);
-            unit = unit::read(&self.page[..], start, key.context);
-            let Some(last) = unit.last() else {
-                self.map.give_up(key);
-                return;
-            };
-            let len = u64::from(last.next() - start);
-            // Marked before it is read for good.
-            cpu.ram.frames().mark_code(page.frame, start.into(), len);
-            let mut again = [0; PAGE as usize];
-            let range = usize::from(start)..usize::from(start) + len as usize;
-            crate::blocks::read_page(page, start.into(), &mut again[range.clone()]);
-            if again[range.clone()] == self.page[range] {
-                break;
-            }
-        }
+        let Some(unit) = self.read(cpu, key, page, start) else {
+            self.map.give_up(key);
+            return;
+        };
         let first = (self.map.sites.len() as u32, self.map.ways.len() as u32);
         let at = self.map.cache.next();
         let build = Build::new(&self.stubs, at, first, key.context, key.page, self.flavour);
@@ -329,6 +324,35 @@ impl Translator {
         }
         let inserted = self.map.insert(key, built);
         debug_assert!(inserted, "there was room");
+    }
+
+    /// The unit at offset `start` of `page`. All that it depends on is marked as code, and was as it is read here after that. `None` if
+    /// there is none, or if somebody writes it all the time.
+    fn read(&mut self, cpu: &Cpu, key: Key, page: RamPage, start: u16) -> Option<Vec<Insn>> {
+        let mut relied: Vec<unit::Bytes> = Vec::new();
+        let mut again = [0; PAGE as usize];
+        for _ in 0..READINGS {
+            crate::blocks::read_page(page, 0, &mut self.page[..]);
+            relied.clear();
+            let unit = unit::read_noting(&self.page[..], start, key.context, &mut relied);
+            if unit.is_empty() {
+                return None;
+            }
+            // Marked before it is read for good.
+            let mut same = true;
+            for &(from, to) in &relied {
+                cpu.ram.frames().mark_code(page.frame, from.into(), u64::from(to - from));
+            }
+            for &(from, to) in &relied {
+                let range = usize::from(from)..usize::from(to);
+                crate::blocks::read_page(page, from.into(), &mut again[range.clone()]);
+                same &= again[range.clone()] == self.page[range];
+            }
+            if same {
+                return Some(unit);
+            }
+        }
+        None
     }
 
     /// Breaks what no longer holds: the kernel's code may have moved, or the floating-point units be in another state.

@@ -59,7 +59,7 @@ pub(super) extern "sysv64" fn wrote_code(cpu: *mut Cpu, host: u64, info: u64) ->
     1
 }
 
-/// Executes one instruction of translated code; true if the code may go on behind it, otherwise RIP is exact.
+/// Executes one instruction of translated code, which its unit has counted; true if the code may go on behind it, otherwise RIP is exact.
 pub(super) fn execute(cpu: &mut Cpu, map: &mut Map, site: u32) -> bool {
     let state = &mut map.sites[site as usize];
     if let Some(page) = state.site.page {
@@ -73,7 +73,6 @@ pub(super) fn execute(cpu: &mut Cpu, map: &mut Map, site: u32) -> bool {
     // It is a block of its own: STI, for one, asks whether it is the last one.
     cpu.block_end = std::ptr::from_ref(op).wrapping_add(1);
     let flow = (op.run)(cpu, op);
-    cpu.stats.instructions += 1;
     if flow == Flow::Next {
         // Whoever writes to code sets this.
         let changed = cpu.port.attention.load(Ordering::Relaxed) & attention::WORK != 0;

@@ -28,7 +28,8 @@ pub(super) struct Lockstep {
     expected: Option<Expected>,
     /// Units compared.
     pub(super) compared: u64,
-    differences: u64,
+    /// Units among them whose results differed.
+    pub(super) differences: u64,
 }
 
 struct Expected {
