@@ -2,7 +2,7 @@ use visor_block::{BlockErrorKind, BlockOp};
 use visor_storage::{Cdrom, DiskIdentity};
 
 use super::*;
-use crate::blk::tests::{MemDisk, SECTORS};
+use crate::blk::tests::MemDisk;
 use crate::testing::*;
 
 /// Where a request, its result and its data are.
@@ -248,5 +248,4 @@ fn random_drivers_do_no_harm() {
     let mut b = Bus { queue: b.rig.start(0).remove(2), ..b };
     let _ = b.command(3, 0, &TEST_UNIT_READY, 0, 0);
     assert_eq!(b.command(3, 0, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], 0, 512), Outcome::good(0, 620));
-    assert!(SECTORS > 1);
 }
