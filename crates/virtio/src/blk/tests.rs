@@ -5,7 +5,7 @@ use visor_block::{BlockError, BlockErrorKind, BlockOp, BlockRequest, SECTOR};
 use super::*;
 use crate::testing::*;
 
-pub(crate) const SECTORS: u64 = 256;
+const SECTORS: u64 = 256;
 /// Where a request's header, status and data are.
 const HEADER: u64 = 6 << 20;
 const STATUS: u64 = HEADER + 0x100;
