@@ -28,6 +28,9 @@ pub(crate) enum Command {
     /// Boot a throw-away virtual machine; with a command, run that in it and exit with its status.
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
+    /// Start a machine in the background, with a name.
+    #[command(after_help = LAUNCH_EXAMPLES)]
+    Launch(Box<crate::machine::LaunchArgs>),
     /// Measure what this host can do and say what visor will use, and why.
     #[command(after_help = "Examples:\n  visor doctor\n  visor doctor --json\n  visor -q doctor && echo ready")]
     Doctor(DoctorArgs),
@@ -51,7 +54,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: crate::disk::DiskCommand,
     },
+    #[command(flatten)]
+    Machine(crate::machine::MachineCommand),
 }
+
+const LAUNCH_EXAMPLES: &str = "Examples:
+  visor launch                                     a small Linux machine, with a name of visor's choice
+  visor launch tiny web -p 8080:80                 the same, called web, with a port of the host
+  visor launch --iso debian.iso --disk d.img --name deb
+  visor console web                                its console; visor stop web ends it";
 
 const RUN_EXAMPLES: &str = "Examples:
   visor run tiny                                   a shell in a small Linux machine
@@ -109,6 +120,13 @@ pub(crate) struct RunArgs {
     /// Put this disc image (ISO) into a CD-ROM drive (sr0, sr1, ...). It is only read and may be in use elsewhere.
     #[arg(long, value_name = "FILE")]
     pub(crate) iso: Vec<PathBuf>,
+    /// Add an empty CD-ROM drive, for discs that come later (`visor cd insert`).
+    #[arg(long)]
+    pub(crate) cd: bool,
+    /// Run in the background: `visor console`, `stop` and the other commands for machines reach it by its name, of which visor
+    /// chooses one without --name.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
     /// Give the guest an exit port at 0xf4: a byte V written there ends the machine with exit status (V << 1) | 1.
     #[arg(long)]
     pub(crate) debug_exit: bool,

@@ -80,7 +80,11 @@ pub trait PciDevice: Send {
     /// A configuration write, as [`PciDevice::config_read`].
     fn config_write(&mut self, offset: u8, data: &[u8]) {
         self.config_mut().write(offset, data);
+        self.follow_config();
     }
+
+    /// Brings what hangs on the configuration space in line with it: called after each write to it, and after its reset.
+    fn follow_config(&mut self) {}
 
     /// A load of 1, 2, 4 or 8 bytes from BAR `bar`; `offset` + length never exceeds its size. `data` comes as all ones.
     fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8]) {
@@ -100,6 +104,7 @@ pub trait PciDevice: Send {
     /// Back to the state after power-on, configuration space included.
     fn reset(&mut self) {
         self.config_mut().reset();
+        self.follow_config();
     }
 }
 

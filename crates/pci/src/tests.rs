@@ -44,8 +44,7 @@ impl PciDevice for Probe {
     fn config_mut(&mut self) -> &mut ConfigSpace {
         &mut self.config
     }
-    fn config_write(&mut self, offset: u8, data: &[u8]) {
-        self.config.write(offset, data);
+    fn follow_config(&mut self) {
         self.irq.update(&self.config);
     }
     fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8]) {

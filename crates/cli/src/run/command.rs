@@ -110,7 +110,7 @@ impl<'a> Command<'a> {
             if let Some(reason) = stopped {
                 return Ok(End::Stopped(reason));
             }
-            if let Some(end) = self.live.timed_out().or_else(|| self.lost_patience()) {
+            if let Some(end) = self.live.timed_out().or_else(|| self.live.asked()).or_else(|| self.lost_patience()) {
                 return Ok(end);
             }
             let happened = self.wait()?;

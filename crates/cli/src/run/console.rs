@@ -39,6 +39,8 @@ pub(super) struct Look {
     pub(super) banner: bool,
     /// Show the firmware's log.
     pub(super) log: bool,
+    /// Nobody looks: the machine runs in the background.
+    pub(super) background: bool,
 }
 
 /// The console of a running machine.
@@ -57,6 +59,7 @@ pub(super) struct Console<'a> {
     boot: BootWatch,
     /// The firmware has nothing to boot, and what it says about that has come by then.
     giving_up: Option<Instant>,
+    background: bool,
 }
 
 impl<'a> Console<'a> {
@@ -81,13 +84,14 @@ impl<'a> Console<'a> {
             tail: Tail::default(),
             boot: BootWatch::new(look.log),
             giving_up: None,
+            background: look.background,
         })
     }
 
     /// Runs until the machine ends or the user leaves. The tail is what the guest said last, if the user has not seen it.
     pub(super) fn run(mut self) -> Result<(End, Option<Tail>), Failure> {
         let end = self.converse()?;
-        if matches!(end, End::Left | End::Signal(_) | End::BrokenPipe) {
+        if matches!(end, End::Left | End::Asked | End::Signal(_) | End::BrokenPipe) {
             let (output, hidden) = (&mut self.output, self.curtain.is_some());
             self.live.farewell(self.agent.as_mut(), |bytes| {
                 if !hidden {
@@ -122,7 +126,7 @@ impl<'a> Console<'a> {
             if let Some(reason) = stopped.filter(|_| self.output.waiting() < ENOUGH) {
                 return Ok(End::Stopped(reason));
             }
-            if let Some(end) = self.live.timed_out() {
+            if let Some(end) = self.live.timed_out().or_else(|| self.live.asked()) {
                 return Ok(end);
             }
             self.pass_on_typed();
@@ -181,18 +185,20 @@ impl<'a> Console<'a> {
     }
 
     /// Shows the firmware's log, and notices when there is nothing to boot: a person is told, a program gets an end.
+    /// A machine in the background waits for a person to look after it.
     fn look_at_boot(&mut self, bytes: &[u8]) {
         let end = if self.raw.is_some() { "\r\n" } else { "\n" };
         if !self.boot.look(self.live, bytes, end) {
             return;
         }
-        if self.raw.is_none() {
+        let failure = nothing_to_boot(&self.live.boot_devices());
+        self.live.note_trouble(&failure);
+        if self.raw.is_none() && !self.background {
             self.giving_up = Some(Instant::now() + LAST_WORDS);
             return;
         }
-        let failure = nothing_to_boot(&self.live.boot_devices());
-        eprint!("visor: {}\r\n", failure.error);
-        failure.hints.iter().for_each(|h| eprint!("  {h}\r\n"));
+        eprint!("visor: {}{end}", failure.error);
+        failure.hints.iter().for_each(|h| eprint!("  {h}{end}"));
     }
 
     fn open_curtain(&mut self, state: &str) {
@@ -240,7 +246,7 @@ impl<'a> Console<'a> {
 
     fn tell_size(&mut self) {
         let Some(agent) = self.agent.as_mut().filter(|a| a.is_ready()) else { return };
-        if let Some((cols, rows)) = terminal::size() {
+        if let Some((cols, rows)) = self.live.attached_size().or_else(terminal::size) {
             agent.session.resize_console(cols, rows);
             // A frame of some bytes; what does not go now goes with the next event of the port.
             let _ = agent.pump();

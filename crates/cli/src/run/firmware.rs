@@ -32,7 +32,8 @@ pub(super) fn plan(args: &RunArgs, quiet: bool) -> Result<Option<FirmwareSpec>, 
 pub(super) fn screen(args: &RunArgs, spec: &mut MachineSpec, quiet: bool) -> Result<(), Failure> {
     spec.display = spec.firmware.is_some() || args.screen.wanted();
     // Without firmware the ROM only serves to read text, by its font.
-    if spec.firmware.is_some() || args.screen.reads_text() {
+    let read = args.screen.reads_text() || args.screen.wanted() && args.network.name().is_some();
+    if spec.firmware.is_some() || read {
         spec.video_bios = Some(find(FirmwareFile::VgaBios, quiet)?);
     }
     Ok(())

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use serde_json::json;
 use visor_firewall::{Rule, RuleSet, What};
 use visor_machine::{MachineSpec, NicModel, NicSpec};
-use visor_net::MacAddr;
+use visor_net::{MacAddr, Network};
 use visor_network::shared::SharedNetwork;
 use visor_network::{Capturing, ForwardSpec, NatNetwork, NatSpec, NetworkError, random_mac};
 
@@ -20,7 +21,7 @@ pub(crate) struct NetworkArgs {
     /// `visor net create`.
     #[arg(long, value_name = "NETWORK", default_value = "nat")]
     net: NetArg,
-    /// The guest's name, by which other guests of its network find it.
+    /// The machine's name: `visor ls` shows it, other commands take it, and guests of the same network find it by it.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Which network device the guest finds.
@@ -67,7 +68,8 @@ impl std::str::FromStr for NetArg {
     }
 }
 
-/// What a machine was plugged into.
+/// What a machine was plugged into. Clones are the same plug.
+#[derive(Clone)]
 pub(super) enum Attached {
     /// Nothing.
     None,
@@ -75,6 +77,18 @@ pub(super) enum Attached {
     Nat(Arc<NatNetwork>),
     /// A network with others.
     Shared(Arc<SharedNetwork>, Arc<Capturing>),
+}
+
+impl NetworkArgs {
+    /// Gives the machine a name.
+    pub(crate) fn set_name(&mut self, name: &str) {
+        self.name = Some(name.into());
+    }
+
+    /// The name that the machine is to have.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
 }
 
 impl Attached {
@@ -87,6 +101,22 @@ impl Attached {
             tell(&format!("address {address}"));
         }
         report_forwards(&welcome.forwards, args, tell);
+    }
+
+    /// Where it is plugged in, for `visor info`.
+    pub(super) fn describe(&self) -> serde_json::Value {
+        match self {
+            Attached::None => serde_json::Value::Null,
+            Attached::Nat(network) => {
+                let forwards: Vec<String> = network.forwards().iter().map(ToString::to_string).collect();
+                json!({ "network": "nat", "forwards": forwards })
+            }
+            Attached::Shared(network, _) => {
+                let welcome = network.welcome();
+                let address = welcome.as_ref().and_then(|w| w.address);
+                json!({ "network": network.name(), "address": address, "forwards": welcome.map(|w| w.forwards) })
+            }
+        }
     }
 
     /// Completes the capture.

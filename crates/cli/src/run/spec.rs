@@ -35,7 +35,7 @@ pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineS
         return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
-    let job = job(&args.argv, is_terminal(std::io::stdin()));
+    let job = job(&args.argv, is_terminal(std::io::stdin()) || args.detach);
     let mut spec = machine(args, Some(image.kernel()))?;
     boot_image(&mut spec, &image, &job, args.append.as_deref(), verbose)?;
     firmware::screen(args, &mut spec, quiet)?;
@@ -63,14 +63,21 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         initrd: args.initrd.clone().map(FileSource::Path),
         cmdline: args.append.clone().unwrap_or_default(),
         disks: args.disk.iter().map(open).collect::<Result<_, _>>()?,
-        cds: args.iso.iter().map(|i| Cd::open(i)).collect::<Result<_, _>>()?,
+        cds: drives(args)?,
         debug_exit: args.debug_exit,
         iommu: args.iommu,
         edu: args.edu,
         no_reboot: args.no_reboot,
-        timeline: args.firmware.timeline.is_some(),
+        timeline: args.firmware.timeline.is_some() || args.network.name().is_some(),
         ..MachineSpec::default()
     })
+}
+
+/// The CD-ROM drives: those with discs, then the empty one.
+fn drives(args: &RunArgs) -> Result<Vec<Cd>, Failure> {
+    let mut drives = args.iso.iter().map(|i| Cd::open(i)).collect::<Result<Vec<_>, _>>()?;
+    drives.extend(args.cd.then(Cd::default));
+    Ok(drives)
 }
 
 /// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system.

@@ -137,6 +137,8 @@ pub(super) struct HostFlavour {
     pub(super) rounds: bool,
     /// Count instructions.
     pub(super) count: bool,
+    /// The guest's CPUID has RDTSCP.
+    pub(super) rdtscp: bool,
     /// Groups of accesses are tried again when their page has been filled in. For tests, which run code but once.
     pub(super) retry_ranges: bool,
 }
@@ -216,7 +218,12 @@ impl<'a> Build<'a> {
         self.version = version;
         let mut starts = Vec::new();
         self.r14 = None;
-        for (i, insn) in unit.iter().enumerate().skip(first) {
+                let made_for = self.context;
+        for (i, insn) in unit.iter().enumerate() {
+            if i < first {
+                self.follow_rights(insn);
+                continue;
+            }
             self.current = i;
             if version == Version::Apart {
                 // Whoever comes here from the other version may not have loaded them.
@@ -224,6 +231,7 @@ impl<'a> Build<'a> {
             }
             starts.push(self.asm.here());
             super::one(self, insn);
+            self.follow_rights(insn);
             if self.spoilt {
                 return None;
             }
@@ -236,6 +244,7 @@ impl<'a> Build<'a> {
         {
             self.go(last.next().into(), last);
         }
+        self.context = made_for;
         Some(starts)
     }
 
@@ -262,6 +271,20 @@ impl<'a> Build<'a> {
     /// `from` goes on there.
     pub(super) fn goes_round(&mut self, from: Hole) {
         self.round.push(from);
+    }
+
+    /// Code behind `insn` may have other rights.
+    fn follow_rights(&mut self, insn: &Insn) {
+        if let super::classify::Kind::System(what) = insn.kind {
+            self.context = what.leads_to(self.context);
+        }
+    }
+
+    /// Goes to a stub that executes `insn`, or has it interpreted.
+    pub(super) fn stub_or_interpret(&mut self, insn: &Insn, stub: impl Fn(&Stubs) -> At) {
+        let site = self.site(insn);
+        self.asm.constant(Host::R14, site.into());
+        self.jump_to_stub(stub(self.stubs));
     }
 
     /// A number under which the interpreter finds `insn`.
@@ -294,8 +317,13 @@ impl<'a> Build<'a> {
     }
 
     /// The interpreter executes `insn`, whose code begins at `start`, if one of `from` jumps; the code goes on here. Nothing of it
-    /// must have been done where they jump. `ready`: the code behind its check, if all it does with memory is one load.
-    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, ready: Option<usize>, insn: &Insn) {
+    /// must have been done where they jump.
+    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+        self.or_collect(from, start, None, insn);
+    }
+
+    /// Likewise. `ready`: the code behind its check, if all that it does with memory is one load.
+    pub(super) fn or_collect(&mut self, from: Vec<Hole>, start: usize, ready: Option<usize>, insn: &Insn) {
         if from.is_empty() {
             return;
         }

@@ -63,7 +63,8 @@ impl Build<'_> {
         let size = ins.memory_size().size() as u32;
         let check = Check { access, size, align: alignment(insn), keep_flags: insn.live_in != 0 };
         let spot = self.reach(insn, Which::Operand, check);
-        let ready = (access == Access::Load).then(|| self.asm.here());
+        // One that demands an alignment faults where it lies in two pages.
+        let ready = (access == Access::Load && check.align == 1).then(|| self.asm.here());
         let rcx_used = plan.no_rex || plan.rcx_in || plan.borrowed.iter().any(|b| b.scratch == Host::RCX);
         if access == Access::Store && rcx_used {
             self.keep_entry(&spot);
@@ -75,7 +76,7 @@ impl Build<'_> {
         if access == Access::Store {
             self.stored(&spot, !rcx_used, insn.live_out != 0, Some(insn));
         }
-        self.or_interpret(spot.misses(), start, ready, insn);
+        self.or_collect(spot.misses(), start, ready, insn);
         true
     }
 
@@ -172,10 +173,10 @@ impl Build<'_> {
         self.move_stack(-8);
         self.stored(&spot, rcx_kept, insn.live_out != 0, Some(insn));
         misses.extend(spot.misses());
-        self.or_interpret(misses, start, None, insn);
+        self.or_interpret(misses, start, insn);
     }
 
-    fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
+    pub(super) fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
         self.keep_entry(spot);
         self.asm.load(Host::RCX, Rm::State(from));
         self.asm.store(spot.rm(), Host::RCX);
@@ -198,7 +199,7 @@ impl Build<'_> {
         if guest != regs::RSP {
             self.move_stack(8);
         }
-        self.or_interpret(spot.misses(), start, None, insn);
+        self.or_interpret(spot.misses(), start, insn);
     }
 
     /// LEAVE.
@@ -209,7 +210,7 @@ impl Build<'_> {
         let spot = self.reach(insn, Which::Stack(regs::RBP, 0), check);
         self.asm.lea(true, sp, Sum { base: Some(bp), index: None, disp: 8 });
         self.asm.load(bp, spot.rm());
-        self.or_interpret(spot.misses(), start, None, insn);
+        self.or_interpret(spot.misses(), start, insn);
     }
 }
 

@@ -32,7 +32,7 @@ struct StressArgs {
     /// Virtual CPUs.
     #[arg(long, default_value_t = 4)]
     cpus: u32,
-    /// Only tests whose names begin so, by comma.
+    /// Only tests whose names begin so, by comma; `compile` is the compilers.
     #[arg(long, value_delimiter = ',')]
     tests: Vec<String>,
     /// Tests do what they do so many times as often.
@@ -44,7 +44,7 @@ struct StressArgs {
     /// Leave out the big compiler and what patches every function of the kernel.
     #[arg(long)]
     short: bool,
-    /// Further arguments of `visor run`.
+    /// Further arguments of `visor run`, such as `--tier 1`.
     #[arg(last = true)]
     more: Vec<String>,
 }
