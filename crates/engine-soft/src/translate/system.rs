@@ -254,7 +254,8 @@ impl Build<'_> {
         self.loses(Host::R14);
         let start = self.asm.here();
         self.flags_image();
-        let check = Check { access: Access::Store, size: 8, align: 1, keep_flags: insn.live_out != 0 };
+        // Whoever tries again reads them once more.
+        let check = Check { access: Access::Store, size: 8, align: 1, keep_flags: true };
         let spot = self.reach(insn, Which::Stack(regs::RSP, -8), check);
         let rcx_kept = self.store_through_rcx(&spot, field!(jump_lin));
         self.move_stack(-8);
