@@ -94,6 +94,7 @@ impl Translator {
         let functions = Helpers {
             interpret: helpers::interpret as *const () as u64,
             refill: helpers::refill as *const () as u64,
+            load: helpers::load as *const () as u64,
             only_refill: helpers::only_refill as *const () as u64,
             wrote_code: helpers::wrote_code as *const () as u64,
         };
@@ -104,7 +105,13 @@ impl Translator {
             map: Map::new(cache, if options.eager { 0 } else { HOT }),
             stubs,
             enter,
-            flavour: HostFlavour { pext, rdtscp: false, retry_ranges: options.eager, count: options.count },
+            flavour: HostFlavour {
+                pext,
+                rounds: !options.lockstep,
+                rdtscp: false,
+                retry_ranges: options.eager,
+                count: options.count,
+            },
             host,
             alarm: Alarm::default(),
             upper: 0,

@@ -40,6 +40,16 @@ pub(super) extern "sysv64" fn refill(cpu: *mut Cpu, site: u64) -> u32 {
     u32::from(!execute(cpu, &mut translator.map, site as u32))
 }
 
+/// As [`refill`] for an instruction that loads. If what it loads lies in two pages, collects it and answers 3.
+pub(super) extern "sysv64" fn load(cpu: *mut Cpu, site: u64) -> u32 {
+    // SAFETY: as in `interpret`.
+    let (guest, translator) = unsafe { (&mut *cpu, &mut *(*cpu).frame.translator) };
+    if super::refill::straddle(guest, &translator.map.sites[site as usize].site) {
+        return 3;
+    }
+    refill(cpu, site)
+}
+
 /// Fills the TLB for the instruction of site `site` and answers 2, or 0 if that is not what it lacks.
 pub(super) extern "sysv64" fn only_refill(cpu: *mut Cpu, site: u64) -> u32 {
     // SAFETY: as in `interpret`.
