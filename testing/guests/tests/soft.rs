@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use visor_engine::VcpuStats;
-use visor_engine_soft::{SoftEngine, SoftOptions, Tier};
+use visor_engine_soft::{HostFeatures, SoftEngine, SoftOptions, Tier};
 use visor_test_guests::harness::Guest;
 use visor_test_guests::{conformance, image, paging, random, scenario};
 
@@ -16,17 +16,18 @@ fn engine() -> SoftEngine {
     SoftEngine::new().expect("the software engine runs anywhere")
 }
 
-/// The interpreter; the translator as it is; and one that translates what it sees for the first time, so that programs which run
-/// once meet it at all.
+/// The interpreter; the translator as it is; one that translates what it sees for the first time, so that programs which run once meet
+/// it at all; and this one as it is on old hosts.
 fn engines() -> impl Iterator<Item = (&'static str, SoftEngine)> {
-    let with = |tier, eager| SoftEngine::with_options(SoftOptions { tier, eager, ..SoftOptions::default() }).unwrap();
+    let absent = HostFeatures::ALL;
     [
-        ("tier 1", Tier::Interpreter, false),
-        ("tier 2", Tier::Translator, false),
-        ("eager tier 2", Tier::Translator, true),
+        ("tier 1", SoftOptions { tier: Tier::Interpreter, ..SoftOptions::default() }),
+        ("tier 2", SoftOptions::default()),
+        ("eager tier 2", eager()),
+        ("eager tier 2 without PEXT, FSGSBASE and AVX", SoftOptions { absent, ..eager() }),
     ]
     .into_iter()
-    .map(move |(name, tier, eager)| (name, with(tier, eager)))
+    .map(|(name, options)| (name, SoftEngine::with_options(options).unwrap()))
 }
 
 #[track_caller]
