@@ -64,5 +64,6 @@ pub use storage::{Cd, CdBus, DiskBus, IDE_PLACES};
 pub use timeline::{Phase, Timeline, TimelineEvent};
 pub use visor_console as console;
 pub use visor_display::png;
+pub use visor_engine_soft::HostFeatures;
 pub use visor_storage::{EjectOutcome, Tray, TrayError, TrayState};
 pub use vnc::{VncAddress, VncOptions, VncServer};
