@@ -321,8 +321,13 @@ impl<'a> Build<'a> {
     }
 
     /// The interpreter executes `insn`, whose code begins at `start`, if one of `from` jumps; the code goes on here. Nothing of it
-    /// must have been done where they jump. `ready`: the code behind its check, if all it does with memory is one load.
-    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, ready: Option<usize>, insn: &Insn) {
+    /// must have been done where they jump.
+    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+        self.or_collect(from, start, None, insn);
+    }
+
+    /// Likewise. `ready`: the code behind its check, if all that it does with memory is one load.
+    pub(super) fn or_collect(&mut self, from: Vec<Hole>, start: usize, ready: Option<usize>, insn: &Insn) {
         if from.is_empty() {
             return;
         }

@@ -63,7 +63,8 @@ impl Build<'_> {
         let size = ins.memory_size().size() as u32;
         let check = Check { access, size, align: alignment(insn), keep_flags: insn.live_in != 0 };
         let spot = self.reach(insn, Which::Operand, check);
-        let ready = (access == Access::Load).then(|| self.asm.here());
+        // One that demands an alignment faults where it lies in two pages.
+        let ready = (access == Access::Load && check.align == 1).then(|| self.asm.here());
         let rcx_used = plan.no_rex || plan.rcx_in || plan.borrowed.iter().any(|b| b.scratch == Host::RCX);
         if access == Access::Store && rcx_used {
             self.keep_entry(&spot);
@@ -75,7 +76,7 @@ impl Build<'_> {
         if access == Access::Store {
             self.stored(&spot, !rcx_used, insn.live_out != 0, Some(insn));
         }
-        self.or_interpret(spot.misses(), start, ready, insn);
+        self.or_collect(spot.misses(), start, ready, insn);
         true
     }
 
@@ -172,7 +173,7 @@ impl Build<'_> {
         self.move_stack(-word);
         self.stored(&spot, rcx_kept, insn.live_out != 0, Some(insn));
         misses.extend(spot.misses());
-        self.or_interpret(misses, start, None, insn);
+        self.or_interpret(misses, start, insn);
     }
 
     pub(super) fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
@@ -199,7 +200,7 @@ impl Build<'_> {
         if guest != regs::RSP {
             self.move_stack(self.word());
         }
-        self.or_interpret(spot.misses(), start, None, insn);
+        self.or_interpret(spot.misses(), start, insn);
     }
 
     /// LEAVE.
@@ -211,7 +212,7 @@ impl Build<'_> {
         let spot = self.reach(insn, Which::Stack(regs::RBP, 0), check);
         self.asm.lea(self.context.is_64(), sp, Sum { base: Some(bp), index: None, disp: word });
         self.load_word(bp, spot.rm());
-        self.or_interpret(spot.misses(), start, None, insn);
+        self.or_interpret(spot.misses(), start, insn);
     }
 }
 

@@ -206,7 +206,7 @@ impl Build<'_> {
             self.asm.group_imm32(false, group, SYSFLAGS, value);
             super::address::restore_flags(&mut self.asm);
         }
-        self.or_interpret(misses, start, None, insn);
+        self.or_interpret(misses, start, insn);
     }
 
     /// The instruction behind it is of the same unit and does not look at the attention word before it is executed (`unit` sees to
@@ -254,13 +254,14 @@ impl Build<'_> {
         self.loses(Host::R14);
         let start = self.asm.here();
         self.flags_image();
+        // Whoever tries again reads them once more.
         let word = self.word();
-        let check = Check { access: Access::Store, size: word as u32, align: 1, keep_flags: insn.live_out != 0 };
+        let check = Check { access: Access::Store, size: word as u32, align: 1, keep_flags: true };
         let spot = self.reach(insn, Which::Stack(regs::RSP, -word), check);
         let rcx_kept = self.store_through_rcx(&spot, field!(jump_lin));
         self.move_stack(-word);
         self.stored(&spot, rcx_kept, insn.live_out != 0, Some(insn));
-        self.or_interpret(spot.misses(), start, None, insn);
+        self.or_interpret(spot.misses(), start, insn);
     }
 
     fn popf(&mut self, insn: &Insn) {
@@ -293,7 +294,7 @@ impl Build<'_> {
         status_from_rax(a);
         a.mov(Host::RAX, Host::R14);
         self.move_stack(self.word());
-        self.or_interpret(misses, start, None, insn);
+        self.or_interpret(misses, start, insn);
     }
 
     /// DIV and IDIV, where they cannot raise #DE: of IDIV only dividends that fit the lower half.
@@ -344,7 +345,7 @@ impl Build<'_> {
         a.raw(prefix);
         let group = if matches!(ins.mnemonic(), Mnemonic::Div) { 6 } else { 7 };
         a.op(wide, &[0xf7], group, Rm::Reg(Host::R14));
-        self.or_interpret(misses, start, None, insn);
+        self.or_interpret(misses, start, insn);
     }
 
     fn swapgs(&mut self) {
@@ -387,7 +388,7 @@ impl Build<'_> {
             self.asm.load(Host::RCX, Rm::State(frame::TSC_AUX));
             self.put(regs::RCX, Host::RCX);
         }
-        self.or_interpret(misses, start, None, insn);
+        self.or_interpret(misses, start, insn);
     }
 
     /// Jumps if CR4.FSGSBASE is clear; RCX is lost, the flags stay.
@@ -417,7 +418,7 @@ impl Build<'_> {
             self.asm.load32(Host::RCX, from);
         }
         self.put(to.full_register().number(), Host::RCX);
-        self.or_interpret(vec![off], start, None, insn);
+        self.or_interpret(vec![off], start, insn);
     }
 
     fn write_base(&mut self, insn: &Insn) {
@@ -444,7 +445,7 @@ impl Build<'_> {
         let seg = which_base(&insn.ins);
         a.store(Rm::State(frame::hidden_base(seg)), Host::R14);
         a.store(Rm::State(frame::segment_base(seg)), Host::R14);
-        self.or_interpret(misses, start, None, insn);
+        self.or_interpret(misses, start, insn);
     }
 
     fn read_control(&mut self, insn: &Insn) {
@@ -505,7 +506,7 @@ impl Build<'_> {
         if access == Access::Store {
             self.stored(&spot, false, true, Some(insn));
         }
-        self.or_interpret(spot.misses(), start, None, insn);
+        self.or_interpret(spot.misses(), start, insn);
     }
 
     /// RCX becomes the bit number in guest register `guest`; the flags stay.

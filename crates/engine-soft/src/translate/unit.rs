@@ -111,9 +111,9 @@ fn find_liveness(unit: &mut [Insn], page: &[u8], relied: &mut Vec<Bytes>) {
         return look_back(unit, page, None, relied);
     }
     // A loop: what it reads from turn to turn is known exactly.
-    let (mut round, known) = (0, relied.len());
+    let (mut round, before) = (0, relied.len());
     loop {
-        relied.truncate(known);
+        relied.truncate(before);
         look_back(unit, page, Some(round), relied);
         let again = unit[0].live_in;
         if again == round {
