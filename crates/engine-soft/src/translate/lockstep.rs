@@ -77,7 +77,7 @@ impl Lockstep {
             rip: cpu.rip,
             gpr: std::array::from_fn(|i| cpu.gpr[i]),
             status: cpu.status,
-            live: live_at(&page, context.bits(), rip, cpu.rip, undefined),
+            live: live_at(&page, &unit, context.bits(), (rip, cpu.rip), undefined),
             fpu: std::mem::replace(&mut cpu.fpu, fpu),
             stores: taken_back(&stores),
         };
@@ -199,10 +199,16 @@ fn taken_back(stores: &[Store]) -> Vec<Store> {
     last
 }
 
-/// Flags but `undefined`, as RFLAGS bits, that may be read at `rip` if it is in the same page as `begin`.
-fn live_at(page: &[u8], bits: u32, begin: u64, rip: u64, undefined: unit::Flags) -> u64 {
+/// Flags but `undefined`, as RFLAGS bits, that may be read at `rip`, where `unit`, which starts at `begin`, has led to. The translator knows
+/// more of loops than what the next few instructions say.
+fn live_at(page: &[u8], unit: &[Insn], bits: u32, (begin, rip): (u64, u64), undefined: unit::Flags) -> u64 {
     use iced_x86::RflagsBits as F;
-    let flags = if (begin ^ rip) < PAGE { unit::read_at(page, (rip % PAGE) as i64, bits) } else { unit::STATUS };
+    let closing = unit.last().filter(|i| matches!(i.kind, Kind::Jcc | Kind::Jmp));
+    let flags = match closing {
+        Some(last) if (begin & !(PAGE - 1)).wrapping_add(last.target() as u64) == rip => last.live_taken,
+        _ if (begin ^ rip) < PAGE => unit::read_at(page, (rip % PAGE) as i64, bits),
+        _ => unit::STATUS,
+    };
     [(F::CF, 0x1), (F::PF, 0x4), (F::AF, 0x10), (F::ZF, 0x40), (F::SF, 0x80), (F::OF, 0x800)]
         .into_iter()
         .filter(|(f, _)| flags & !undefined & f != 0)
