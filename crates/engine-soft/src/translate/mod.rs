@@ -12,7 +12,7 @@
 //! - `hoist`: which accesses share a check;
 //! - `turns`, `rounds`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
-//! - `system`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
+//! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
 //! - `stubs`, `frame`: the way in and out;
 //! - `targets`: where indirect branches go;
 //! - `map`: translations by place; linking and invalidation;
@@ -41,6 +41,7 @@ mod native;
 mod refill;
 mod regs;
 mod rounds;
+mod state;
 mod stubs;
 mod system;
 mod tally;
