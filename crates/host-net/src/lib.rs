@@ -31,4 +31,4 @@ pub use nat::{Engine, Nat, NatPort};
 pub use resolv::Resolvers;
 pub use sockets::HostSockets;
 pub use sys::raise_open_files;
-pub use tap::{TapError, TapPort};
+pub use tap::{TapError, TapPort, add_default_route, interface_up};

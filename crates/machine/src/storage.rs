@@ -13,6 +13,7 @@ use visor_storage::{AtaDisk, Cdrom, DiskIdentity, Link, PacketDrive, ScsiUnit, T
 use visor_virtio::scsi::Scsi;
 
 use crate::board::Board;
+use crate::disks::Disks;
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{BootClass, Bootable};
 use crate::machine::Machine;
@@ -84,7 +85,7 @@ pub(crate) fn check(disks: &[crate::Disk], cds: &[Cd]) -> Result<(), MachineErro
 
 /// Every PC of the kind has the controller, drives or not.
 pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let Placed { drives, trays, bootable } = place(b.config, &b.timeline);
+    let Placed { drives, trays, bootable } = place(b.config, &b.timeline, &b.built.disks);
     b.built.bootable.extend(bootable);
     let intx = {
         let pci = b.built.pci.clone().ok_or(PciError::Full)?;
@@ -106,7 +107,7 @@ struct Placed {
     bootable: Vec<Bootable>,
 }
 
-fn place(config: &MachineConfig, timeline: &Timeline) -> Placed {
+fn place(config: &MachineConfig, timeline: &Timeline, known: &Disks) -> Placed {
     let Placed { mut drives, mut trays, mut bootable } = Placed::default();
     for (cd, (channel, drive)) in config.cds.iter().filter(|c| c.bus == CdBus::Ide).zip(CD_PLACES) {
         let (cdrom, tray) = cdrom(cd);
@@ -120,8 +121,9 @@ fn place(config: &MachineConfig, timeline: &Timeline) -> Placed {
     let free: Vec<_> = DISK_PLACES.into_iter().filter(|(c, d)| drives[*c][*d].is_none()).collect();
     for (disk, (channel, drive)) in disks.zip(free) {
         let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
+        let attached: Arc<dyn BlockBackend> = known.register(disk);
         drives[channel][drive] =
-            Some(Unit::Disk(AtaDisk::new(timeline.note_requests(&disk.backend), identity, Link::Parallel)));
+            Some(Unit::Disk(AtaDisk::new(timeline.note_requests(&attached), identity, Link::Parallel)));
         let (path, name) = (path(channel, drive), disk.serial.clone());
         bootable.push(Bootable { class: BootClass::Disk, path, name, bios: true });
     }
@@ -165,7 +167,8 @@ pub(crate) fn scsi(b: &mut Board<'_>) -> Result<(), MachineError> {
     let at = b.virtio(device)?;
     let full = |e| MachineError::because(MachineErrorKind::Spec, "too many drives on the SCSI adapter", e);
     for (target, disk) in SCSI_DISKS.zip(config.disks.iter().filter(|d| d.bus == DiskBus::Scsi)) {
-        handle.insert(target, scsi_disk(disk, &b.timeline)).map_err(full)?;
+        let attached: Arc<dyn BlockBackend> = b.built.disks.register(disk);
+        handle.insert(target, scsi_disk(&attached, disk, &b.timeline)).map_err(full)?;
         b.built.bootable.push(Bootable::scsi(at, target, BootClass::Disk, disk.serial.clone()));
     }
     for (target, cd) in SCSI_CDS.zip(config.cds.iter().filter(|c| c.bus == CdBus::Scsi)) {
@@ -178,9 +181,9 @@ pub(crate) fn scsi(b: &mut Board<'_>) -> Result<(), MachineError> {
     Ok(())
 }
 
-fn scsi_disk(disk: &Disk, timeline: &Timeline) -> ScsiUnit {
+fn scsi_disk(backend: &Arc<dyn BlockBackend>, disk: &Disk, timeline: &Timeline) -> ScsiUnit {
     let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
-    ScsiUnit::disk(timeline.note_requests(&disk.backend), identity)
+    ScsiUnit::disk(timeline.note_requests(backend), identity)
 }
 
 impl Machine {
@@ -196,7 +199,7 @@ impl Machine {
         loop {
             let target = scsi.free(SCSI_DISKS).ok_or_else(|| bad("there is no free place on the SCSI adapter"))?;
             // Somebody else may have taken it in between.
-            if scsi.insert(target, scsi_disk(disk, self.timeline())).is_ok() {
+            if scsi.insert(target, scsi_disk(&disk.backend, disk, self.timeline())).is_ok() {
                 return Ok(target);
             }
         }

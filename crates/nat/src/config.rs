@@ -31,6 +31,9 @@ pub struct NatConfig {
     pub boot_file: Option<String>,
     /// How long a lease is valid.
     pub lease: Duration,
+    /// There is no way out: guests are told of no router, and only each other's names are known. Ports of the host can be
+    /// forwarded to guests all the same.
+    pub closed: bool,
     /// The gateway's address leads to the host's loopback.
     pub allow_host_loopback: bool,
     /// Most TCP flows at a time.
@@ -59,6 +62,7 @@ impl Default for NatConfig {
             domain: "internal".into(),
             boot_file: None,
             lease: Duration::from_secs(24 * 3600),
+            closed: false,
             allow_host_loopback: false,
             max_tcp: 16384,
             max_datagram: 8192,
@@ -115,6 +119,21 @@ impl NatConfig {
         };
         config.check()?;
         Ok(config)
+    }
+
+    /// A network without a way out, for guests and the host: .1 is left to the host, .2 hands out addresses and names.
+    ///
+    /// # Errors
+    ///
+    /// As [`NatConfig::shared`].
+    pub fn host_only(network: Ipv4Addr, prefix_len: u8) -> Result<NatConfig, ConfigError> {
+        let shared = NatConfig::shared(network, prefix_len)?;
+        Ok(NatConfig { gateway: shared.dns, closed: true, ..shared })
+    }
+
+    /// The address of the host in a network of [`NatConfig::host_only`].
+    pub fn host_address(&self) -> Ipv4Addr {
+        (u32::from(self.network) + 1).into()
     }
 
     /// Checks that the parts fit together.

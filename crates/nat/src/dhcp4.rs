@@ -102,7 +102,9 @@ fn reply<H: Host>(core: &Core<H>, request: &Message, kind: MessageType, address:
     }
     options.insert(DhcpOption::SubnetMask(config.netmask()));
     options.insert(DhcpOption::BroadcastAddr(config.broadcast()));
-    options.insert(DhcpOption::Router(vec![config.gateway]));
+    if !config.closed {
+        options.insert(DhcpOption::Router(vec![config.gateway]));
+    }
     options.insert(DhcpOption::DomainNameServer(vec![config.dns]));
     options.insert(DhcpOption::DomainName(config.domain.clone()));
     options.insert(DhcpOption::InterfaceMtu(config.mtu));

@@ -284,6 +284,27 @@ impl<H: Host> NatEngine<H> {
         self.core.guests.take(&self.core.config, mac, address, now).then_some(address)
     }
 
+    /// Why no flow of a guest leads to `to` whatever the policy says, in words; `None` if one does, or if `to` is another guest's
+    /// address, which is no affair of a translator.
+    pub fn obstacle(&mut self, to: SocketAddr, protocol: Protocol) -> Option<&'static str> {
+        let config = &self.core.config;
+        let inside = match to.ip() {
+            IpAddr::V4(ip) => config.contains(ip),
+            IpAddr::V6(ip) => config.contains6(ip),
+        };
+        let (gateway, closed, own) = (config.is_gateway(to.ip()), config.closed, config.is_own(to.ip()));
+        let ping = protocol == Protocol::Icmp && own;
+        if ping || (inside && !own) || self.core.destination(to, protocol).is_some() {
+            return None;
+        }
+        Some(match () {
+            () if gateway => "the router's address leads to the host's own services, which is not allowed here",
+            () if own => "only the resolver's own service is there",
+            () if closed => "this network has no way out",
+            () => "addresses of this kind are not routed: loopback, link-local, multicast",
+        })
+    }
+
     /// The addresses and limits of the network.
     pub fn config(&self) -> &NatConfig {
         &self.core.config

@@ -8,8 +8,8 @@ use serde_json::json;
 use visor_firewall::{Rule, RuleSet, What};
 use visor_machine::{MachineSpec, NicModel, NicSpec};
 use visor_net::{MacAddr, Network};
-use visor_network::shared::SharedNetwork;
-use visor_network::{Capturing, ForwardSpec, NatNetwork, NatSpec, NetBoot, NetworkError, random_mac};
+use visor_network::shared::{Plug, SharedNetwork, VlanSpec};
+use visor_network::{Capturing, ForwardSpec, GuestRequest, NatNetwork, NatSpec, NetBoot, NetworkError, random_mac};
 
 use crate::report::Failure;
 
@@ -27,6 +27,12 @@ pub(crate) struct NetworkArgs {
     /// Which network device the guest finds.
     #[arg(long, value_enum, default_value_t = NicArg::Virtio)]
     nic: NicArg,
+    /// The VLAN of the guest's device in a network made with `visor net create`; with --trunk, that of frames without a tag.
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(1..=4094))]
+    vlan: Option<u16>,
+    /// VLANs that the guest's device sees with their tags.
+    #[arg(long, value_name = "ID,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4094))]
+    trunk: Vec<u16>,
     /// The device's Ethernet address; without it a random one.
     #[arg(long, value_name = "ADDRESS")]
     mac: Option<MacAddr>,
@@ -110,6 +116,18 @@ impl Attached {
         report_forwards(&welcome.forwards, args, tell);
     }
 
+    /// Answers a question about the network, or makes a change.
+    ///
+    /// # Errors
+    /// What is against it, in words.
+    pub(super) fn request(&self, request: &GuestRequest) -> Result<serde_json::Value, String> {
+        match self {
+            Attached::None => Err("the machine has no network (it was started with --net none)".into()),
+            Attached::Nat(network) => network.request(request),
+            Attached::Shared(network, _) => network.request(request),
+        }
+    }
+
     /// Where it is plugged in, for `visor info`.
     pub(super) fn describe(&self) -> serde_json::Value {
         match self {
@@ -158,7 +176,7 @@ enum NicArg {
 }
 
 /// A rule, or just the name of a service or a port.
-fn parse_rule(text: &str) -> Result<Rule, String> {
+pub(crate) fn parse_rule(text: &str) -> Result<Rule, String> {
     let bare = !text.contains(char::is_whitespace) && !matches!(text, "ping" | "everything");
     let rule = match text.starts_with(|c: char| c.is_ascii_digit()) {
         true if bare => What::port(text).map(Rule::allow),
@@ -187,6 +205,7 @@ pub(super) fn attach(
             (args.bootfile.is_some(), "--bootfile"),
             (!args.fw_allow.is_empty(), "--fw-allow"),
             (args.capture.is_some(), "--capture"),
+            (args.vlan.is_some() || !args.trunk.is_empty(), "--vlan"),
         ];
         return match useless.iter().find(|(given, _)| *given) {
             Some((_, option)) => Err(Failure::new(format!("{option} needs a network, and there is none"))
@@ -201,7 +220,13 @@ pub(super) fn attach(
         tell(&format!("network {name}, device {model:?} {mac}"));
         return Ok(attached);
     }
+    if args.vlan.is_some() || !args.trunk.is_empty() {
+        return Err(Failure::new("a guest that is alone in its network has no VLANs")
+            .hint("make a network for several: visor net create lab; then --net lab --vlan 10"));
+    }
+    let store = args.name.as_ref().map(|_| crate::net::places().store());
     let nat = NatSpec {
+        store,
         guest: spec.name.clone(),
         allow_host_loopback: args.allow_host_loopback,
         forwards: args.publish.clone(),
@@ -213,7 +238,8 @@ pub(super) fn attach(
         network.start_capture(path).map_err(failure)?;
     }
     let preset = network.preset();
-    advise(spec, image, &[("visor.address", &preset)]);
+    let own = args.name.as_deref().unwrap_or_default();
+    advise(spec, image, &[("visor.hostname", own), ("visor.address", &preset)]);
     let forwards: Vec<String> = network.forwards().iter().map(ToString::to_string).collect();
     report_forwards(&forwards, args, &tell);
     tell(&format!("network nat, device {model:?} {mac}"));
@@ -266,7 +292,13 @@ fn shared(
     }
     let place = crate::net::running(name)?;
     let forwards = args.publish.iter().map(ToString::to_string).collect();
-    let network = Arc::new(SharedNetwork::new(place, forwards, args.fw_allow.clone()));
+    let plug = Plug {
+        forwards,
+        rules: args.fw_allow.clone(),
+        vlans: VlanSpec { untagged: args.vlan, tagged: args.trunk.clone() },
+        named: args.name.is_some(),
+    };
+    let network = Arc::new(SharedNetwork::new(place, plug));
     let guest = spec.name.clone();
     let plugged = network.prepare(&guest, mac);
     plugged.map_err(|e| anyhow::Error::from(e).context(format!("cannot plug into the network {name}")))?;

@@ -130,7 +130,7 @@ impl Request {
     }
 
     fn inside(&self, sector: u64, count: u64) -> bool {
-        sector.checked_add(count).is_some_and(|end| end <= self.shared.geometry.sectors)
+        sector.checked_add(count).is_some_and(|end| end <= self.shared.sectors())
     }
 
     fn submit(self: &Arc<Self>, op: BlockOp, sector: u64, len: u64, buffer: Box<dyn BlockBuffer>) {
