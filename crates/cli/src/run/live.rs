@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use visor_engine::EngineErrorKind;
+use visor_guest::protocol::ExecSpec;
 use visor_machine::{
     ChosenEngine, FileSource, Machine, MachineError, MachineErrorKind, MachineSpec, MachineState, SerialInput,
     SerialOutput, StopReason, Timeline, choose_with,
@@ -15,6 +16,7 @@ use visor_machine::{
 
 use super::agent::Agent;
 use super::end::End;
+use super::execs::Line;
 use super::hub::Hub;
 use super::screen::{Attendants, ScreenArgs};
 use super::spec::{engine_options, wish};
@@ -58,8 +60,13 @@ pub(super) struct Wishes {
     end: Arc<Mutex<Option<Duration>>>,
     /// The size of the terminal behind the console.
     size: Arc<Mutex<Size>>,
+    /// Commands to be started in the guest.
+    execs: Arc<Mutex<Vec<ExecWish>>>,
     wake: Wake,
 }
+
+/// A command, and who waits for it.
+pub(super) type ExecWish = (ExecSpec, Arc<Line>);
 
 #[derive(Default)]
 struct Size {
@@ -78,6 +85,19 @@ impl Wishes {
     pub(super) fn resize(&self, columns: u16, rows: u16) {
         *self.size.lock().unwrap_or_else(PoisonError::into_inner) = Size { now: Some((columns, rows)), fresh: true };
         self.wake.wake();
+    }
+
+    /// A command is to be run in the guest, as soon as its agent is ready.
+    pub(super) fn exec(&self, spec: ExecSpec) -> Arc<Line> {
+        let line = Line::new(self.wake.clone());
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner).push((spec, line.clone()));
+        self.wake.wake();
+        line
+    }
+
+    /// What was asked for since the last call.
+    pub(super) fn take_execs(&self) -> Vec<ExecWish> {
+        std::mem::take(&mut self.execs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn patience(&self) -> Option<Duration> {
@@ -143,7 +163,7 @@ impl Live {
             limit,
             over: Cell::new(false),
             standing: Cell::new(false),
-            wishes: Wishes { end: Arc::default(), size: Arc::default(), wake: wake.clone() },
+            wishes: Wishes { end: Arc::default(), size: Arc::default(), execs: Arc::default(), wake: wake.clone() },
             hub: Arc::default(),
             trouble: Arc::default(),
             wake,

@@ -4,7 +4,7 @@
 //! - `live`: the running machine, and the poll in which the main thread waits for everything;
 //! - `network`: what it is connected to;
 //! - `console`, `command`: the jobs;
-//! - `agent`: the session with the agent in the guest;
+//! - `agent`: the session with the agent in the guest; `execs`: commands that others run through it;
 //! - `control`: its control socket, if it has a name;
 //! - `hub`: the console's output for who attaches;
 //! - `streams`, `tail`, `wake`: bytes on their way;
@@ -19,6 +19,7 @@ mod console;
 mod control;
 mod disc;
 mod end;
+mod execs;
 mod firmware;
 mod hub;
 mod keys;
