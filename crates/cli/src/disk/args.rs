@@ -121,6 +121,12 @@ pub(crate) enum DiskCommand {
   visor disk serve data --listen 127.0.0.1:10809 --read-only
   visor run tiny --disk 'nbd+unix:///data?socket=/run/user/1000/data.sock'")]
     Serve(ServeArgs),
+    /// Make a new disk and put it into a machine that runs, with a file system and mounted if wished.
+    #[command(after_help = "Examples:
+  visor disk add web --size 2G
+  visor disk add web --size 2G --fs xfs --mount /data
+  visor disk add web --size 10G --alloc static --disk web-data")]
+    Add(super::add::AddArgs),
     #[command(flatten)]
     Live(super::live::LiveCommand),
     /// Remove a disk that nobody uses.
