@@ -111,8 +111,9 @@ pub(crate) struct RunArgs {
     /// see --bus). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
     /// taken as raw that way may not be made to look like another format by its guest. Or a disk of the network:
     /// `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`. `,iops=N` and `,bps=SIZE` limit requests and bytes per
-    /// second.
-    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE]")]
+    /// second. `,fault=PLAN` makes requests fail, to see what the guest does: `read:10` every tenth read, `write@2048` writes to
+    /// sector 2048, `flush:1` each flush; several with `+`.
+    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE][,fault=PLAN]")]
     pub(crate) disk: Vec<String>,
     /// How disks of --disk are connected; by default virtio with an image or a kernel that is entered directly, IDE through firmware.
     #[arg(long, value_enum, value_name = "BUS")]

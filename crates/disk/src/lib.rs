@@ -12,6 +12,7 @@
 
 mod convert;
 mod error;
+mod fault;
 mod foreign;
 mod format;
 mod lock;
@@ -29,9 +30,10 @@ mod tests;
 mod throttle;
 
 pub use convert::{ConvertOptions, Copied, Target, convert};
+pub use fault::{FaultPlan, FaultyDisk};
 pub use format::Format;
 pub use nbd::{NbdAddress, NbdDisk, NbdExport, NbdOptions, NbdServer};
-pub use newfile::NewFile;
+pub use newfile::{NewFile, Published};
 pub use open::{ImageOptions, Opened, Policy, open_disk, open_image};
 pub use qcow2::Qcow2Disk;
 pub use raw::{Access, Alloc, RawDisk, RawOptions};

@@ -262,6 +262,9 @@ pub(crate) struct ConvertArgs {
     /// How to compress.
     #[arg(long, value_enum, default_value_t = CompressionArg::Zstd)]
     pub(super) compression: CompressionArg,
+    /// Wait until the copy is on the medium. Without it the host writes it there in the next seconds, as with cp.
+    #[arg(long)]
+    pub(super) sync: bool,
     /// Print as JSON.
     #[arg(long)]
     pub(super) json: bool,

@@ -146,6 +146,7 @@ impl Live {
         machine.notes().iter().for_each(|n| tell(n));
         let wake = Wake::new()?;
         terminal::catch_signals(wake.descriptor()?)?;
+        terminal::survive_file_limit()?;
         let waker = wake.clone();
         machine.on_event(move || waker.wake());
         let (serial, keyboard) = (machine.serial_output(), machine.serial_input());

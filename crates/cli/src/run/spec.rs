@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use visor_disk::{Access, Format, ImageOptions, Limits, NbdAddress, Throttle};
+use visor_disk::{Access, FaultPlan, FaultyDisk, Format, ImageOptions, Limits, NbdAddress, Throttle};
 use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
@@ -156,6 +156,9 @@ pub(super) fn open_disk(text: &str) -> Result<Disk, Failure> {
             ImageOptions { format: wish.format, policy: crate::disk::policy(), ..ImageOptions::new(wish.access) };
         Disk::open(&path, &options).map_err(crate::disk::machine_failure)?
     };
+    if let Some(plan) = wish.faults {
+        disk.backend = Arc::new(FaultyDisk::new(disk.backend, plan));
+    }
     // Without limits too: they can be set while the machine runs.
     disk.backend = Arc::new(Throttle::new(disk.backend, wish.limits).map_err(crate::disk::failure)?);
     Ok(disk)
@@ -174,11 +177,13 @@ struct DiskWish<'a> {
     access: Access,
     format: Option<Format>,
     limits: Limits,
+    faults: Option<FaultPlan>,
 }
 
-/// `FILE` with `,ro`, `,format=NAME`, `,iops=N`, `,bps=SIZE` behind it.
+/// `FILE` with `,ro`, `,format=NAME`, `,iops=N`, `,bps=SIZE`, `,fault=PLAN` behind it.
 fn disk(text: &str) -> Result<DiskWish<'_>, Failure> {
-    let mut wish = DiskWish { name: text, access: Access::ReadWrite, format: None, limits: Limits::default() };
+    let mut wish =
+        DiskWish { name: text, access: Access::ReadWrite, format: None, limits: Limits::default(), faults: None };
     while let Some((rest, word)) = wish.name.rsplit_once(',') {
         let bad = |what: String| Failure::new(what).hint("write for example data,ro,iops=500,bps=20M");
         match word.split_once('=') {
@@ -192,6 +197,7 @@ fn disk(text: &str) -> Result<DiskWish<'_>, Failure> {
                 wish.limits.iops = n.parse().map_err(|_| bad(format!("`{n}` is no number of requests per second")))?;
             }
             Some(("bps", n)) => wish.limits.bps = parse_size(n).map_err(|e| bad(format!("bytes per second: {e}")))?,
+            Some(("fault", plan)) => wish.faults = Some(FaultPlan::parse(plan).map_err(bad)?),
             // A comma of the name.
             _ => break,
         }
@@ -206,7 +212,7 @@ mod tests {
 
     #[test]
     fn disks() {
-        let plain = |name, access, format| DiskWish { name, access, format, limits: Limits::default() };
+        let plain = |name, access, format| DiskWish { name, access, format, limits: Limits::default(), faults: None };
         assert_eq!(disk("a,b.img").unwrap(), plain("a,b.img", Access::ReadWrite, None));
         assert_eq!(disk("/x/c.img,ro").unwrap(), plain("/x/c.img", Access::ReadOnly, None));
         assert_eq!(disk("c,format=qcow2,ro").unwrap(), plain("c", Access::ReadOnly, Some(Format::Qcow2)));
