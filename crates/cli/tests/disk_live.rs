@@ -71,7 +71,12 @@ impl Home {
         let child = self.set(command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let id = child.id();
         self.machines.push(child);
-        self.until(|h| h.run(&["exec", name, "--", "true"]).status.success());
+        let end = Instant::now() + PATIENCE;
+        while !self.run(&["exec", name, "--", "true"]).status.success() {
+            let ended = self.machines.last_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < end, "{ended:?}: {}", self.log(name));
+            std::thread::sleep(Duration::from_millis(100));
+        }
         id
     }
 
@@ -189,17 +194,17 @@ fn a_disk_is_added_with_each_file_system() {
 #[test]
 fn a_full_host_stops_the_guest_until_there_is_room() {
     let mut home = Home::new();
-    let disk = home.sparse("d.raw", 64 << 20);
-    // The limit on the size of files stands for a full file system, which takes root to make.
+    let disk = home.sparse("d.raw", 512 << 20);
+    // The limit on the size of files stands for a full file system, which takes root to make. It holds for the guest's RAM too.
     let program = env!("CARGO_BIN_EXE_visor");
     let script = format!(
-        "ulimit -S -f 20480; exec {program} run --engine soft --timeout 600s --name full --disk {disk},format=raw tiny -- sleep 600"
+        "ulimit -S -f 614400; exec {program} run --engine soft --timeout 600s --name full --disk {disk},format=raw tiny -- sleep 600"
     );
     let mut command = Command::new("sh");
     command.args(["-c", &script]);
     let process = home.spawn(command, "full").to_string();
     let write = "dd if=/dev/urandom of=/tmp/x bs=1M count=30 2> /dev/null; \
-                 dd if=/tmp/x of=/dev/vdb bs=64k oflag=direct conv=fsync 2> /tmp/dd; echo $? > /tmp/done";
+                 dd if=/tmp/x of=/dev/vdb bs=64k oflag=direct conv=fsync seek=4640 2> /tmp/dd; echo $? > /tmp/done";
     home.guest("full", &format!("({write}) > /dev/null 2>&1 &"));
     home.until(|h| h.log("full").contains("stands still"));
     assert!(home.log("full").contains("d.raw"), "{}", home.log("full"));
@@ -211,7 +216,7 @@ fn a_full_host_stops_the_guest_until_there_is_room() {
     assert!(raised.success());
     home.until(|h| h.log("full").contains("room again"));
     let same = "while [ ! -e /tmp/done ]; do sleep 0.2; done; cat /tmp/done; \
-                dd if=/dev/vdb bs=1M count=30 iflag=direct 2> /dev/null | cmp - /tmp/x && echo same; dmesg | grep -c 'I/O error'";
+                dd if=/dev/vdb bs=1M skip=290 count=30 iflag=direct 2> /dev/null | cmp - /tmp/x && echo same; dmesg | grep -c 'I/O error'";
     assert!(home.run(&["exec", "full", "--", "sh", "-c", same]).stdout.starts_with(b"0\nsame\n0\n"), "nothing is lost");
 }
 

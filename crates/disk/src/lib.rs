@@ -36,6 +36,6 @@ pub use nbd::{NbdAddress, NbdDisk, NbdExport, NbdOptions, NbdServer};
 pub use newfile::{NewFile, Published};
 pub use open::{ImageOptions, Opened, Policy, open_disk, open_image};
 pub use qcow2::Qcow2Disk;
-pub use raw::{Access, Alloc, RawDisk, RawOptions};
+pub use raw::{Access, Alloc, Io, RawDisk, RawOptions};
 pub use source::{DiskSource, RawSource};
 pub use throttle::{Limits, Throttle};

@@ -131,6 +131,7 @@ impl Live {
     pub(super) fn start(spec: MachineSpec, args: &RunArgs, tell: impl Fn(&str)) -> Result<Self, Failure> {
         let system = boots_by_itself(args);
         let precious = system || args.disk.iter().any(|d| !d.ends_with(",ro"));
+        terminal::survive_file_limit()?;
         let config = spec.validate().map_err(failure)?;
         let engine =
             choose_with(wish(args.engine), &engine_options(&args.tuning, args.stats.is_some())).map_err(|e| {
@@ -146,7 +147,6 @@ impl Live {
         machine.notes().iter().for_each(|n| tell(n));
         let wake = Wake::new()?;
         terminal::catch_signals(wake.descriptor()?)?;
-        terminal::survive_file_limit()?;
         let waker = wake.clone();
         machine.on_event(move || waker.wake());
         let (serial, keyboard) = (machine.serial_output(), machine.serial_input());
