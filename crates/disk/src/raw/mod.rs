@@ -175,6 +175,7 @@ impl BlockBackend for RawDisk {
     }
 
     fn submit(&self, request: BlockRequest) {
+        let Some(request) = self.file.read_now(request) else { return };
         match &self.server {
             Server::Threads(pool, _) => pool.submit(request),
             Server::Ring(ring) => ring.submit(request),
