@@ -97,6 +97,29 @@ impl BlockRequest {
         self
     }
 
+    /// Where the request starts on a disk of this geometry, in bytes (0 for a flush), if it is one that can be carried out.
+    ///
+    /// # Errors
+    /// [`BlockErrorKind::ReadOnly`], [`BlockErrorKind::OutOfRange`] (also for parts of sectors), [`BlockErrorKind::BadBuffer`].
+    pub fn check(&self, geometry: &BlockGeometry) -> Result<u64, BlockError> {
+        let fail = |kind, why: &str| Err(BlockError::new(kind, format!("{self:?}: {why}")));
+        if self.op == BlockOp::Flush {
+            return Ok(0);
+        }
+        if self.op != BlockOp::Read && geometry.read_only {
+            return fail(BlockErrorKind::ReadOnly, "the disk is read-only");
+        }
+        let end = self.sector.0.checked_add(self.len / SECTOR);
+        if !self.len.is_multiple_of(SECTOR) || end.is_none_or(|end| end > geometry.sectors) {
+            return fail(BlockErrorKind::OutOfRange, "outside the disk");
+        }
+        let has_data = matches!(self.op, BlockOp::Read | BlockOp::Write);
+        if has_data && self.buffer.len() as u64 != self.len {
+            return fail(BlockErrorKind::BadBuffer, "the buffer has another length");
+        }
+        Ok(self.sector.0 * SECTOR)
+    }
+
     /// Finishes the request.
     pub fn complete(mut self, result: Result<(), BlockError>) {
         if let Err(error) = result {

@@ -70,6 +70,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "edu", wanted: |c| c.edu, build: edu },
     Part { name: "tablet", wanted: |c| c.display, build: crate::screen::tablet },
     Part { name: "network", wanted: |c| !c.nics.is_empty(), build: crate::net::build },
+    Part { name: "scsi", wanted: storage::wants_scsi, build: storage::scsi },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
     Part { name: "plug", wanted: always, build: crate::disks::build },
 ];

@@ -243,6 +243,6 @@ impl Cd {
             return Err(MachineError::new(MachineErrorKind::File, what));
         }
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Cd { disc: Some((Arc::new(disc), name)) })
+        Ok(Cd { disc: Some((Arc::new(disc), name)), ..Cd::default() })
     }
 }

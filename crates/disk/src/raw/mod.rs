@@ -102,6 +102,14 @@ impl RawDisk {
         Self::from_file(file, path, access, options)
     }
 
+    /// The disk in `file`, which will be `path` (see [`crate::NewFile`]), for writing.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn from_handle(file: File, path: &Path, options: &RawOptions) -> Result<Self, BlockError> {
+        Self::from_file(file, path, Access::ReadWrite, options)
+    }
+
     /// The disk in `file`, which is `path` and locked already.
     ///
     /// # Errors

@@ -214,6 +214,11 @@ impl Asm {
         self.modrm(to.0 & 7, Rm::State(mask));
     }
 
+    /// RCX becomes the lower half of R14, rotated right by `by` (RORX); keeps the flags.
+    pub(super) fn rotate_address(&mut self, by: u8) {
+        self.raw(&[0xc4, 0xc3, 0x7b, 0xf0, 0xce, by]);
+    }
+
     /// `to = from` with its halves exchanged (RORX); keeps the flags.
     pub(super) fn rorx32(&mut self, to: Host, from: Host) {
         // VEX.LZ.F2.0F3A.W1 F0 /r ib.
@@ -339,6 +344,7 @@ mod tests {
         assert_eq!(text(|a| a.mov(h(15), h(0))), "mov r15,rax");
         assert_eq!(text(|a| a.load8(h(1), Rm::State(16))), "movzx ecx,byte [gs:10h]");
         assert_eq!(text(|a| a.pext(h(1), h(14), 0x40)), "pext rcx,r14,[gs:40h]");
+        assert_eq!(text(|a| a.rotate_address(9)), "rorx ecx,r14d,9");
         assert_eq!(text(|a| a.pdep(h(1), h(1), 0x40)), "pdep rcx,rcx,[gs:40h]");
         assert_eq!(text(|a| a.rorx32(h(2), h(0))), "rorx rdx,rax,20h");
         assert_eq!(text(|a| a.rorx32(h(9), h(14))), "rorx r9,r14,20h");

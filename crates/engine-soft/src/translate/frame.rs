@@ -7,6 +7,7 @@ use visor_x86::regs::{Cr4, Rflags};
 use visor_x86::segment::Segment;
 
 use super::hoist::GROUPS;
+use super::turns::WALKS;
 use crate::cpu::Cpu;
 use crate::mmu::ENTRIES;
 use crate::translate::Translator;
@@ -39,6 +40,9 @@ impl Exit {
     }
 }
 
+/// Bytes of the widest load.
+pub(super) const LOAD: usize = 32;
+
 /// Part of the CPU, so that generated code reaches it through GS.
 #[derive(Debug)]
 #[repr(C)]
@@ -63,9 +67,17 @@ pub(crate) struct Frame {
     pub(super) jump_to: u64,
     /// Where it goes in the guest.
     pub(super) jump_lin: u64,
+    /// Bytes of a load from two pages.
+    pub(super) load: [u8; LOAD],
     /// Host addresses of the ranges that are checked as a whole, and their frames' code marks.
     pub(super) ranges: [u64; GROUPS],
     pub(super) marks: [u64; GROUPS],
+    /// What leads from linear to host addresses in the ranges of a loop, and their frames' code marks.
+    pub(super) walks: [u64; WALKS],
+    pub(super) walk_marks: [u64; WALKS],
+    /// Turns that all of them stay in their pages, and the value of the register that counts them after as many.
+    pub(super) turns_left: u32,
+    pub(super) turns_end: u64,
     /// Guest instructions, where they are counted.
     pub(super) instructions: u64,
     /// What a scratch register held.
@@ -92,6 +104,8 @@ pub(crate) struct Frame {
     /// CR4.TSD and CR4.FSGSBASE.
     pub(super) cr4_tsd: u64,
     pub(super) cr4_fsgsbase: u64,
+    /// The host lets programs set the GS base themselves; for helpers.
+    pub(super) sets_gs: bool,
 }
 
 impl Default for Frame {
@@ -108,8 +122,13 @@ impl Default for Frame {
             exit_id: 0,
             jump_to: 0,
             jump_lin: 0,
+            load: [0; LOAD],
             ranges: [0; GROUPS],
             marks: [0; GROUPS],
+            walks: [0; WALKS],
+            walk_marks: [0; WALKS],
+            turns_left: 0,
+            turns_end: 0,
             instructions: 0,
             spill: 0,
             flags: 0,
@@ -126,6 +145,7 @@ impl Default for Frame {
             all_but_ac: !Rflags::AC.bits(),
             cr4_tsd: Cr4::TSD.bits(),
             cr4_fsgsbase: Cr4::FSGSBASE.bits(),
+            sets_gs: false,
         }
     }
 }

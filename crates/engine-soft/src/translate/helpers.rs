@@ -40,6 +40,16 @@ pub(super) extern "sysv64" fn refill(cpu: *mut Cpu, site: u64) -> u32 {
     u32::from(!execute(cpu, &mut translator.map, site as u32))
 }
 
+/// As [`refill`] for an instruction that loads. If what it loads lies in two pages, collects it and answers 3.
+pub(super) extern "sysv64" fn load(cpu: *mut Cpu, site: u64) -> u32 {
+    // SAFETY: as in `interpret`.
+    let (guest, translator) = unsafe { (&mut *cpu, &mut *(*cpu).frame.translator) };
+    if super::refill::straddle(guest, &translator.map.sites[site as usize].site) {
+        return 3;
+    }
+    refill(cpu, site)
+}
+
 /// Fills the TLB for the instruction of site `site` and answers 2, or 0 if that is not what it lacks.
 pub(super) extern "sysv64" fn only_refill(cpu: *mut Cpu, site: u64) -> u32 {
     // SAFETY: as in `interpret`.
@@ -122,16 +132,13 @@ impl Surroundings {
         if (Surroundings { window: self.window, ..now }) != self || cpu.rip != next || !quiet {
             return false;
         }
-        now.window == self.window || set_window(now.window)
+        now.window == self.window || cpu.frame.sets_gs && set_window(now.window)
     }
 }
 
-/// Another GS base, if programs can set it.
+/// Another GS base, which programs must be able to set.
 fn set_window(window: u64) -> bool {
-    if !super::dispatch::has_fsgsbase() {
-        return false;
-    }
-    // SAFETY: the kernel permits it, and nothing but translated code uses GS.
+    // SAFETY: the kernel permits it (the caller has looked), and nothing but translated code uses GS.
     unsafe { std::arch::asm!("wrgsbase {}", in(reg) window, options(nostack, preserves_flags)) };
     true
 }

@@ -9,6 +9,7 @@
 //! - `classify`: which instruction is translated how;
 //! - `context`: what of the CPU's mode code is made for;
 //! - `hoist`: which accesses share a check;
+//! - `turns`, `rounds`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
 //! - `system`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
 //! - `stubs`, `frame`: the way in and out;
@@ -37,10 +38,12 @@ mod map;
 mod native;
 mod refill;
 mod regs;
+mod rounds;
 mod stubs;
 mod system;
 mod tally;
 mod targets;
+mod turns;
 mod unit;
 
 pub(crate) use dispatch::Translator;
@@ -60,7 +63,7 @@ fn translate(mut build: Build<'_>, unit: &[Insn], start: u16) -> Built {
     if build.host.count {
         build.count(unit.len() as i32);
     }
-    build.unit(unit);
+    build.unit(unit, entry as usize);
     build.finish(start.into(), entry, unit.len() as u32)
 }
 

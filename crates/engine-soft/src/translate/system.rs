@@ -254,7 +254,8 @@ impl Build<'_> {
         self.loses(Host::R14);
         let start = self.asm.here();
         self.flags_image();
-        let check = Check { access: Access::Store, size: 8, align: 1, keep_flags: insn.live_out != 0 };
+        // Whoever tries again reads them once more.
+        let check = Check { access: Access::Store, size: 8, align: 1, keep_flags: true };
         let spot = self.reach(insn, Which::Stack(regs::RSP, -8), check);
         let rcx_kept = self.store_through_rcx(&spot, field!(jump_lin));
         self.move_stack(-8);
@@ -303,7 +304,7 @@ impl Build<'_> {
             if ins.op0_kind() == OpKind::Register { ins.op0_register().size() } else { ins.memory_size().size() };
         let (mut misses, memory) = (Vec::new(), ins.op0_kind() == OpKind::Memory);
         if memory {
-            self.operand_address(ins);
+            self.operand_address(ins, 0);
             let check = Check { access: Access::Load, size: size as u32, align: 1, keep_flags: insn.live_in != 0 };
             misses = self.check(check);
         } else {
@@ -475,7 +476,7 @@ impl Build<'_> {
         let bit = ins.op1_register();
         let wide = bit.is_gpr64();
         let (size, shift, scale) = if wide { (8, 6, 3) } else { (4, 5, 2) };
-        self.operand_address(ins);
+        self.operand_address(ins, 0);
         // The bit number is signed.
         self.bit_number(bit.full_register().number(), wide);
         self.asm.op(true, &[0xc1], 7, Rm::Reg(Host::RCX)); // sar rcx, imm8

@@ -99,17 +99,39 @@ fn decoder(page: &[u8], at: u16) -> Decoder<'_> {
     Decoder::with_ip(64, &page[usize::from(at)..], u64::from(at), DecoderOptions::NO_PAUSE)
 }
 
-/// Backwards from what may be read behind the unit.
+/// Finds what each instruction must preserve.
 fn find_liveness(unit: &mut [Insn], page: &[u8], relied: &mut Vec<Bytes>) {
+    let (Some(first), Some(last)) = (unit.first(), unit.last()) else { return };
+    if !matches!(last.kind, Kind::Jcc | Kind::Jmp) || last.target() != i64::from(first.off) {
+        return look_back(unit, page, None, relied);
+    }
+    // A loop: what it reads from turn to turn is known exactly.
+    let (mut round, before) = (0, relied.len());
+    loop {
+        relied.truncate(before);
+        look_back(unit, page, Some(round), relied);
+        let again = unit[0].live_in;
+        if again == round {
+            return;
+        }
+        round |= again;
+    }
+}
+
+/// Backwards from what may be read behind the unit. `round`: what is read in the next turn of a loop that the last one closes.
+fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut Vec<Bytes>) {
+    let count = unit.len();
     let mut live = match unit.last() {
         Some(last) if last.kind.falls_through() => look_ahead(page, i64::from(last.next()), relied),
         _ => 0,
     };
-    for i in unit.iter_mut().rev() {
+    for (n, i) in unit.iter_mut().enumerate().rev() {
         i.live_out = live;
         match i.kind {
             Kind::Jcc | Kind::Jmp | Kind::Counted => {
-                i.live_taken = look_ahead(page, i.target(), relied);
+                let closes = n + 1 == count;
+                i.live_taken =
+                    round.filter(|_| closes).unwrap_or_else(|| look_ahead(page, i.target(), relied));
                 live |= i.live_taken | read_by(&i.ins);
             }
             Kind::System(System::Syscall | System::Sysret) => live = STATUS,

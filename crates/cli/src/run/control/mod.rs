@@ -8,6 +8,7 @@ mod disc;
 mod disk;
 mod exec;
 mod info;
+mod net;
 mod power;
 mod screen;
 
@@ -46,7 +47,7 @@ pub(super) struct Context {
 
 /// All verbs.
 const DOMAINS: &[&[Verb<Context>]] =
-    &[info::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS, exec::VERBS, disk::VERBS];
+    &[info::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS, exec::VERBS, disk::VERBS, net::VERBS];
 
 /// The name of a machine, and its socket while it runs.
 pub(super) struct Named {
