@@ -133,7 +133,8 @@ fn a_disk_comes_grows_and_goes() {
     home.start("web", &[]);
     home.ok(&["disk", "create", "data", "--size", "64M"]);
     assert!(home.ok(&["disk", "attach", "web", "data"]).contains("64.0 MiB"));
-    let wait = "n=0; while [ ! -b /dev/vdb ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; cat /sys/block/vdb/size";
+    let wait =
+        "n=0; while [ ! -b /dev/vdb ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; cat /sys/block/vdb/size";
     assert_eq!(home.guest("web", wait), "131072\n");
     home.guest("web", "mkfs.ext4 -q /dev/vdb && mount /dev/vdb /mnt && echo kept > /mnt/file && sync");
     let second = home.fails(&["disk", "attach", "web", "data"]);
@@ -164,7 +165,10 @@ fn a_disk_comes_grows_and_goes() {
     // It comes back into the same slot, with what the snapshot kept.
     home.ok(&["disk", "snapshot", "revert", "data", "before"]);
     home.ok(&["disk", "attach", "web", "data,ro"]);
-    let read = format!("{}; cat /sys/block/vdb/ro; mount -o ro,noload /dev/vdb /mnt && cat /mnt/file", wait.replace("; cat /sys/block/vdb/size", ""));
+    let read = format!(
+        "{}; cat /sys/block/vdb/ro; mount -o ro,noload /dev/vdb /mnt && cat /mnt/file",
+        wait.replace("; cat /sys/block/vdb/size", "")
+    );
     assert_eq!(home.guest("web", &read), "1\nkept\n");
 }
 
@@ -283,7 +287,8 @@ fn machines_from_one_image_never_see_each_others_writes() {
     home.start("a", &["--disk", "one"]);
     home.start("b", &["--disk", "two"]);
     for (name, letter) in [("a", "A"), ("b", "B")] {
-        let write = format!("yes {letter} | head -c 1048576 | dd of=/dev/vdb bs=64k oflag=direct conv=fsync 2> /dev/null");
+        let write =
+            format!("yes {letter} | head -c 1048576 | dd of=/dev/vdb bs=64k oflag=direct conv=fsync 2> /dev/null");
         home.guest(name, &write);
     }
     for (name, letter) in [("a", "A"), ("b", "B")] {
@@ -296,5 +301,9 @@ fn machines_from_one_image_never_see_each_others_writes() {
         home.ok(&["kill", name]);
     }
     let base = Command::new("qemu-img").args(["map", "--output=json"]).arg(home.file("base.qcow2")).output().unwrap();
-    assert!(!stdout(&base).contains("\"data\": true"), "the image that both began with holds nothing: {}", stdout(&base));
+    assert!(
+        !stdout(&base).contains("\"data\": true"),
+        "the image that both began with holds nothing: {}",
+        stdout(&base)
+    );
 }

@@ -41,3 +41,5 @@ pub use qcow2::Qcow2Disk;
 pub use raw::{Access, Alloc, Io, RawDisk, RawOptions};
 pub use source::{DiskSource, RawSource, SourceDisk};
 pub use throttle::{Limits, Throttle};
+/// Whether [`Io::Auto`] uses io_uring on this host; the reason, if not.
+pub use visor_uring::probe as ring_available;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use visor_apic::{IOAPIC_BASE, IOAPIC_LEN};
+use visor_block::BlockBackend;
 use visor_chipset::{
     AcpiPm, DEBUG_CONSOLE_PORTS, DEBUG_EXIT_PORT, DebugConsole, DebugExit, HPET_BASE, HPET_LEN, Hpet, HpetWires, I8042,
     I8042Wires, Pit, PitWires, PmBlock, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT, TEST_MEMORY,
@@ -17,7 +18,6 @@ use visor_pci::edu::Edu;
 use visor_pci::{Apertures, ChipsetSink, PciBus, ShadowArea};
 use visor_virtio::blk::{Blk, BlkConfig};
 use visor_virtio::console::{Console, ConsoleConfig, PortConfig};
-use visor_block::BlockBackend;
 use visor_virtio::rng::{HostEntropy, Rng};
 
 use crate::board::{Board, Part};

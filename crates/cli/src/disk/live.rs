@@ -68,7 +68,9 @@ pub(crate) enum LiveCommand {
         bps: Option<u64>,
     },
     /// Show the disks of a machine that runs, and what they have done.
-    #[command(after_help = "Examples:\n  visor disk stats web\n  visor disk stats web --json\n  watch visor disk stats web")]
+    #[command(
+        after_help = "Examples:\n  visor disk stats web\n  visor disk stats web --json\n  watch visor disk stats web"
+    )]
     Stats {
         /// The machine.
         machine: String,
@@ -90,7 +92,13 @@ pub(super) fn main(command: &LiveCommand, quiet: bool) -> Result<u8, Failure> {
             if *json {
                 println!("{}", serde_json::to_string_pretty(&answer)?);
             } else if !quiet {
-                println!("{}: {} attached ({} at {})", machine, text(&answer, "name"), size(&answer), text(&answer, "at"));
+                println!(
+                    "{}: {} attached ({} at {})",
+                    machine,
+                    text(&answer, "name"),
+                    size(&answer),
+                    text(&answer, "at")
+                );
             }
         }
         LiveCommand::Detach { machine, disk, timeout, force } => {

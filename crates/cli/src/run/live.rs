@@ -362,7 +362,8 @@ impl Live {
         self.take_serial(1 << 20);
         self.hub.close();
         let cpus = self.machine.stats();
-        let report = stats::Report::new(self.engine.engine.caps().name, &self.engine.reason, &cpus, elapsed);
+        let report = stats::Report::new(self.engine.engine.caps().name, &self.engine.reason, &cpus, elapsed)
+            .disks(self.machine.disks().list());
         match format {
             StatsFormat::Table => report.table(),
             StatsFormat::Json => report.json(),

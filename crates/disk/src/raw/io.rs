@@ -84,7 +84,8 @@ impl RawFile {
         }
         let full = meta.blocks() * 512 >= old;
         let grown = match full && bytes > old {
-            true => fallocate(&*self.file, FallocateFlags::empty(), old as i64, (bytes - old) as i64).map_err(io::Error::from),
+            true => fallocate(&*self.file, FallocateFlags::empty(), old as i64, (bytes - old) as i64)
+                .map_err(io::Error::from),
             false => self.file.set_len(bytes),
         };
         match grown {

@@ -183,7 +183,8 @@ impl Worker {
         let pushed = if job.request.op == BlockOp::Read {
             self.ring.read(&file, at, buffer, job)
         } else {
-            let filled = job.request.buffer.get(job.done, &mut buffer).and_then(|()| self.file.check_start(at, &buffer));
+            let filled =
+                job.request.buffer.get(job.done, &mut buffer).and_then(|()| self.file.check_start(at, &buffer));
             if let Err(e) = filled {
                 return self.finish(job.request, Err(e));
             }
@@ -201,7 +202,12 @@ impl Worker {
         let n = match result {
             Ok(n) => n.min(buffer.len()),
             // What the ring cannot do a thread can; nothing is done twice that must not be.
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::Unsupported) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::Unsupported
+                ) =>
+            {
                 return self.hand_over(job.request);
             }
             Err(e) => {
