@@ -42,6 +42,8 @@ pub(super) struct Live {
     limit: Option<Duration>,
     /// The time limit was over and has been told of: it ends no wait any more.
     over: Cell<bool>,
+    /// It stands because the host is full, and that was told.
+    standing: Cell<bool>,
     wake: Wake,
     wishes: Wishes,
     hub: Arc<Hub>,
@@ -160,6 +162,7 @@ impl Live {
             started,
             limit,
             over: Cell::new(false),
+            standing: Cell::new(false),
             wishes: Wishes { end: Arc::default(), size: Arc::default(), execs: Arc::default(), wake: wake.clone() },
             hub: Arc::default(),
             trouble: Arc::default(),
@@ -237,9 +240,27 @@ impl Live {
         }
         let input = input.is_some_and(|i| fds[i].revents().is_some_and(|r| !r.is_empty()));
         self.wake.forget();
+        self.tell_of_room();
         let (resized, signals): (Vec<_>, Vec<_>) =
             terminal::take_signals().into_iter().partition(|s| *s == Signal::SIGWINCH);
         Ok(Happened { input, signals, resized: !resized.is_empty() | self.attached_resized() })
+    }
+
+    /// Says when the machine stands because the host is full, and when it goes on.
+    fn tell_of_room(&self) {
+        let waiting = self.machine.disks().waiting();
+        if waiting.is_empty() == self.standing.get() {
+            self.standing.set(!waiting.is_empty());
+            // The terminal may be in raw mode.
+            match waiting.is_empty() {
+                true => eprint!("\r\nvisor: there is room again; the machine goes on\r\n"),
+                false => eprint!(
+                    "\r\nvisor: the machine stands still, because the host has no room for what its guest writes ({}).\r\n\
+                     visor: make room on the host; it goes on by itself and nothing is lost\r\n",
+                    waiting.join("; ")
+                ),
+            }
+        }
     }
 
     /// The time limit, once it is over.

@@ -39,9 +39,10 @@ use self::control::Named;
 pub(crate) use self::disc::look_at_disc;
 use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
-pub(crate) use self::network::NetworkArgs;
+pub(crate) use self::network::{NetworkArgs, parse_rule};
 pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
+pub(crate) use self::spec::split_disk;
 use self::tail::Tail;
 pub(crate) use self::tail::printable;
 use crate::args::{RunArgs, StatsFormat};
@@ -63,6 +64,7 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
         }
     };
     let network = network::attach(&args.network, &mut spec, args.image.is_some(), tell)?;
+    firmware::network_roms(args, &mut spec, quiet)?;
     let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
     let mut live = Live::start(spec, args, tell)?;
     network.report(&args.network, tell);

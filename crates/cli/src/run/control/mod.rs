@@ -5,8 +5,10 @@
 
 mod console;
 mod disc;
+mod disk;
 mod exec;
 mod info;
+mod net;
 mod power;
 mod screen;
 
@@ -45,7 +47,7 @@ pub(super) struct Context {
 
 /// All verbs.
 const DOMAINS: &[&[Verb<Context>]] =
-    &[info::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS, exec::VERBS];
+    &[info::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS, exec::VERBS, disk::VERBS, net::VERBS];
 
 /// The name of a machine, and its socket while it runs.
 pub(super) struct Named {
