@@ -38,7 +38,10 @@ fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor::main(&doctor),
         Command::Image { command } => image::main(&command, args.quiet),
         Command::Iso { command } => iso::main(&command, args.quiet),
-        Command::Net { command } => net::main(&command),
+        Command::Net { command } => net::main(&command, args.quiet),
+        Command::Port { command } => net::port(&command),
+        Command::Fw { command } => net::fw(&command, args.quiet),
+        Command::Sg { command } => net::sg(&command),
         Command::Disk { command } => disk::main(&command, args.quiet),
         Command::Machine(command) => machine::main(&command, args.quiet),
     };

@@ -146,10 +146,12 @@ fn typewriter(name: &str) -> PathBuf {
 /// One that sends back what comes on its serial port, up to a q.
 fn echo(name: &str) -> PathBuf {
     let sector = BootSector::new().print("[echo]\r\n").code(&[
-        // cli; mov dx, 3fdh; w: in al, dx; test al, 1; jz w; mov dl, f8h; in al, dx; out dx, al; cmp al, 'q'; je end; mov dl, fdh;
+        // SeaBIOS takes what comes meanwhile for its keyboard, until then: cli; mov dx, 3f8h; mov al, '>'; out dx, al
+        0xfa, 0xba, 0xf8, 0x03, 0xb0, b'>', 0xee,
+        // mov dx, 3fdh; w: in al, dx; test al, 1; jz w; mov dl, f8h; in al, dx; out dx, al; cmp al, 'q'; je end; mov dl, fdh;
         // jmp w; end:
-        0xfa, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0xb2, 0xf8, 0xec, 0xee, 0x3c, 0x71, 0x74, 0x04, 0xb2,
-        0xfd, 0xeb, 0xef,
+        0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0xb2, 0xf8, 0xec, 0xee, 0x3c, 0x71, 0x74, 0x04, 0xb2, 0xfd,
+        0xeb, 0xef,
     ]);
     file(&format!("{name}.img"), &sector.power_off().disk(""))
 }
@@ -236,7 +238,7 @@ fn the_screen_and_the_keyboard_are_used_live() {
 fn the_console_is_attached_from_elsewhere() {
     let home = Home::new();
     home.launch(&echo("m4-1"), &["--name", "serial"]);
-    home.wait_for(&["console", "serial", "--log"], "[echo]");
+    home.wait_for(&["console", "serial", "--log"], ">");
     let mut console = home
         .command(&["console", "serial"])
         .stdin(Stdio::piped())
@@ -409,4 +411,86 @@ fn a_second_interrupt_ends_a_machine_that_does_not_heed_its_button() {
     let begin = Instant::now();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(begin.elapsed() < Duration::from_secs(40), "it waited for the guest");
+}
+
+/// Makes sure that the image exists before a test wants it in the background.
+fn tiny(home: &Home, name: &str, more: &[&str]) {
+    assert!(common::run(&["image", "build", "tiny"]).status.success());
+    let mut args = vec!["launch", "tiny", name, "--engine", "soft", "--net", "none"];
+    args.extend(more);
+    let out = home.run(&args);
+    assert_eq!(out.status.code(), Some(0), "{}", stderr(&out));
+    assert!(stderr(&out).contains(" > ready "), "{}", stderr(&out));
+}
+
+#[test]
+fn commands_run_in_a_machine_that_runs() {
+    let home = Home::new();
+    tiny(&home, "box", &[]);
+    assert_eq!(home.ok(&["exec", "box", "uname", "-sm"]), "Linux x86_64\n");
+    let out =
+        home.run(&["exec", "box", "-e", "A=b", "-w", "/tmp", "--", "sh", "-c", "pwd; echo $A; echo err >&2; exit 7"]);
+    assert_eq!((stdout(&out).as_str(), stderr(&out).as_str(), out.status.code()), ("/tmp\nb\n", "err\n", Some(7)));
+    let out = home.run(&["exec", "box", "no-such-program"]);
+    assert_eq!(out.status.code(), Some(127), "{}", stderr(&out));
+    // Both ways at once, far more than any buffer holds.
+    let data: Vec<u8> = (0..3_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut cat = home.command(&["exec", "box", "cat"]);
+    let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, input) = (cat.stdin.take().unwrap(), data.clone());
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let out = cat.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(out.stdout == data, "{} of {} bytes came back", out.stdout.len(), data.len());
+    // Two at once; what is left behind by one that is killed ends as well.
+    let mut sleeper =
+        home.command(&["exec", "box", "sh", "-c", "echo $$ > /run/sleeper; exec sleep 1000"]).spawn().unwrap();
+    home.wait_for(&["exec", "box", "cat", "/run/sleeper"], "\n");
+    kill(sleeper.id());
+    sleeper.wait().unwrap();
+    let gone = "kill -0 $(cat /run/sleeper) 2>/dev/null || echo gone";
+    home.wait_for(&["exec", "box", "sh", "-c", gone], "gone");
+    // Who waits for a command when the machine ends is told.
+    let waiter = home.command(&["exec", "box", "sleep", "1000"]).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(home.ok(&["stop", "box", "--timeout", "4m"]), "box\n");
+    let out = waiter.wait_with_output().unwrap();
+    assert!(matches!(out.status.code(), Some(125 | 143 | 129 | 137)), "{:?} {}", out.status.code(), stderr(&out));
+    home.wait_until_gone();
+}
+
+#[test]
+fn a_guest_of_ours_is_shut_down_in_order() {
+    let home = Home::new();
+    let disk = file("orderly.img", b"");
+    File::options().write(true).open(&disk).unwrap().set_len(64 << 20).unwrap();
+    tiny(&home, "box", &["--disk", text(&disk)]);
+    home.ok(&[
+        "exec",
+        "box",
+        "--",
+        "sh",
+        "-c",
+        "mkfs.ext4 -q -F /dev/vdb && mount /dev/vdb /mnt && echo kept > /mnt/file",
+    ]);
+    home.ok(&["stop", "box", "--timeout", "4m"]);
+    let script = "mount -o ro /dev/vdb /mnt && cat /mnt/file";
+    let out = home.run(&[
+        "run",
+        "tiny",
+        "--engine",
+        "soft",
+        "--net",
+        "none",
+        "--disk",
+        text(&disk),
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
+    assert_eq!(stdout(&out), "kept\n", "{}", stderr(&out));
+    // Without an agent there is nothing to run commands.
+    home.launch(&stubborn("m13"), &["--name", "none"]);
+    assert!(home.fails(&["exec", "none", "true"]).contains("no agent in this guest"));
 }

@@ -17,6 +17,7 @@ use crate::changed;
 use crate::clock::{TscClock, host_tsc};
 use crate::cpu::{Cpu, attention};
 use crate::fabric::{CpuPort, Fabric};
+use crate::host::HostFeatures;
 use crate::mmu::CpuBox;
 use crate::options::{SoftOptions, Tier};
 use crate::perf_map::PerfMap;
@@ -54,7 +55,7 @@ impl SoftEngine {
             .map_err(|e| EngineError::host("the host gives no memory for generated code (memfd, PROT_EXEC)", e))?;
         let clock = TscClock::measure();
         let config = ModelConfig { cpus: 1, tsc_khz: (clock.hz / 1000) as u32, apic_hz: visor_apic::TIMER_HZ as u32 };
-        let cpuid = announced(Model::default(), &config);
+        let cpuid = announced(Model::default(), &config, HostFeatures::absent_units(options.absent));
         let caps = EngineCaps { name: "soft", cpuid, tsc_hz: clock.hz, max_vcpus: MAX_VCPUS };
         Ok(SoftEngine { caps, fpu: Arc::new(fpu), clock, options })
     }

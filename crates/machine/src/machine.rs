@@ -19,6 +19,7 @@ use crate::bus_io::BusIo;
 use crate::chars::{SerialInput, SerialLine, SerialOutput};
 use crate::clock::GuestClock;
 use crate::cpu;
+use crate::disks::{self, Disks};
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{FirmwareKind, FirmwareLog, Image, LogPort, extra, ordered};
 use crate::io_thread::{self, IoThread};
@@ -152,6 +153,9 @@ impl Machine {
                 deadline: ready.time_limit.map(|t| Instant::now() + t),
             };
             self.thread("io".into(), move || io_thread::main(t))?;
+            let (built, control, clock) = (self.built.clone(), self.control.clone(), self.clock.clone());
+            let space = move || disks::main(&built.disks, &control, &clock, built.net.as_ref());
+            self.thread("space".into(), space)?;
             match self.built.net.clone() {
                 Some(net) => {
                     let control = self.control.clone();
@@ -196,7 +200,10 @@ impl Machine {
 
     /// Lets a paused machine go on.
     pub fn resume(&self) {
-        if self.is_started() {
+        if self.control.stalled() {
+            // The clock stands until there is room, which may be now.
+            self.built.disks.space().nudge();
+        } else if self.is_started() {
             self.clock.resume();
         }
         self.control.resume();
@@ -268,6 +275,11 @@ impl Machine {
     /// The trays of the CD-ROM drives, in the order of the specification: discs can be changed while the machine runs.
     pub fn trays(&self) -> &[Tray] {
         &self.built.trays
+    }
+
+    /// The disks: they can be added, taken out and changed while the machine runs.
+    pub fn disks(&self) -> &Disks {
+        &self.built.disks
     }
 
     /// The network devices, in the order of [`crate::MachineSpec::nics`].

@@ -73,6 +73,30 @@ pub(crate) enum MachineCommand {
         #[arg(long)]
         log: bool,
     },
+    /// Run a command in a machine that has an agent (`tiny`): its output, its exit status.
+    #[command(
+        after_help = "Examples:\n  visor exec web -- uname -a\n  visor exec web -- systemctl enable --now httpd\n  \
+                      tar c src | visor exec web -- tar x -C /tmp"
+    )]
+    Exec {
+        /// The machine's name.
+        name: String,
+        /// The command and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+        argv: Vec<String>,
+        /// Set a variable of its environment.
+        #[arg(short, long, value_name = "NAME=VALUE")]
+        env: Vec<String>,
+        /// Its working directory.
+        #[arg(short = 'w', long, value_name = "DIRECTORY")]
+        cwd: Option<String>,
+    },
+    /// A shell in a machine that has an agent (`tiny`).
+    #[command(visible_alias = "sh")]
+    Shell {
+        /// The machine's name.
+        name: String,
+    },
     /// Write what the screen of a machine shows to a PNG file.
     #[command(
         after_help = "Examples:\n  visor screenshot web\n  visor screenshot web now.png\n  visor screenshot web - | display"

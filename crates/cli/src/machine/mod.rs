@@ -1,7 +1,7 @@
 //! Commands for machines that run, by their names. Each asks the machine's process through its control socket.
 //!
 //! - `list`: `ls`, `info`; `power`: `stop`, `kill`, `pause`, `resume`, `restart`;
-//! - `console`, `screen`, `disc`, `timeline`: what they are called after; `launch`: starting in the background;
+//! - `exec`: `exec`, `shell`; `console`, `screen`, `disc`, `timeline`: what they are called after; `launch`: starting in the background;
 //! - `args`: their command lines.
 //!
 //! Other commands find a machine by [`find`] and ask it by [`Target::call`]; how a verb is added stands on the page of `visor_control`.
@@ -9,6 +9,7 @@
 mod args;
 mod console;
 mod disc;
+pub(crate) mod exec;
 mod launch;
 mod list;
 mod power;
@@ -36,6 +37,8 @@ pub(crate) fn main(command: &MachineCommand, quiet: bool) -> Result<u8, Failure>
         MachineCommand::Resume { names } => power::simple(names, "power.resume"),
         MachineCommand::Restart { names } => power::simple(names, "power.reset"),
         MachineCommand::Console { name, log } => console::console(name, *log, quiet),
+        MachineCommand::Exec { name, argv, env, cwd } => exec::exec(name, argv, env, cwd.as_deref(), quiet),
+        MachineCommand::Shell { name } => exec::exec(name, &["sh".into(), "-l".into()], &[], None, quiet),
         MachineCommand::Screenshot { name, file } => screen::screenshot(name, file.as_deref()),
         MachineCommand::Screen { name, json } => screen::screen(name, *json),
         MachineCommand::Type(args) => screen::type_keys(args),

@@ -56,7 +56,7 @@ pub(crate) struct TypeArgs {
     /// Press keys together, after the text: `enter`, `f12`, `ctrl-alt-del`.
     #[arg(long, value_name = "KEYS")]
     key: Vec<String>,
-    /// Follow a script instead: `wait:TEXT` on the screen, `type:TEXT`, `press:KEYS`, `sleep:TIME`, in the order given.
+    /// Follow a script instead: `wait:TEXT` on the screen, `type:TEXT`, `press:KEYS`, `sleep:TIME`, `end`, in the order given.
     #[arg(long, value_name = "STEP", conflicts_with_all = ["text", "key"])]
     keys: Vec<String>,
     /// How long it may take.

@@ -10,6 +10,7 @@ use visor_guest::host::HostEvent;
 use super::agent::Agent;
 use super::boot::{BootWatch, nothing_to_boot};
 use super::end::End;
+use super::execs::Execs;
 use super::live::{Happened, Live, Want, flush, is_terminal};
 use super::streams::{Input, Output};
 use super::tail::{Curtain, Tail};
@@ -53,6 +54,7 @@ pub(super) struct Console<'a> {
     typed: Vec<u8>,
     raw: Option<RawTerminal>,
     agent: Option<Agent>,
+    execs: Execs,
     curtain: Option<Curtain>,
     announce: Option<String>,
     tail: Tail,
@@ -79,6 +81,7 @@ impl<'a> Console<'a> {
             typed: Vec::new(),
             raw: if interactive { Some(RawTerminal::enter()?) } else { None },
             agent: if look.agent { Some(live.agent()?) } else { None },
+            execs: Execs::default(),
             curtain: look.curtain.then(Curtain::default),
             announce: look.announce,
             tail: Tail::default(),
@@ -231,13 +234,20 @@ impl<'a> Console<'a> {
     fn serve_agent(&mut self) {
         let Some(agent) = &mut self.agent else { return };
         // A guest that restarts is greeted again by the agent's next session.
-        let _ = agent.pump();
+        if let Err(lost) = agent.pump() {
+            self.execs.lost(&lost.to_string());
+        }
         let mut ready = false;
         while let Some(event) = agent.next_event() {
+            let Some(event) = self.execs.take(event) else { continue };
             match event {
                 HostEvent::Ready(_) => ready = true,
                 other => tracing::debug!(?other, "from the agent"),
             }
+        }
+        self.execs.pump(self.live.wishes(), agent);
+        if let Err(lost) = agent.pump() {
+            self.execs.lost(&lost.to_string());
         }
         if ready {
             self.tell_size();

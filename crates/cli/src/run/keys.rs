@@ -23,13 +23,18 @@ pub(crate) enum Step {
     Sleep(Duration),
     /// Keys, one chord after the other.
     Press(Vec<Chord>),
+    /// The machine is switched off, as by pulling the plug.
+    End,
 }
 
 impl std::str::FromStr for Step {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let (verb, rest) = s.split_once(':').ok_or("write wait:TEXT, type:TEXT, press:KEYS or sleep:TIME")?;
+        if s == "end" {
+            return Ok(Step::End);
+        }
+        let (verb, rest) = s.split_once(':').ok_or("write wait:TEXT, type:TEXT, press:KEYS, sleep:TIME or end")?;
         match verb {
             "wait" if !rest.is_empty() => Ok(Step::Wait(rest.into())),
             "type" => match strokes(&unescape(rest)) {
@@ -42,7 +47,7 @@ impl std::str::FromStr for Step {
                 Ok(Step::Press(vec![chord]))
             }
             "sleep" => crate::args::parse_time(rest).map(Step::Sleep),
-            _ => Err(format!("no step is called {verb:?}; steps are wait, type, press and sleep")),
+            _ => Err(format!("no step is called {verb:?}; steps are wait, type, press, sleep and end")),
         }
     }
 }
@@ -76,16 +81,18 @@ struct Hands {
     screen: Arc<dyn Display>,
     input: Arc<dyn InputSink>,
     over: Box<dyn Fn() -> bool + Send>,
+    end: Box<dyn Fn() + Send>,
 }
 
-/// Follows a script in this thread; false if `over` became true before its end.
+/// Follows a script in this thread; false if `over` became true before its end. `end` switches the machine off.
 pub(super) fn follow(
     steps: &[Step],
     screen: Arc<dyn Display>,
     input: Arc<dyn InputSink>,
     over: impl Fn() -> bool + Send + 'static,
+    end: impl Fn() + Send + 'static,
 ) -> bool {
-    let hands = Hands { screen, input, over: Box::new(over) };
+    let hands = Hands { screen, input, over: Box::new(over), end: Box::new(end) };
     steps.iter().all(|step| hands.follow(step))
 }
 
@@ -94,10 +101,11 @@ impl Typist {
         steps: Vec<Step>,
         screen: Arc<dyn Display>,
         input: Arc<dyn InputSink>,
+        end: impl Fn() + Send + 'static,
     ) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let over = stop.clone();
-        let hands = Hands { screen, input, over: Box::new(move || over.load(Ordering::SeqCst)) };
+        let hands = Hands { screen, input, over: Box::new(move || over.load(Ordering::SeqCst)), end: Box::new(end) };
         let thread = std::thread::Builder::new().name("typist".into()).spawn(move || {
             let _ = steps.iter().all(|step| hands.follow(step));
         })?;
@@ -131,6 +139,10 @@ impl Hands {
                 let end = Instant::now() + *time;
                 while Instant::now() < end && self.rest(end.saturating_duration_since(Instant::now())) {}
                 Instant::now() >= end
+            }
+            Step::End => {
+                (self.end)();
+                true
             }
             Step::Press(chords) => chords.iter().all(|chord| self.press(chord)),
         }
@@ -181,6 +193,7 @@ mod tests {
         assert_eq!(parse("wait:boot: "), Ok(Step::Wait("boot: ".into())));
         assert_eq!(parse("sleep:1500ms"), Ok(Step::Sleep(Duration::from_millis(1500))));
         assert_eq!(parse("press:Ctrl+C"), Ok(Step::Press(vec![Chord(vec![Key::LEFT_CTRL, Key::C])])));
+        assert_eq!(parse("end"), Ok(Step::End));
         let Ok(Step::Press(chords)) = parse("type:a:\\\\\\n") else { panic!() };
         assert_eq!(chords.len(), 4);
         assert_eq!(chords[3].0, [Key::ENTER]);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use visor_engine::EngineErrorKind;
+use visor_guest::protocol::ExecSpec;
 use visor_machine::{
     ChosenEngine, FileSource, Machine, MachineError, MachineErrorKind, MachineSpec, MachineState, SerialInput,
     SerialOutput, StopReason, Timeline, choose_with,
@@ -15,6 +16,7 @@ use visor_machine::{
 
 use super::agent::Agent;
 use super::end::End;
+use super::execs::Line;
 use super::hub::Hub;
 use super::screen::{Attendants, ScreenArgs};
 use super::spec::{engine_options, wish};
@@ -40,6 +42,8 @@ pub(super) struct Live {
     limit: Option<Duration>,
     /// The time limit was over and has been told of: it ends no wait any more.
     over: Cell<bool>,
+    /// It stands because the host is full, and that was told.
+    standing: Cell<bool>,
     wake: Wake,
     wishes: Wishes,
     hub: Arc<Hub>,
@@ -56,8 +60,13 @@ pub(super) struct Wishes {
     end: Arc<Mutex<Option<Duration>>>,
     /// The size of the terminal behind the console.
     size: Arc<Mutex<Size>>,
+    /// Commands to be started in the guest.
+    execs: Arc<Mutex<Vec<ExecWish>>>,
     wake: Wake,
 }
+
+/// A command, and who waits for it.
+pub(super) type ExecWish = (ExecSpec, Arc<Line>);
 
 #[derive(Default)]
 struct Size {
@@ -76,6 +85,19 @@ impl Wishes {
     pub(super) fn resize(&self, columns: u16, rows: u16) {
         *self.size.lock().unwrap_or_else(PoisonError::into_inner) = Size { now: Some((columns, rows)), fresh: true };
         self.wake.wake();
+    }
+
+    /// A command is to be run in the guest, as soon as its agent is ready.
+    pub(super) fn exec(&self, spec: ExecSpec) -> Arc<Line> {
+        let line = Line::new(self.wake.clone());
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner).push((spec, line.clone()));
+        self.wake.wake();
+        line
+    }
+
+    /// What was asked for since the last call.
+    pub(super) fn take_execs(&self) -> Vec<ExecWish> {
+        std::mem::take(&mut self.execs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn patience(&self) -> Option<Duration> {
@@ -140,7 +162,8 @@ impl Live {
             started,
             limit,
             over: Cell::new(false),
-            wishes: Wishes { end: Arc::default(), size: Arc::default(), wake: wake.clone() },
+            standing: Cell::new(false),
+            wishes: Wishes { end: Arc::default(), size: Arc::default(), execs: Arc::default(), wake: wake.clone() },
             hub: Arc::default(),
             trouble: Arc::default(),
             wake,
@@ -217,9 +240,27 @@ impl Live {
         }
         let input = input.is_some_and(|i| fds[i].revents().is_some_and(|r| !r.is_empty()));
         self.wake.forget();
+        self.tell_of_room();
         let (resized, signals): (Vec<_>, Vec<_>) =
             terminal::take_signals().into_iter().partition(|s| *s == Signal::SIGWINCH);
         Ok(Happened { input, signals, resized: !resized.is_empty() | self.attached_resized() })
+    }
+
+    /// Says when the machine stands because the host is full, and when it goes on.
+    fn tell_of_room(&self) {
+        let waiting = self.machine.disks().waiting();
+        if waiting.is_empty() == self.standing.get() {
+            self.standing.set(!waiting.is_empty());
+            // The terminal may be in raw mode.
+            match waiting.is_empty() {
+                true => eprint!("\r\nvisor: there is room again; the machine goes on\r\n"),
+                false => eprint!(
+                    "\r\nvisor: the machine stands still, because the host has no room for what its guest writes ({}).\r\n\
+                     visor: make room on the host; it goes on by itself and nothing is lost\r\n",
+                    waiting.join("; ")
+                ),
+            }
+        }
     }
 
     /// The time limit, once it is over.

@@ -4,7 +4,7 @@
 //! - `live`: the running machine, and the poll in which the main thread waits for everything;
 //! - `network`: what it is connected to;
 //! - `console`, `command`: the jobs;
-//! - `agent`: the session with the agent in the guest;
+//! - `agent`: the session with the agent in the guest; `execs`: commands that others run through it;
 //! - `control`: its control socket, if it has a name;
 //! - `hub`: the console's output for who attaches;
 //! - `streams`, `tail`, `wake`: bytes on their way;
@@ -19,6 +19,7 @@ mod console;
 mod control;
 mod disc;
 mod end;
+mod execs;
 mod firmware;
 mod hub;
 mod keys;
@@ -38,9 +39,10 @@ use self::control::Named;
 pub(crate) use self::disc::look_at_disc;
 use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
-pub(crate) use self::network::NetworkArgs;
+pub(crate) use self::network::{NetworkArgs, parse_rule};
 pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
+pub(crate) use self::spec::split_disk;
 use self::tail::Tail;
 use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;
@@ -61,6 +63,7 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
         }
     };
     let network = network::attach(&args.network, &mut spec, args.image.is_some(), tell)?;
+    firmware::network_roms(args, &mut spec, quiet)?;
     let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
     let mut live = Live::start(spec, args, tell)?;
     network.report(&args.network, tell);

@@ -22,6 +22,7 @@ use super::unit::{self, Insn};
 use crate::account::Phase;
 use crate::changed::Changed;
 use crate::cpu::Cpu;
+use crate::host::HostFeatures;
 use crate::mmu::Home;
 use crate::op::{Guest, REG_BLOCK_RIP};
 use crate::options::SoftOptions;
@@ -89,8 +90,8 @@ impl Translator {
     /// The host's, if it gives no memory that may be executed.
     pub(crate) fn new(options: &SoftOptions, perf_map: Option<Arc<PerfMap>>) -> std::io::Result<Box<Self>> {
         let mut cache = CodeCache::new(options.code_cache as usize)?;
-        let pext = std::is_x86_feature_detected!("bmi2");
-        let host = HostCpu { avx: std::is_x86_feature_detected!("avx"), fsgsbase: has_fsgsbase(), pext };
+        let features = HostFeatures::detect().without(options.absent);
+        let host = HostCpu { avx: features.avx, fsgsbase: features.fsgsbase, pext: features.pext };
         let functions = Helpers {
             interpret: helpers::interpret as *const () as u64,
             refill: helpers::refill as *const () as u64,
@@ -105,7 +106,12 @@ impl Translator {
             map: Map::new(cache, if options.eager { 0 } else { HOT }),
             stubs,
             enter,
-            flavour: HostFlavour { pext, rdtscp: false, retry_ranges: options.eager, count: options.count },
+            flavour: HostFlavour {
+                pext: features.pext,
+                rdtscp: false,
+                retry_ranges: options.eager,
+                count: options.count,
+            },
             host,
             alarm: Alarm::default(),
             upper: 0,
@@ -156,6 +162,7 @@ impl Translator {
         cpu.frame.fpu = &raw mut *cpu.fpu;
         cpu.frame.cpu = std::ptr::from_mut(cpu);
         cpu.frame.translator = std::ptr::from_mut(self);
+        cpu.frame.sets_gs = self.host.fsgsbase;
         self.window = 0;
         self.alarm.attach(word)
     }
@@ -386,12 +393,6 @@ impl Translator {
 #[inline]
 fn attention(cpu: &Cpu) -> bool {
     cpu.port.attention.load(Ordering::Relaxed) != 0
-}
-
-/// The kernel lets programs set the GS base (AT_HWCAP2, bit 1).
-pub(super) fn has_fsgsbase() -> bool {
-    // SAFETY: a plain library call.
-    unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
 }
 
 fn set_gs_base(base: u64) {

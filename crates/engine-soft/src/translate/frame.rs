@@ -104,6 +104,8 @@ pub(crate) struct Frame {
     /// CR4.TSD and CR4.FSGSBASE.
     pub(super) cr4_tsd: u64,
     pub(super) cr4_fsgsbase: u64,
+    /// The host lets programs set the GS base themselves; for helpers.
+    pub(super) sets_gs: bool,
 }
 
 impl Default for Frame {
@@ -143,6 +145,7 @@ impl Default for Frame {
             all_but_ac: !Rflags::AC.bits(),
             cr4_tsd: Cr4::TSD.bits(),
             cr4_fsgsbase: Cr4::FSGSBASE.bits(),
+            sets_gs: false,
         }
     }
 }

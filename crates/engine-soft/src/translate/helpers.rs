@@ -132,16 +132,13 @@ impl Surroundings {
         if (Surroundings { window: self.window, ..now }) != self || cpu.rip != next || !quiet {
             return false;
         }
-        now.window == self.window || set_window(now.window)
+        now.window == self.window || cpu.frame.sets_gs && set_window(now.window)
     }
 }
 
-/// Another GS base, if programs can set it.
+/// Another GS base, which programs must be able to set.
 fn set_window(window: u64) -> bool {
-    if !super::dispatch::has_fsgsbase() {
-        return false;
-    }
-    // SAFETY: the kernel permits it, and nothing but translated code uses GS.
+    // SAFETY: the kernel permits it (the caller has looked), and nothing but translated code uses GS.
     unsafe { std::arch::asm!("wrgsbase {}", in(reg) window, options(nostack, preserves_flags)) };
     true
 }

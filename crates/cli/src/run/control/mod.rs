@@ -5,7 +5,10 @@
 
 mod console;
 mod disc;
+mod disk;
+mod exec;
 mod info;
+mod net;
 mod power;
 mod screen;
 
@@ -36,12 +39,15 @@ pub(super) struct Context {
     pub(super) hub: Arc<Hub>,
     /// What keeps the guest from booting, if something does.
     pub(super) trouble: Arc<OnceLock<Vec<String>>>,
+    /// The guest has an agent.
+    pub(super) agent: bool,
     /// Held by who types.
     pub(super) typing: Mutex<()>,
 }
 
 /// All verbs.
-const DOMAINS: &[&[Verb<Context>]] = &[info::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS];
+const DOMAINS: &[&[Verb<Context>]] =
+    &[info::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS, exec::VERBS, disk::VERBS, net::VERBS];
 
 /// The name of a machine, and its socket while it runs.
 pub(super) struct Named {
@@ -49,6 +55,7 @@ pub(super) struct Named {
     server: Option<Server>,
     claim: Claim,
     record: MachineRecord,
+    agent: bool,
 }
 
 impl Named {
@@ -59,7 +66,7 @@ impl Named {
         let claim = Claim::take(&place).map_err(crate::machine::claim_failure)?;
         let record = record(name, args);
         claim.describe(&record).map_err(|e| crate::machine::unwritable(name, e))?;
-        Ok(Some(Named { server: None, claim, record }))
+        Ok(Some(Named { server: None, claim, record, agent: args.image.is_some() }))
     }
 
     /// Answers requests from now on.
@@ -72,6 +79,7 @@ impl Named {
             engine: live.engine_name(),
             hub: live.hub().clone(),
             trouble: live.trouble().clone(),
+            agent: self.agent,
             typing: Mutex::default(),
         };
         let server = Server::start(self.claim.place(), Arc::new(Verbs::new(context, DOMAINS)));

@@ -60,7 +60,8 @@ fn keys(c: &Context, args: Value) -> Result<Reply, Refusal> {
     };
     let (machine, end) = (c.machine.clone(), Instant::now() + timeout);
     let over = move || Instant::now() >= end || machine.state() != MachineState::Running;
-    if follow(&steps, screen, input, over) {
+    let machine = c.machine.clone();
+    if follow(&steps, screen, input, over, move || machine.stop()) {
         return Ok(Reply::done());
     }
     Err(match c.machine.state() {
