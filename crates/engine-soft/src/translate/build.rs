@@ -133,8 +133,6 @@ pub(super) enum Version {
 pub(super) struct HostFlavour {
     /// PEXT, as fast as other instructions.
     pub(super) pext: bool,
-    /// Loops have a version without checks.
-    pub(super) rounds: bool,
     /// Count instructions.
     pub(super) count: bool,
     /// The guest's CPUID has RDTSCP.
@@ -189,7 +187,7 @@ impl<'a> Build<'a> {
     /// Emits `unit`, whose entry is at `entry`.
     pub(super) fn unit(&mut self, unit: &[Insn], entry: usize) {
         self.groups = hoist::find(unit);
-        let turns = if self.host.rounds { turns::find(unit) } else { None };
+        let turns = turns::find(unit);
         self.closes = turns.as_ref().map(|_| unit.len() - 1);
         let version = if self.groups.groups.is_empty() { Version::Apart } else { Version::Shared };
         let mut starts = (0, self.version(version, unit, 0).unwrap_or_default());
@@ -218,7 +216,7 @@ impl<'a> Build<'a> {
         self.version = version;
         let mut starts = Vec::new();
         self.r14 = None;
-                let made_for = self.context;
+        let made_for = self.context;
         for (i, insn) in unit.iter().enumerate() {
             if i < first {
                 self.follow_rights(insn);

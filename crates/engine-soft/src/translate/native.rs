@@ -335,8 +335,8 @@ pub(super) fn access(ins: &Instruction, operand: u32) -> Access {
     // What nearly every instruction is, without the long way.
     match ins.mnemonic() {
         Mov | Movzx | Movsx | Movsxd | Cmp | Test | Movaps | Movups | Movdqa | Movdqu | Vmovdqa | Vmovdqu | Movss
-        | Movsd | Movq | Movd | Movapd | Movupd | Movntdq | Movntps | Movntpd | Movnti | Vmovaps | Vmovups | Vmovapd
-        | Vmovupd | Vmovntdq | Vmovntps | Vmovntpd | Vmovss | Vmovsd | Vmovq | Vmovd => {
+        | Movsd | Movq | Movd | Movapd | Movupd | Movntdq | Movntps | Movntpd | Movnti | Vmovaps | Vmovups
+        | Vmovapd | Vmovupd | Vmovntdq | Vmovntps | Vmovntpd | Vmovss | Vmovsd | Vmovq | Vmovd => {
             let stores = operand == 0 && !matches!(ins.mnemonic(), Cmp | Test);
             return if stores { Access::Store } else { Access::Load };
         }

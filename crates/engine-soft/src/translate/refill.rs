@@ -1,12 +1,12 @@
 //! What translated code asks for when the soft TLB misses: the pages of one instruction.
 
-use iced_x86::{Code, Instruction, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use visor_memory::PAGE;
 
 use super::address::Access;
 use super::build::Site;
-use super::native;
 use super::frame::LOAD;
+use super::native;
 use crate::cpu::Cpu;
 use crate::mmu;
 use crate::op::REG_BLOCK_RIP;
@@ -80,12 +80,17 @@ fn served(cpu: &Cpu, (lin, size, kind): Wanted) -> bool {
 /// The memory operand, and what the stack pointer implies.
 pub(super) fn accesses(cpu: &Cpu, site: &Site) -> [Option<Wanted>; 2] {
     let ins = &site.ins;
-    let operand = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory && ins.code() != Code::Lea_r64_m);
+    let operand = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory && !is_address_only(ins));
     let operand = operand.and_then(|i| {
         let size = ins.memory_size().size() as u64;
         Some((address(cpu, site, i)?, size, native::access(ins, i)))
     });
     [operand, stack(cpu, ins)]
+}
+
+/// It names memory without touching it.
+fn is_address_only(ins: &Instruction) -> bool {
+    matches!(ins.mnemonic(), Mnemonic::Lea | Mnemonic::Nop) || ins.memory_size().size() == 0
 }
 
 fn address(cpu: &Cpu, site: &Site, operand: u32) -> Option<u64> {

@@ -130,8 +130,7 @@ fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut 
         match i.kind {
             Kind::Jcc | Kind::Jmp | Kind::Counted => {
                 let closes = n + 1 == count;
-                i.live_taken =
-                    round.filter(|_| closes).unwrap_or_else(|| look_ahead(page, i.target(), relied));
+                i.live_taken = round.filter(|_| closes).unwrap_or_else(|| look_ahead(page, i.target(), relied));
                 live |= i.live_taken | read_by(&i.ins);
             }
             Kind::System(System::Syscall | System::Sysret) => live = STATUS,
