@@ -15,6 +15,11 @@ enum Args {
         /// Where its files go.
         directory: PathBuf,
     },
+    /// Make the guest of the network's benchmark.
+    Net {
+        /// Where its files go.
+        directory: PathBuf,
+    },
     /// Make the stress guest and run it.
     Stress(StressArgs),
 }
@@ -52,6 +57,7 @@ struct StressArgs {
 fn main() -> anyhow::Result<()> {
     match Args::parse() {
         Args::Bench { directory } => visor_test_linux::bench::make(&directory),
+        Args::Net { directory } => visor_test_linux::net::make(&directory),
         Args::Stress(args) => stress(&args),
     }
 }
