@@ -33,7 +33,8 @@ fn main() -> ExitCode {
     let args = Args::parse();
     init_tracing(args.verbose);
     let result = match args.command {
-        Command::Run(run) => run::main(&run, args.verbose, args.quiet),
+        Command::Run(run) => machine::run(*run, args.verbose, args.quiet),
+        Command::Launch(launch) => machine::run(launch.into_run(), args.verbose, args.quiet),
         Command::Doctor(doctor) => doctor::main(&doctor),
         Command::Image { command } => image::main(&command, args.quiet),
         Command::Iso { command } => iso::main(&command, args.quiet),

@@ -14,6 +14,13 @@ use netns::{inside, sh};
 
 const SERVER: &str = "mkdir -p /tmp/www; hostname > /tmp/www/name; httpd -p 80 -h /tmp/www";
 
+/// A guest's script that gives it an address which nobody hands out.
+fn address(a: &str) -> String {
+    format!(
+        "systemctl stop dhcp@eth0.service; ip addr flush dev eth0; ip link set eth0 up; ip addr add {a}/24 dev eth0;"
+    )
+}
+
 #[test]
 fn a_host_only_network_is_the_guests_and_the_hosts_alone() {
     let name = "a_host_only_network_is_the_guests_and_the_hosts_alone";
@@ -76,18 +83,21 @@ fn guests_stand_on_a_bridge_of_the_host_with_their_vlans() {
         let (_, err, status) = home.run(&["net", "create", "lan", "--mode", "bridge", "--bridge", "br7"]);
         assert!(status == Some(125) && err.contains("br7"), "{err}");
         assert!(!home.ok(&["net", "ls"]).contains("lan"));
-        sh("ip link add br7 type bridge; ip addr add 192.0.2.1/24 dev br7; ip link set br7 up
-            ip link add link br7 name br7.10 type vlan id 10; ip addr add 192.0.10.1/24 dev br7.10; ip link set br7.10 up");
-        home.ok(&["net", "create", "lan", "--mode", "bridge", "--bridge", "br7"]);
-        let address =
-            |a: &str| format!("ip addr flush dev eth0; ip addr add {a}/24 dev eth0; ip link set eth0 up; {SERVER}");
-        let plain = home.start("plain", &["--net", "lan", "--fw-allow", "http"], &address("192.0.2.7"));
-        let tagged =
-            home.start("tagged", &["--net", "lan", "--vlan", "10", "--fw-allow", "http"], &address("192.0.10.7"));
-        for (to, name) in [("192.0.2.7", "plain\n"), ("192.0.10.7", "tagged\n")] {
-            let url = format!("http://{to}/name");
-            until(to, || (stdout(&run_outside("curl", &["-sS", "-m", "5", &url])) == name).then_some(()));
+        sh("ip link add br7 type bridge; ip addr add 192.0.2.1/24 dev br7; ip link set br7 up");
+        for network in ["lan", "other"] {
+            home.ok(&["net", "create", network, "--mode", "bridge", "--bridge", "br7"]);
         }
+        let plain = format!("{} {SERVER}", address("192.0.2.7"));
+        let plain = home.start("plain", &["--net", "lan", "--fw-allow", "http"], &plain);
+        let url = "http://192.0.2.7/name";
+        until(url, || (stdout(&run_outside("curl", &["-sS", "-m", "5", url])) == "plain\n").then_some(()));
+        // VLAN 10 crosses the host's bridge with its tag, and only VLAN 10 sees it.
+        let tagged = format!("{} {SERVER}", address("192.0.10.7"));
+        let tagged = home.start("tagged", &["--net", "lan", "--vlan", "10", "--fw-allow", "http"], &tagged);
+        let asks = format!("{} curl -sS -m 100 http://192.0.10.7/name", address("192.0.10.8"));
+        let same = home.start("same", &["--net", "other", "--vlan", "10"], &asks);
+        assert_eq!(same.before, "tagged\n");
+        drop(same);
         let list = home.ok(&["net", "ls"]);
         assert!(list.contains("on the host's bridge br7") && list.contains("tagged (VLAN 10)"), "{list}");
         // Closed but for what is allowed.
@@ -100,20 +110,19 @@ fn guests_stand_on_a_bridge_of_the_host_with_their_vlans() {
 fn vlans_separate_guests_and_a_trunk_sees_their_tags() {
     let home = Home::new("vlans");
     home.ok(&["net", "create", "lan", "--mode", "internal"]);
-    let address = |a: &str| format!("ip link set eth0 up; ip addr add {a}/24 dev eth0;");
     let ten = home.start("ten", &["--net", "lan", "--vlan", "10"], &format!("{} {SERVER}", address("10.10.0.1")));
     let other = home.start("other", &["--net", "lan", "--vlan", "20"], &format!("{} {SERVER}", address("10.10.0.1")));
-    let same = "wget -q -O - http://10.10.0.1/name";
+    let same = "curl -sS -m 100 http://10.10.0.1/name";
     let peer = home.start("peer", &["--net", "lan", "--vlan", "20"], &format!("{} {same}", address("10.10.0.2")));
     assert_eq!(peer.before, "other\n", "the neighbour of its own VLAN");
     drop(peer);
     let file = home.0.join("trunk.pcap");
     let options = ["--net", "lan", "--trunk", "10,20", "--capture", file.to_str().unwrap()];
-    let script = "ip link set eth0 up
+    let script = "systemctl stop dhcp@eth0.service; ip link set eth0 up
         modprobe 8021q
         for v in 10 20; do ip link add link eth0 name eth0.$v type vlan id $v; ip link set eth0.$v up; done
-        ip addr add 10.10.0.3/24 dev eth0.10; wget -q -O - http://10.10.0.1/name; ip addr del 10.10.0.3/24 dev eth0.10
-        ip addr add 10.10.0.3/24 dev eth0.20; wget -q -O - http://10.10.0.1/name; echo end";
+        ip addr add 10.10.0.3/24 dev eth0.10; curl -sS -m 100 http://10.10.0.1/name; ip addr del 10.10.0.3/24 dev eth0.10
+        ip addr add 10.10.0.3/24 dev eth0.20; curl -sS -m 100 http://10.10.0.1/name; echo end";
     let trunk = home.start("trunk", &options, script);
     assert_eq!(trunk.before, "ten\nother\nend\n");
     drop(trunk);

@@ -10,6 +10,7 @@
 //! - `blocks`: the cache of decoded basic blocks and its coherence with guest memory;
 //! - `run`: the loop that ties them together;
 //! - `fabric`: how interrupts, IPIs and kicks reach a CPU on another thread;
+//! - `changed`: which code was written, and by whom;
 //! - `account`: where a CPU's time goes; `options`: what a user may ask for; `perf_map`: names of code for `perf`;
 //! - `vm`: the [`visor_engine`] contract over all of it.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -19,6 +20,7 @@ pub mod op;
 
 mod account;
 mod blocks;
+mod changed;
 mod clock;
 mod decode;
 mod exec;

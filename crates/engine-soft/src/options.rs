@@ -25,7 +25,7 @@ pub struct SoftOptions {
     pub bisect: Option<Range<u64>>,
     /// Size of the code cache in bytes, [`CODE_CACHE_MIN`] to [`CODE_CACHE_MAX`].
     pub code_cache: u64,
-    /// Count the guest instructions that translated code executes.
+    /// Count the guest instructions that translated code executes. Without it tier 2 reports no number of instructions at all.
     pub count: bool,
     /// Translate code that is met for the first time, rather than when it proves to be used. For tests.
     pub eager: bool,

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
 use visor_firewall::{Explanation, Firewall, Guest, Policy, PolicyError, Reach, Reload, Rule, RuleSet, Scope};
-use visor_host_net::{Nat, NatPort};
-use visor_nat::{Counters, NatConfig};
+use visor_host_net::{Directory, Nat, NatPort};
+use visor_nat::{BootFiles, Counters, NatConfig};
 use visor_net::{Direction, FlowKey, MacAddr, NetPort, Network, Protocol};
 use visor_switch::{Capture, CaptureSlot, Captured};
 
@@ -35,6 +35,17 @@ pub struct NatSpec {
     pub rules: RuleSet,
     /// Where its permanent rules and the security groups are kept; `None` for a guest that is thrown away.
     pub store: Option<Store>,
+    /// What the guest finds when it boots from the network.
+    pub boot: NetBoot,
+}
+
+/// What a guest that boots from its network finds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetBoot {
+    /// Files below this directory are served by TFTP at the router's address.
+    pub directory: Option<PathBuf>,
+    /// What it is told to fetch: a name below the directory, or a URL.
+    pub file: Option<String>,
 }
 
 /// Why a network could not be made or changed.
@@ -66,6 +77,14 @@ pub enum NetworkError {
     /// The translator cannot work.
     #[error("the address translator cannot start")]
     Nat(#[source] io::Error),
+    /// The directory of boot files.
+    #[error("cannot serve the files below {path}")]
+    BootFiles {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The capture's file.
     #[error("cannot write the capture {path}")]
     Capture {
@@ -143,7 +162,16 @@ impl NatNetwork {
     /// # Errors
     /// [`NetworkError`] where the host gives no sockets, or a port to be forwarded is taken.
     pub fn open(spec: NatSpec) -> Result<Arc<Self>, NetworkError> {
-        let config = NatConfig { allow_host_loopback: spec.allow_host_loopback, ..NatConfig::default() };
+        let config = NatConfig {
+            allow_host_loopback: spec.allow_host_loopback,
+            boot_file: spec.boot.file,
+            ..NatConfig::default()
+        };
+        let files = spec.boot.directory.map(|path| {
+            let failed = |source| NetworkError::BootFiles { path: path.display().to_string(), source };
+            Directory::open(&path).map_err(failed)
+        });
+        let files = files.transpose()?;
         let mut addresses = BTreeSet::from([IpAddr::from(config.pool.0)]);
         let (nat, port) = Nat::open(config).map_err(NetworkError::Nat)?;
         let policy = Policy::new(Reach::Forwarded);
@@ -151,7 +179,10 @@ impl NatNetwork {
         addresses.retain(IpAddr::is_ipv4);
         let rules = initial(spec.store.as_ref(), &spec.guest, &spec.rules);
         policy.set_guest(&spec.guest, Guest { addresses, firewall: Firewall::new(rules), ..Guest::default() });
-        nat.with(|engine, _| engine.set_policy(Arc::new(policy.clone())));
+        nat.with(|engine, _| {
+            engine.set_policy(Arc::new(policy.clone()));
+            engine.set_boot_files(files.map(|f| Box::new(f) as Box<dyn BootFiles>));
+        });
         let network = NatNetwork {
             nat,
             port: Mutex::new(Some(port)),

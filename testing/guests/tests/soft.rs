@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
+use visor_engine::VcpuStats;
 use visor_engine_soft::{SoftEngine, SoftOptions, Tier};
-use visor_test_guests::{conformance, paging, random, scenario};
+use visor_test_guests::harness::Guest;
+use visor_test_guests::{conformance, image, paging, random, scenario};
 
 /// Programs for features that the soft engine announces only where the host has them.
 const HOST_DEPENDENT: &[&str] = &["long/fsgsbase"];
@@ -87,4 +89,53 @@ fn random_bytes() {
 #[test]
 fn accesses() {
     well(scenario::accesses(&engine()).unwrap());
+}
+
+/// What the CPUs did in `program` on an engine with `options`.
+fn counted(program: &str, vcpus: u32, options: SoftOptions) -> Vec<VcpuStats> {
+    let engine = SoftEngine::with_options(options).unwrap();
+    let mut guest = Guest::new(&engine, &image::program(program), vcpus).unwrap();
+    let outcome = guest.run_all(Duration::from_secs(60)).unwrap();
+    assert_eq!(outcome.exit, Some(0), "{program} ends: {}", outcome.differences());
+    std::iter::once(&guest.boot).chain(&guest.others).map(|cpu| cpu.stats()).collect()
+}
+
+/// Translates at once.
+fn eager() -> SoftOptions {
+    SoftOptions { eager: true, ..SoftOptions::default() }
+}
+
+#[test]
+fn a_block_that_is_rewritten_all_the_time() {
+    let stats = counted("modify/rewrite", 1, eager())[0].translator;
+    let times = 100_000;
+    assert!((times..3 * times).contains(&stats.blocks), "{} translations", stats.blocks);
+    assert!((times - 2..3 * times).contains(&stats.invalidations.own_store), "{:?}", stats.invalidations);
+    assert_eq!(stats.invalidations.device + stats.invalidations.other_cpu, 0, "{:?}", stats.invalidations);
+    assert!(stats.links_made < 3 * times, "{} links", stats.links_made);
+}
+
+#[test]
+fn whoever_changes_code_is_named() {
+    let by_device = counted("modify/dma", 1, eager())[0].translator.invalidations;
+    assert!(by_device.device >= 3, "{by_device:?}");
+    assert_eq!(by_device.other_cpu, 0, "{by_device:?}");
+    let cpus = counted("smp/cross-modify", 2, eager());
+    let by_other: u64 = cpus.iter().map(|c| c.translator.invalidations.other_cpu).sum();
+    assert!(by_other > 0, "{cpus:?}");
+    assert!(cpus.iter().all(|c| c.translator.invalidations.device == 0), "{cpus:?}");
+}
+
+#[test]
+fn instructions_are_counted_once_or_not_at_all() {
+    let turns = 6 * 20_000;
+    let interpreter = SoftOptions { tier: Tier::Interpreter, ..SoftOptions::default() };
+    let exact = counted("drive/counted", 1, interpreter)[0].instructions;
+    assert!((turns..turns + 20_000).contains(&exact), "{exact}");
+    for eager in [false, true] {
+        let stats = &counted("drive/counted", 1, SoftOptions { eager, count: true, ..SoftOptions::default() })[0];
+        assert!(stats.translator.interpreted >= 2 * 19_900, "{stats:?}");
+        assert!(stats.instructions.abs_diff(exact) < exact / 50, "{} instead of {exact}", stats.instructions);
+    }
+    assert_eq!(counted("drive/counted", 1, SoftOptions::default())[0].instructions, 0, "not asked for");
 }

@@ -39,6 +39,8 @@ pub(super) struct Look {
     pub(super) banner: bool,
     /// Show the firmware's log.
     pub(super) log: bool,
+    /// Nobody looks: the machine runs in the background.
+    pub(super) background: bool,
 }
 
 /// The console of a running machine.
@@ -57,6 +59,7 @@ pub(super) struct Console<'a> {
     boot: BootWatch,
     /// The firmware has nothing to boot, and what it says about that has come by then.
     giving_up: Option<Instant>,
+    background: bool,
 }
 
 impl<'a> Console<'a> {
@@ -81,6 +84,7 @@ impl<'a> Console<'a> {
             tail: Tail::default(),
             boot: BootWatch::new(look.log),
             giving_up: None,
+            background: look.background,
         })
     }
 
@@ -181,18 +185,20 @@ impl<'a> Console<'a> {
     }
 
     /// Shows the firmware's log, and notices when there is nothing to boot: a person is told, a program gets an end.
+    /// A machine in the background waits for a person to look after it.
     fn look_at_boot(&mut self, bytes: &[u8]) {
         let end = if self.raw.is_some() { "\r\n" } else { "\n" };
         if !self.boot.look(self.live, bytes, end) {
             return;
         }
-        if self.raw.is_none() {
+        let failure = nothing_to_boot(&self.live.boot_devices());
+        self.live.note_trouble(&failure);
+        if self.raw.is_none() && !self.background {
             self.giving_up = Some(Instant::now() + LAST_WORDS);
             return;
         }
-        let failure = nothing_to_boot(&self.live.boot_devices());
-        eprint!("visor: {}\r\n", failure.error);
-        failure.hints.iter().for_each(|h| eprint!("  {h}\r\n"));
+        eprint!("visor: {}{end}", failure.error);
+        failure.hints.iter().for_each(|h| eprint!("  {h}{end}"));
     }
 
     fn open_curtain(&mut self, state: &str) {
@@ -240,7 +246,7 @@ impl<'a> Console<'a> {
 
     fn tell_size(&mut self) {
         let Some(agent) = self.agent.as_mut().filter(|a| a.is_ready()) else { return };
-        if let Some((cols, rows)) = terminal::size() {
+        if let Some((cols, rows)) = self.live.attached_size().or_else(terminal::size) {
             agent.session.resize_console(cols, rows);
             // A frame of some bytes; what does not go now goes with the next event of the port.
             let _ = agent.pump();

@@ -75,7 +75,18 @@ pub(super) struct Typist {
 struct Hands {
     screen: Arc<dyn Display>,
     input: Arc<dyn InputSink>,
-    stop: Arc<AtomicBool>,
+    over: Box<dyn Fn() -> bool + Send>,
+}
+
+/// Follows a script in this thread; false if `over` became true before its end.
+pub(super) fn follow(
+    steps: &[Step],
+    screen: Arc<dyn Display>,
+    input: Arc<dyn InputSink>,
+    over: impl Fn() -> bool + Send + 'static,
+) -> bool {
+    let hands = Hands { screen, input, over: Box::new(over) };
+    steps.iter().all(|step| hands.follow(step))
 }
 
 impl Typist {
@@ -85,11 +96,10 @@ impl Typist {
         input: Arc<dyn InputSink>,
     ) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let hands = Hands { screen, input, stop: stop.clone() };
+        let over = stop.clone();
+        let hands = Hands { screen, input, over: Box::new(move || over.load(Ordering::SeqCst)) };
         let thread = std::thread::Builder::new().name("typist".into()).spawn(move || {
-            for step in &steps {
-                hands.follow(step);
-            }
+            let _ = steps.iter().all(|step| hands.follow(step));
         })?;
         Ok(Typist { stop, thread: Some(thread) })
     }
@@ -106,18 +116,23 @@ impl Drop for Typist {
 }
 
 impl Hands {
-    fn follow(&self, step: &Step) {
+    /// Does a step; false if it was over before that was done.
+    fn follow(&self, step: &Step) -> bool {
         match step {
-            Step::Wait(text) => while !self.shows(text) && self.rest(LOOK) {},
+            Step::Wait(text) => {
+                while !self.shows(text) {
+                    if !self.rest(LOOK) {
+                        return false;
+                    }
+                }
+                true
+            }
             Step::Sleep(time) => {
                 let end = Instant::now() + *time;
                 while Instant::now() < end && self.rest(end.saturating_duration_since(Instant::now())) {}
+                Instant::now() >= end
             }
-            Step::Press(chords) => {
-                for chord in chords {
-                    self.press(chord);
-                }
-            }
+            Step::Press(chords) => chords.iter().all(|chord| self.press(chord)),
         }
     }
 
@@ -125,11 +140,11 @@ impl Hands {
         self.screen.text().is_some_and(|rows| rows.iter().any(|row| row.contains(text)))
     }
 
-    fn press(&self, chord: &Chord) {
+    fn press(&self, chord: &Chord) -> bool {
         let end = Instant::now() + PATIENCE;
         while !self.input.is_idle() && Instant::now() < end && self.rest(PACE / 4) {}
         if self.stopped() {
-            return;
+            return false;
         }
         // Modifiers first, so that a guest that counts time sees an order.
         let (down, up): (Vec<_>, Vec<_>) =
@@ -140,10 +155,11 @@ impl Hands {
         // Enter may start something that resets the keyboard.
         let slow = chord.0.contains(&Key::ENTER);
         self.rest(if slow { PACE * 4 } else { PACE / 2 });
+        true
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        (self.over)()
     }
 
     /// Sleeps; false if the machine has ended.

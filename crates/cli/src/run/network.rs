@@ -9,7 +9,7 @@ use visor_firewall::{Rule, RuleSet, What};
 use visor_machine::{MachineSpec, NicModel, NicSpec};
 use visor_net::{MacAddr, Network};
 use visor_network::shared::{Plug, SharedNetwork, VlanSpec};
-use visor_network::{Capturing, ForwardSpec, GuestRequest, NatNetwork, NatSpec, NetworkError, random_mac};
+use visor_network::{Capturing, ForwardSpec, GuestRequest, NatNetwork, NatSpec, NetBoot, NetworkError, random_mac};
 
 use crate::report::Failure;
 
@@ -43,6 +43,13 @@ pub(crate) struct NetworkArgs {
     /// Let the guest reach the host's own services under 10.0.2.2.
     #[arg(long)]
     allow_host_loopback: bool,
+    /// Serve the files below this directory to the guest by TFTP at 10.0.2.2, for booting from the network (`--boot net`).
+    #[arg(long, value_name = "DIRECTORY")]
+    tftp: Option<PathBuf>,
+    /// What a guest that boots from the network is told to fetch: a file below the directory of --tftp, or a URL, which iPXE
+    /// knows.
+    #[arg(long, value_name = "FILE|URL")]
+    bootfile: Option<String>,
     /// Open the guest's firewall: a service (`http`), a port (`8080/tcp`) or a rule (`service ssh from 10.0.0.0/8`). Forwarded ports
     /// are open by themselves.
     #[arg(long, value_name = "RULE", value_parser = parse_rule)]
@@ -86,8 +93,13 @@ pub(super) enum Attached {
 }
 
 impl NetworkArgs {
+    /// Gives the machine a name.
+    pub(crate) fn set_name(&mut self, name: &str) {
+        self.name = Some(name.into());
+    }
+
     /// The name that the machine is to have.
-    pub(super) fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 }
@@ -189,6 +201,8 @@ pub(super) fn attach(
             (args.mac.is_some(), "--mac"),
             (!args.publish.is_empty(), "--publish"),
             (args.allow_host_loopback, "--allow-host-loopback"),
+            (args.tftp.is_some(), "--tftp"),
+            (args.bootfile.is_some(), "--bootfile"),
             (!args.fw_allow.is_empty(), "--fw-allow"),
             (args.capture.is_some(), "--capture"),
             (args.vlan.is_some() || !args.trunk.is_empty(), "--vlan"),
@@ -217,6 +231,7 @@ pub(super) fn attach(
         allow_host_loopback: args.allow_host_loopback,
         forwards: args.publish.clone(),
         rules: RuleSet { inbound: args.fw_allow.clone(), ..RuleSet::default() },
+        boot: net_boot(args)?,
     };
     let network = NatNetwork::open(nat).map_err(failure)?;
     if let Some(path) = &args.capture {
@@ -228,8 +243,25 @@ pub(super) fn attach(
     let forwards: Vec<String> = network.forwards().iter().map(ToString::to_string).collect();
     report_forwards(&forwards, args, &tell);
     tell(&format!("network nat, device {model:?} {mac}"));
-    spec.nics.push(NicSpec { model, mac, network: network.clone() });
+    spec.nics.push(NicSpec { model, mac, network: network.clone(), rom: None });
     Ok(Attached::Nat(network))
+}
+
+/// What the guest finds when it boots from the network.
+fn net_boot(args: &NetworkArgs) -> Result<NetBoot, Failure> {
+    let file = &args.bootfile;
+    if let Some(name) = file.as_ref().filter(|f| args.tftp.is_none() && !f.contains("://")) {
+        return Err(Failure::new(format!("nobody serves the boot file {name}"))
+            .hint("--tftp DIRECTORY serves the files of a directory; or give a URL"));
+    }
+    if let (Some(directory), Some(name)) = (&args.tftp, file)
+        && !name.contains("://")
+        && !directory.join(name.trim_start_matches('/')).is_file()
+    {
+        return Err(Failure::new(format!("there is no file {name} below {}", directory.display()))
+            .hint("--bootfile names a file below the directory of --tftp"));
+    }
+    Ok(NetBoot { directory: args.tftp.clone(), file: file.clone() })
 }
 
 /// Tells the init of our images what is known in advance, so that the first command has a network. The user's words come after.
@@ -250,6 +282,9 @@ fn shared(
     if args.allow_host_loopback {
         return Err(Failure::new("--allow-host-loopback is decided when a network is made")
             .hint(format!("visor net create {name} --allow-host-loopback")));
+    }
+    if args.tftp.is_some() || args.bootfile.is_some() {
+        return Err(Failure::new("--tftp and --bootfile are for a network of the guest's own").hint("leave out --net"));
     }
     if args.name.is_none() {
         let [.., a, b, c] = mac.0;
@@ -273,7 +308,7 @@ fn shared(
     if let Some(path) = &args.capture {
         capturing.start(path).map_err(failure)?;
     }
-    spec.nics.push(NicSpec { model, mac, network: capturing.clone() });
+    spec.nics.push(NicSpec { model, mac, network: capturing.clone(), rom: None });
     Ok(Attached::Shared(network, capturing))
 }
 
@@ -286,6 +321,7 @@ fn failure(error: NetworkError) -> Failure {
         NetworkError::Listen { at, .. } if at.port() < 1024 => {
             Some(format!("ports below 1024 need privileges; give one above, such as {}", u32::from(at.port()) + 8000))
         }
+        NetworkError::BootFiles { .. } => Some("--tftp wants a directory that you may read".into()),
         NetworkError::Nat(_) => Some("`--net none` starts the machine without a network".into()),
         _ => None,
     };

@@ -106,6 +106,9 @@ impl Table<'_> {
         self.count("entries into the cache", |c| c.translator.entries);
         self.count("instrs. interpreted", |c| c.translator.interpreted);
         self.count("lockstep blocks", |c| c.translator.lockstep_blocks);
+        // That there are none is what one wants to read.
+        let compared = self.cpus.iter().any(|c| c.translator.lockstep_blocks != 0);
+        self.row("  that differ", compared, |c| c.translator.lockstep_differences, |n| n.to_string());
     }
 
     fn times(&mut self) {
@@ -195,6 +198,18 @@ mod tests {
         assert_eq!(find(&text, "mmio"), ["0", "0", "0"]);
         assert_eq!(find(&text, "time: interpreter"), ["30.0", "90.0", "60.0"]);
         assert!(!text.contains("translated"), "nothing is said of what did not happen: {text}");
+    }
+
+    #[test]
+    fn what_lockstep_found_is_told_even_if_it_is_nothing() {
+        let mut cpus = [cpu(1), cpu(1)];
+        assert!(!Report::new("soft", "x", &cpus, Duration::ZERO).table().contains("differ"));
+        cpus[0].translator.lockstep_blocks = 5;
+        let text = Report::new("soft", "x", &cpus, Duration::ZERO).table();
+        assert_eq!(find(&text, "lockstep blocks"), ["5", "0", "5"]);
+        assert_eq!(find(&text, "  that differ"), ["0", "0", "0"]);
+        cpus[1].translator.lockstep_differences = 3;
+        assert_eq!(find(&Report::new("soft", "x", &cpus, Duration::ZERO).table(), "  that differ"), ["0", "3", "3"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use visor_memory::{Frame, Gpa, PAGE, RamPage};
 use visor_x86::exception::{Exception, Vector};
 
 use crate::account::Phase;
+use crate::changed;
 use crate::cpu::{Cpu, attention};
 use crate::mmu::access::{peek, poke};
 use crate::mmu::space::Fill;
@@ -146,7 +147,9 @@ impl Cpu {
                 self.apic_read((at.0 % PAGE) as u32 + done as u32, piece);
             } else {
                 let entered = self.account.enter(Phase::Devices);
+                let acting = changed::as_device();
                 self.io().mmio_read(Gpa(at.0 + done as u64), piece);
+                drop(acting);
                 let ticks = self.account.leave(entered);
                 self.stats.exits.mmio.add(ticks);
             }
@@ -165,7 +168,9 @@ impl Cpu {
                 self.apic_write((at.0 % PAGE) as u32 + done as u32, piece);
             } else {
                 let entered = self.account.enter(Phase::Devices);
+                let acting = changed::as_device();
                 self.io().mmio_write(Gpa(at.0 + done as u64), piece);
+                drop(acting);
                 let ticks = self.account.leave(entered);
                 self.stats.exits.mmio.add(ticks);
             }

@@ -117,6 +117,8 @@ pub(super) struct HostFlavour {
     pub(super) pext: bool,
     /// Count instructions.
     pub(super) count: bool,
+    /// The guest's CPUID has RDTSCP.
+    pub(super) rdtscp: bool,
     /// Groups of accesses are tried again when their page has been filled in. For tests, which run code but once.
     pub(super) retry_ranges: bool,
 }
@@ -179,7 +181,12 @@ impl<'a> Build<'a> {
     /// Emits `unit` from instruction `first` on, and tells where each begins.
     fn version(&mut self, unit: &[Insn], first: usize) -> Vec<usize> {
         let mut starts = Vec::new();
-        for (i, insn) in unit.iter().enumerate().skip(first) {
+        let made_for = self.context;
+        for (i, insn) in unit.iter().enumerate() {
+            if i < first {
+                self.follow_rights(insn);
+                continue;
+            }
             self.current = i;
             if !self.sharing {
                 // Whoever comes here from the other version may not have loaded them.
@@ -187,13 +194,29 @@ impl<'a> Build<'a> {
             }
             starts.push(self.asm.here());
             super::one(self, insn);
+            self.follow_rights(insn);
         }
         if let Some(last) = unit.last()
             && last.kind.falls_through()
         {
             self.go(last.next().into(), last);
         }
+        self.context = made_for;
         starts
+    }
+
+    /// Code behind `insn` may have other rights.
+    fn follow_rights(&mut self, insn: &Insn) {
+        if let super::classify::Kind::System(what) = insn.kind {
+            self.context = what.leads_to(self.context);
+        }
+    }
+
+    /// Goes to a stub that executes `insn`, or has it interpreted.
+    pub(super) fn stub_or_interpret(&mut self, insn: &Insn, stub: impl Fn(&Stubs) -> At) {
+        let site = self.site(insn);
+        self.asm.constant(Host::R14, site.into());
+        self.jump_to_stub(stub(self.stubs));
     }
 
     /// A number under which the interpreter finds `insn`.

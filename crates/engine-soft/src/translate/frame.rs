@@ -3,6 +3,8 @@
 use std::sync::atomic::AtomicU32;
 
 use visor_fpu::{FpuState, MXCSR_DEFAULT};
+use visor_x86::regs::{Cr4, Rflags};
+use visor_x86::segment::Segment;
 
 use super::hoist::GROUPS;
 use crate::cpu::Cpu;
@@ -21,6 +23,8 @@ pub(super) enum Exit {
     Interpret = 2,
     /// RIP is exact.
     Done = 3,
+    /// RIP is exact, and belongs into the table of branch targets.
+    Arrive = 4,
 }
 
 impl Exit {
@@ -29,6 +33,7 @@ impl Exit {
             0 => Exit::Link,
             1 => Exit::Poll,
             2 => Exit::Interpret,
+            4 => Exit::Arrive,
             _ => Exit::Done,
         }
     }
@@ -80,6 +85,13 @@ pub(crate) struct Frame {
     /// Bits of an address that select an entry of the branch targets of the kernel and of user code.
     pub(super) kernel_targets_mask: u64,
     pub(super) user_targets_mask: u64,
+    /// All bits but RFLAGS.IF, DF, AC.
+    pub(super) all_but_if: u64,
+    pub(super) all_but_df: u64,
+    pub(super) all_but_ac: u64,
+    /// CR4.TSD and CR4.FSGSBASE.
+    pub(super) cr4_tsd: u64,
+    pub(super) cr4_fsgsbase: u64,
 }
 
 impl Default for Frame {
@@ -109,6 +121,11 @@ impl Default for Frame {
             low_mask_16: 15,
             kernel_targets_mask: crate::mmu::KERNEL_TARGETS_MASK,
             user_targets_mask: crate::mmu::USER_TARGETS_MASK,
+            all_but_if: !Rflags::IF.bits(),
+            all_but_df: !Rflags::DF.bits(),
+            all_but_ac: !Rflags::AC.bits(),
+            cr4_tsd: Cr4::TSD.bits(),
+            cr4_fsgsbase: Cr4::FSGSBASE.bits(),
         }
     }
 }
@@ -131,4 +148,34 @@ pub(super) const STATUS: i32 = std::mem::offset_of!(Cpu, status) as i32;
 /// Offset of the base of segment `seg`.
 pub(super) fn segment_base(seg: usize) -> i32 {
     (std::mem::offset_of!(Cpu, seg_base) + 8 * seg) as i32
+}
+
+/// Offsets of IA32_KERNEL_GS_BASE and IA32_TSC_AUX.
+pub(super) const KERNEL_GS_BASE: i32 = std::mem::offset_of!(Cpu, msr.kernel_gs_base) as i32;
+pub(super) const TSC_AUX: i32 = std::mem::offset_of!(Cpu, msr.tsc_aux) as i32;
+
+/// Offsets of the parts of a segment register.
+pub(super) struct SegmentAt {
+    pub(super) selector: i32,
+    pub(super) base: i32,
+    pub(super) limit: i32,
+    pub(super) attr: i32,
+}
+
+/// Where segment register `seg` is.
+pub(super) fn segment(seg: usize) -> SegmentAt {
+    use std::mem::offset_of;
+    let at = offset_of!(Cpu, seg) + seg * size_of::<Segment>();
+    let part = |offset: usize| (at + offset) as i32;
+    SegmentAt {
+        selector: part(offset_of!(Segment, selector)),
+        base: part(offset_of!(Segment, base)),
+        limit: part(offset_of!(Segment, limit)),
+        attr: part(offset_of!(Segment, attr)),
+    }
+}
+
+/// Offset of the base in segment register `seg` itself.
+pub(super) fn hidden_base(seg: usize) -> i32 {
+    segment(seg).base
 }

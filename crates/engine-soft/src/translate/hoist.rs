@@ -10,6 +10,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use super::address::Access;
 use super::classify::Kind;
 use super::native;
+use super::system::System;
 use super::unit::Insn;
 
 /// Most bytes from the first to the last of a group.
@@ -171,6 +172,11 @@ impl Values {
                 self.forget(5);
             }
             Kind::Nop | Kind::Jcc => {}
+            Kind::System(System::Pushf) => self.known[4].1 -= 8,
+            Kind::System(System::Popf) => self.known[4].1 += 8,
+            // Accesses before and behind have different rights.
+            Kind::System(System::Clac | System::Stac) => (0..16).for_each(|r| self.forget(r)),
+            Kind::System(what) => what.written(ins).iter().for_each(|r| self.forget(*r)),
             Kind::Interpret { .. } => (0..16).for_each(|r| self.forget(r)),
             Kind::Lea => match sum(ins) {
                 Some((from, by)) => self.set(ins.op0_register(), from, by),
@@ -262,9 +268,9 @@ fn operand(insn: &Insn, values: &Values) -> Option<Reach> {
 
 fn stack(insn: &Insn, values: &Values) -> Option<Reach> {
     let (by, store, register) = match insn.kind {
-        Kind::Push | Kind::Call => (-8, true, Register::RSP),
+        Kind::Push | Kind::Call | Kind::System(System::Pushf) => (-8, true, Register::RSP),
         Kind::CallIndirect if insn.ins.code() == Code::Call_rm64 => (-8, true, Register::RSP),
-        Kind::Pop | Kind::Return => (0, false, Register::RSP),
+        Kind::Pop | Kind::Return | Kind::System(System::Popf) => (0, false, Register::RSP),
         Kind::Leave => (0, false, Register::RBP),
         _ => return None,
     };

@@ -28,7 +28,8 @@ pub(super) struct Lockstep {
     expected: Option<Expected>,
     /// Units compared.
     pub(super) compared: u64,
-    differences: u64,
+    /// Units among them whose results differed.
+    pub(super) differences: u64,
 }
 
 struct Expected {
@@ -63,7 +64,7 @@ impl Lockstep {
         crate::blocks::read_page(ram, 0, &mut page);
         let start = (cpu.rip % PAGE) as u16;
         let unit = unit::read(&page, start, context);
-        if unit.is_empty() || unit.iter().any(|i| matches!(i.kind, Kind::Interpret { .. })) {
+        if unit.is_empty() || !unit.iter().all(|i| is_repeatable(i.kind)) {
             return;
         }
         let (gpr, status, fpu, rip) = (cpu.gpr, cpu.status, cpu.fpu.clone(), cpu.rip);
@@ -127,6 +128,15 @@ impl Lockstep {
                 tracing::error!("lockstep: the unit at {:x}: {}", e.begin, found.join("; "));
             }
         }
+    }
+}
+
+/// The interpreter may execute it before the translation does.
+fn is_repeatable(kind: Kind) -> bool {
+    match kind {
+        Kind::Interpret { .. } => false,
+        Kind::System(what) => what.is_repeatable(),
+        _ => true,
     }
 }
 

@@ -10,11 +10,13 @@
 //! - `context`: what of the CPU's mode code is made for;
 //! - `hoist`: which accesses share a check;
 //! - `asm`, `build`: code under construction;
+//! - `system`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
 //! - `stubs`, `frame`: the way in and out;
 //! - `targets`: where indirect branches go;
 //! - `map`: translations by place; linking and invalidation;
 //! - `dispatch`: the loop around it; `helpers`, `refill`: what code calls;
 //! - `lockstep`: each unit executed by the interpreter as well, and compared;
+//! - `tally`: what was handed to the interpreter;
 //! - `alarm`: how a timer gets translated code to come back.
 
 mod address;
@@ -25,6 +27,7 @@ mod build;
 mod cache;
 mod classify;
 mod context;
+mod crossing;
 mod dispatch;
 pub(crate) mod frame;
 mod helpers;
@@ -35,6 +38,8 @@ mod native;
 mod refill;
 mod regs;
 mod stubs;
+mod system;
+mod tally;
 mod targets;
 mod unit;
 
@@ -82,6 +87,7 @@ fn one(b: &mut Build<'_>, insn: &Insn) {
         Kind::Jmp => b.jmp(insn),
         Kind::Call => b.call(insn),
         Kind::Indirect | Kind::CallIndirect | Kind::Return => b.indirect(insn),
+        Kind::System(what) => b.system(insn, what),
         Kind::Interpret { ends: false } => b.interpret(insn),
         Kind::Interpret { ends: true } => b.interpret_and_leave(insn),
     }

@@ -174,7 +174,7 @@ impl Build<'_> {
         self.or_interpret(misses, start, insn);
     }
 
-    fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
+    pub(super) fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
         self.keep_entry(spot);
         self.asm.load(Host::RCX, Rm::State(from));
         self.asm.store(spot.rm(), Host::RCX);

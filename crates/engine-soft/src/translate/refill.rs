@@ -81,10 +81,10 @@ fn stack(cpu: &Cpu, ins: &Instruction) -> Option<Wanted> {
     use Code::*;
     let (rsp, rbp) = (cpu.gpr[4], cpu.gpr[5]);
     match ins.code() {
-        Push_r64 | Pushq_imm8 | Pushq_imm32 | Push_rm64 | Call_rel32_64 | Call_rm64 => {
+        Pushfq | Push_r64 | Pushq_imm8 | Pushq_imm32 | Push_rm64 | Call_rel32_64 | Call_rm64 => {
             Some((rsp.wrapping_sub(8), 8, Access::Store))
         }
-        Pop_r64 | Retnq | Retnq_imm16 => Some((rsp, 8, Access::Load)),
+        Popfq | Pop_r64 | Retnq | Retnq_imm16 => Some((rsp, 8, Access::Load)),
         Leaveq => Some((rbp, 8, Access::Load)),
         _ => None,
     }

@@ -4,6 +4,7 @@ use visor_fpu::{OFFSET_FOP, OFFSET_MXCSR, OFFSET_XMM, OFFSET_YMM_HI};
 
 use super::asm::{Asm, Hole, Rm, cond};
 use super::cache::{At, CodeCache};
+use super::crossing::{self, Crossing};
 use super::frame::{Exit, MXCSR, STATUS, field};
 use super::regs::{Host, mapped};
 
@@ -35,6 +36,8 @@ pub(super) struct Stubs {
     pub(super) load_vectors: At,
     /// Called: likewise for the x87 registers as well; RCX is lost.
     pub(super) load_x87: At,
+    /// Jumped to: changes of rings.
+    pub(super) crossing: Crossing,
 }
 
 /// Addresses of the functions that stubs call: `fn(cpu, site) -> 0 to go on, 2 to try again`, `fn(cpu, host address, size) -> 0 to go on`.
@@ -51,6 +54,8 @@ pub(super) struct Helpers {
 pub(super) struct HostCpu {
     pub(super) avx: bool,
     pub(super) fsgsbase: bool,
+    /// PEXT, as fast as other instructions.
+    pub(super) pext: bool,
 }
 
 impl Stubs {
@@ -63,6 +68,13 @@ impl Stubs {
         let link = cache.append(&leave(cache.next(), Exit::Link, save_vectors))?;
         let poll = cache.append(&leave(cache.next(), Exit::Poll, save_vectors))?;
         let interpret = cache.append(&leave(cache.next(), Exit::Interpret, save_vectors))?;
+        let arrive = cache.append(&leave(cache.next(), Exit::Arrive, save_vectors))?;
+        let crossing = if host.pext {
+            let syscall = cache.append(&crossing::syscall(cache.next(), interpret, arrive))?;
+            Crossing { syscall, sysret: cache.append(&crossing::sysret(cache.next(), interpret, arrive))? }
+        } else {
+            Crossing { syscall: interpret, sysret: interpret }
+        };
         let fpu = [save_vectors, load_vectors, load_x87];
         let call_interpreter = cache.append(&call(cache.next(), helpers.interpret, false, fpu))?;
         let call_refill = cache.append(&call(cache.next(), helpers.refill, false, fpu))?;
@@ -80,6 +92,7 @@ impl Stubs {
             wrote_code,
             load_vectors,
             load_x87,
+            crossing,
         })
     }
 }
@@ -105,7 +118,11 @@ fn leave(at: At, exit: Exit, save_vectors: At) -> Vec<u8> {
     let mut a = Asm::default();
     a.op(false, &[0xc7], 0, Rm::State(field!(exit)));
     a.raw(&(exit as u32).to_le_bytes());
-    a.store32(Rm::State(field!(exit_id)), Host::R14);
+    if exit == Exit::Arrive {
+        crossing::keep_rip(&mut a);
+    } else {
+        a.store32(Rm::State(field!(exit_id)), Host::R14);
+    }
     save_registers(&mut a);
     a.op(false, &[0x80], 7, Rm::State(field!(vectors_away)));
     a.raw(&[0]);

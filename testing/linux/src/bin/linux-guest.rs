@@ -1,4 +1,4 @@
-//! Makes guests, and runs the stress guest: `linux-guest bench DIR`, `linux-guest stress DIR --visor PROGRAM ...`.
+//! Makes guests, and runs the stress guest: `linux-guest bench DIR`, `linux-guest disk DIR`, `linux-guest stress DIR --visor PROGRAM ...`.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -20,6 +20,11 @@ enum Args {
         /// Where its files go.
         directory: PathBuf,
     },
+    /// Make the guest of the disk benchmark.
+    Disk {
+        /// Where its files go.
+        directory: PathBuf,
+    },
     /// Make the stress guest and run it.
     Stress(StressArgs),
 }
@@ -37,7 +42,7 @@ struct StressArgs {
     /// Virtual CPUs.
     #[arg(long, default_value_t = 4)]
     cpus: u32,
-    /// Only tests whose names begin so, by comma.
+    /// Only tests whose names begin so, by comma; `compile` is the compilers.
     #[arg(long, value_delimiter = ',')]
     tests: Vec<String>,
     /// Tests do what they do so many times as often.
@@ -49,7 +54,7 @@ struct StressArgs {
     /// Leave out the big compiler and what patches every function of the kernel.
     #[arg(long)]
     short: bool,
-    /// Further arguments of `visor run`.
+    /// Further arguments of `visor run`, such as `--tier 1`.
     #[arg(last = true)]
     more: Vec<String>,
 }
@@ -58,6 +63,7 @@ fn main() -> anyhow::Result<()> {
     match Args::parse() {
         Args::Bench { directory } => visor_test_linux::bench::make(&directory),
         Args::Net { directory } => visor_test_linux::net::make(&directory),
+        Args::Disk { directory } => visor_test_linux::bench::make_disk(&directory),
         Args::Stress(args) => stress(&args),
     }
 }

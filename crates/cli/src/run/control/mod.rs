@@ -3,15 +3,20 @@
 //!
 //! Verbs run in the threads of their clients. What is the main thread's - its agent session, its end - is asked of it by [`Wishes`].
 
+mod console;
+mod disc;
+mod disk;
 mod info;
 mod net;
 mod power;
+mod screen;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use visor_control::{Claim, MachineRecord, Places, Server, Verb, Verbs};
 use visor_machine::Machine;
 
+use super::hub::Hub;
 use super::live::{Live, Wishes};
 use super::network::Attached;
 use crate::args::RunArgs;
@@ -29,10 +34,17 @@ pub(super) struct Context {
     pub(super) wishes: Wishes,
     /// Which engine runs its CPUs.
     pub(super) engine: String,
+    /// The console's output.
+    pub(super) hub: Arc<Hub>,
+    /// What keeps the guest from booting, if something does.
+    pub(super) trouble: Arc<OnceLock<Vec<String>>>,
+    /// Held by who types.
+    pub(super) typing: Mutex<()>,
 }
 
 /// All verbs.
-const DOMAINS: &[&[Verb<Context>]] = &[info::VERBS, net::VERBS, power::VERBS];
+const DOMAINS: &[&[Verb<Context>]] =
+    &[info::VERBS, net::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS, disk::VERBS];
 
 /// The name of a machine, and its socket while it runs.
 pub(super) struct Named {
@@ -61,6 +73,9 @@ impl Named {
             record: self.record.clone(),
             wishes: live.wishes().clone(),
             engine: live.engine_name(),
+            hub: live.hub().clone(),
+            trouble: live.trouble().clone(),
+            typing: Mutex::default(),
         };
         let server = Server::start(self.claim.place(), Arc::new(Verbs::new(context, DOMAINS)));
         self.server = Some(server.map_err(|e| {
@@ -91,6 +106,7 @@ fn record(name: &str, args: &RunArgs) -> MachineRecord {
         image,
         memory: args.memory,
         cpus: args.cpus,
+        detached: args.detach,
         ..MachineRecord::default()
     }
 }
