@@ -133,8 +133,6 @@ pub(super) enum Version {
 pub(super) struct HostFlavour {
     /// PEXT, as fast as other instructions.
     pub(super) pext: bool,
-    /// Loops have a version without checks.
-    pub(super) rounds: bool,
     /// Count instructions.
     pub(super) count: bool,
     /// The guest's CPUID has RDTSCP.
@@ -189,7 +187,7 @@ impl<'a> Build<'a> {
     /// Emits `unit`, whose entry is at `entry`.
     pub(super) fn unit(&mut self, unit: &[Insn], entry: usize) {
         self.groups = hoist::find(unit);
-        let turns = if self.host.rounds { turns::find(unit) } else { None };
+        let turns = if self.context.is_64() { turns::find(unit) } else { None };
         self.closes = turns.as_ref().map(|_| unit.len() - 1);
         let version = if self.groups.groups.is_empty() { Version::Apart } else { Version::Shared };
         let mut starts = (0, self.version(version, unit, 0).unwrap_or_default());
@@ -218,7 +216,7 @@ impl<'a> Build<'a> {
         self.version = version;
         let mut starts = Vec::new();
         self.r14 = None;
-                let made_for = self.context;
+        let made_for = self.context;
         for (i, insn) in unit.iter().enumerate() {
             if i < first {
                 self.follow_rights(insn);
@@ -300,7 +298,8 @@ impl<'a> Build<'a> {
     pub(super) fn linear(&mut self, to: Host, off: i64) {
         self.loses(to);
         match self.page {
-            Some(page) => self.asm.constant(to, page.wrapping_add(off as u64)),
+            Some(page) if self.context.is_64() => self.asm.constant(to, page.wrapping_add(off as u64)),
+            Some(page) => self.asm.constant(to, page.wrapping_add(off as u64) & 0xffff_ffff),
             None => {
                 self.asm.load(to, Rm::State(regs::slot(REG_BLOCK_RIP.into())));
                 match i32::try_from(off) {
@@ -311,6 +310,9 @@ impl<'a> Build<'a> {
                         self.asm.add_constant(to, half);
                         self.asm.add_constant(to, (off - i64::from(half)) as i32);
                     }
+                }
+                if !self.context.is_64() {
+                    self.asm.load32(to, Rm::Reg(to));
                 }
             }
         }
@@ -502,6 +504,26 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// Bytes that the stack pointer moves by.
+    pub(super) fn word(&self) -> i32 {
+        if self.context.is_64() { 8 } else { 4 }
+    }
+
+    /// Loads what the stack and pointers hold.
+    pub(super) fn load_word(&mut self, to: Host, from: Rm) {
+        if self.context.is_64() { self.asm.load(to, from) } else { self.asm.load32(to, from) }
+    }
+
+    /// The reverse.
+    pub(super) fn store_word(&mut self, to: Rm, from: Host) {
+        if self.context.is_64() { self.asm.store(to, from) } else { self.asm.store32(to, from) }
+    }
+
+    /// Likewise, of a sign-extended constant.
+    pub(super) fn store_word_imm(&mut self, to: Rm, value: i32) {
+        if self.context.is_64() { self.asm.store_imm(to, value) } else { self.asm.store32_imm(to, value) }
+    }
+
     /// Puts the value of guest register `guest` into `to`; the flags stay.
     pub(super) fn fetch(&mut self, to: Host, guest: usize) {
         self.loses(to);
@@ -522,7 +544,7 @@ impl<'a> Build<'a> {
     /// Adds a constant to guest register RSP; the flags stay.
     pub(super) fn move_stack(&mut self, by: i32) {
         if let Place::Host(h) = regs::place(regs::RSP) {
-            self.asm.lea(true, h, Sum { base: Some(h), index: None, disp: by });
+            self.asm.lea(self.context.is_64(), h, Sum { base: Some(h), index: None, disp: by });
         }
     }
 

@@ -8,6 +8,7 @@
 //!
 //! - `classify`: which instruction is translated how;
 //! - `context`: what of the CPU's mode code is made for;
+//! - `narrow`: what is different in 32-bit code;
 //! - `hoist`: which accesses share a check;
 //! - `turns`, `rounds`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
@@ -35,6 +36,7 @@ mod helpers;
 mod hoist;
 mod lockstep;
 mod map;
+mod narrow;
 mod native;
 mod refill;
 mod regs;

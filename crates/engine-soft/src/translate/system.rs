@@ -76,8 +76,8 @@ pub(super) fn classify(ins: &Instruction, context: Context) -> Option<Kind> {
         Stac if kernel && context.smap() => System::Stac,
         Cld => System::Cld,
         Std => System::Std,
-        Pushfq => System::Pushf,
-        Popfq => System::Popf,
+        Pushfq | Pushfd => System::Pushf,
+        Popfq | Popfd => System::Popf,
         Div | Idiv if divides(ins) => System::Divide,
         Swapgs if kernel && wide => System::Swapgs,
         Rdtsc | Rdtscp => System::Rdtsc,
@@ -255,10 +255,11 @@ impl Build<'_> {
         let start = self.asm.here();
         self.flags_image();
         // Whoever tries again reads them once more.
-        let check = Check { access: Access::Store, size: 8, align: 1, keep_flags: true };
-        let spot = self.reach(insn, Which::Stack(regs::RSP, -8), check);
+        let word = self.word();
+        let check = Check { access: Access::Store, size: word as u32, align: 1, keep_flags: true };
+        let spot = self.reach(insn, Which::Stack(regs::RSP, -word), check);
         let rcx_kept = self.store_through_rcx(&spot, field!(jump_lin));
-        self.move_stack(-8);
+        self.move_stack(-word);
         self.stored(&spot, rcx_kept, insn.live_out != 0, Some(insn));
         self.or_interpret(spot.misses(), start, insn);
     }
@@ -266,9 +267,10 @@ impl Build<'_> {
     fn popf(&mut self, insn: &Insn) {
         self.loses(Host::R14);
         let start = self.asm.here();
-        let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: insn.live_in != 0 };
+        let size = self.word() as u32;
+        let check = Check { access: Access::Load, size, align: 1, keep_flags: insn.live_in != 0 };
         let spot = self.reach(insn, Which::Stack(regs::RSP, 0), check);
-        self.asm.load(Host::RCX, spot.rm());
+        self.load_word(Host::RCX, spot.rm());
         self.loses(Host::R14);
         let mut misses = spot.misses();
         let a = &mut self.asm;
@@ -291,7 +293,7 @@ impl Build<'_> {
         a.mov(Host::RAX, Host::RCX);
         status_from_rax(a);
         a.mov(Host::RAX, Host::R14);
-        self.move_stack(8);
+        self.move_stack(self.word());
         self.or_interpret(misses, start, insn);
     }
 
