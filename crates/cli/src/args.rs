@@ -132,7 +132,9 @@ pub(crate) struct RunArgs {
     /// kept in a cache: `https://HOST/FILE,ro`, with `,cache=SIZE`, `,auth-file=FILE`, `,tls-ca=FILE`. `,iops=N` and `,bps=SIZE` limit requests and bytes per
     /// second. An encrypted disk (*.luks, or `,format=luks`) opens with `,key-file=FILE`, else with the key in the user's keyring, else a
     /// person is asked.
-    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE][,key-file=FILE]")]
+    /// `,fault=PLAN` makes requests fail, to see what the guest does: `read:10` every tenth read, `write@2048` writes to sector 2048, `flush:1`
+    /// each flush; several with `+`.
+    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE][,key-file=FILE][,fault=PLAN]")]
     pub(crate) disk: Vec<String>,
     /// How disks of --disk are connected; by default virtio with an image or a kernel that is entered directly, IDE through firmware.
     #[arg(long, value_enum, value_name = "BUS")]

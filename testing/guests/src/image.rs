@@ -37,6 +37,7 @@ global_asm!(
     include_str!("asm/inline.s"),
     include_str!("asm/narrow.s"),
     include_str!("asm/modify.s"),
+    include_str!("asm/loops.s"),
     include_str!("asm/io.s"),
     include_str!("asm/irq.s"),
     include_str!("asm/smp.s"),

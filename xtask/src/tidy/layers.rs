@@ -23,7 +23,8 @@ const SIDEWAYS: &[(&str, &str)] = &[
 ];
 
 /// Crates that may hold unsafe code; every other one forbids it.
-const UNSAFE: &[&str] = &["memory", "fpu", "engine-soft", "engine-kvm", "guest", "cli", "host-net", "oracle", "guests"];
+const UNSAFE: &[&str] =
+    &["memory", "fpu", "engine-soft", "engine-kvm", "guest", "cli", "host-net", "uring", "oracle", "guests"];
 
 #[derive(Deserialize)]
 struct Manifest {

@@ -109,7 +109,8 @@ fn rewrite_qcow2(image: &Image, path: &Path, work: &mut Work) -> Result<(), Fail
     }
     let temporary = path.with_extension(format!("{}.part", std::process::id()));
     let new = NewFile::create(&temporary).map_err(block_failure)?;
-    let storage = FileStorage::new(new.handle().map_err(block_failure)?);
+    // All of it is flushed before it takes the place of the other.
+    let storage = FileStorage::hasty(new.handle().map_err(block_failure)?);
     let options = CreateOptions {
         version: info.version,
         cluster_size: info.cluster_size,

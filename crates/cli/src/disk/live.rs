@@ -11,7 +11,7 @@ use visor_control::Places;
 use super::names;
 use super::work::human;
 use crate::args::{parse_size, parse_time};
-use crate::machine::{Target, find as find_machine};
+use crate::machine::{Target, exec, find as find_machine};
 use crate::report::Failure;
 
 #[derive(Subcommand, Debug)]
@@ -68,7 +68,9 @@ pub(crate) enum LiveCommand {
         bps: Option<u64>,
     },
     /// Show the disks of a machine that runs, and what they have done.
-    #[command(after_help = "Examples:\n  visor disk stats web\n  visor disk stats web --json\n  watch visor disk stats web")]
+    #[command(
+        after_help = "Examples:\n  visor disk stats web\n  visor disk stats web --json\n  watch visor disk stats web"
+    )]
     Stats {
         /// The machine.
         machine: String,
@@ -90,11 +92,20 @@ pub(super) fn main(command: &LiveCommand, quiet: bool) -> Result<u8, Failure> {
             if *json {
                 println!("{}", serde_json::to_string_pretty(&answer)?);
             } else if !quiet {
-                println!("{}: {} attached ({} at {})", machine, text(&answer, "name"), size(&answer), text(&answer, "at"));
+                println!(
+                    "{}: {} attached ({} at {})",
+                    machine,
+                    text(&answer, "name"),
+                    size(&answer),
+                    text(&answer, "at")
+                );
             }
         }
         LiveCommand::Detach { machine, disk, timeout, force } => {
             let target = find_machine(machine)?;
+            if !force {
+                refuse_mounted(&target, disk)?;
+            }
             let args = json!({ "disk": reference(disk), "timeout": timeout.as_secs_f64(), "force": force });
             let patience = timeout.saturating_add(Duration::from_secs(60));
             let answer = target.connect().and_then(|c| c.patient(patience).call::<Value>("disk.detach", &args));
@@ -134,6 +145,39 @@ fn absolute(disk: &str) -> Result<String, Failure> {
     let path = std::path::absolute(&path).map_err(|e| super::work::host_failure("cannot find", &path, e))?;
     let path = path.to_str().ok_or_else(|| Failure::new("the path of the disk is no text"))?;
     Ok(format!("{path}{options}"))
+}
+
+/// Linux lets go of a disk whose file systems are mounted, and loses what it has not written: refused if there is an agent who can
+/// tell. Run with the PCI address; prints the mount points.
+const MOUNTS: &str = r#"
+for b in /sys/bus/pci/devices/0000:$1/virtio*/block/*; do
+    [ -e "$b/dev" ] || continue
+    while read -r dev dir rest; do
+        case $dev in "/dev/${b##*/}"*) echo "$dir" ;; esac
+    done < /proc/mounts
+done
+"#;
+
+fn refuse_mounted(target: &Target, disk: &str) -> Result<(), Failure> {
+    let list: Vec<Value> = target.call("disk.list", &json!({}))?;
+    let (file, stem) = (reference(disk), Path::new(disk).file_stem());
+    let same = |d: &&Value| {
+        let name = Path::new(text(d, "name"));
+        text(d, "name") == disk || text(d, "file") == file || name.file_stem().is_some() && name.file_stem() == stem
+    };
+    let Some(at) = list.iter().find(same).and_then(|d| d["at"].as_str()) else { return Ok(()) };
+    let argv = ["sh", "-c", MOUNTS, "sh", at].map(str::to_owned);
+    // Without an agent nobody can be asked.
+    let Ok(done) = exec::capture(target, &argv) else { return Ok(()) };
+    let mounts = String::from_utf8_lossy(&done.out);
+    let mounts: Vec<&str> = mounts.lines().collect();
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    let name = target.name();
+    Err(Failure::new(format!("`{disk}` is mounted in the guest at {}", mounts.join(", ")))
+        .hint(format!("visor exec {name} -- umount {}", mounts.join(" ")))
+        .hint("--force takes it out all the same; what the guest has not written yet is lost"))
 }
 
 /// How a machine knows a disk that the user calls so: by the file, if it is one of the store.

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use visor_disk::{Access, Format, ImageOptions, Limits, NbdAddress, Throttle, TlsFiles, is_remote};
+use visor_disk::{
+    Access, FaultPlan, FaultyDisk, Format, ImageOptions, Limits, NbdAddress, Throttle, TlsFiles, is_remote,
+};
 use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Cd, CdBus, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
@@ -180,6 +182,9 @@ pub(super) fn open_disk(text: &str) -> Result<Disk, Failure> {
         }
         disk
     };
+    if let Some(plan) = wish.faults {
+        disk.backend = Arc::new(FaultyDisk::new(disk.backend, plan));
+    }
     // Without limits too: they can be set while the machine runs.
     disk.backend = Arc::new(Throttle::new(disk.backend, wish.limits).map_err(crate::disk::failure)?);
     Ok(disk)
@@ -198,6 +203,7 @@ struct DiskWish<'a> {
     access: Access,
     format: Option<Format>,
     limits: Limits,
+    faults: Option<FaultPlan>,
     /// A volume of LUKS, which is opened with this key, that of the keyring, or a person's.
     encrypted: bool,
     key_file: Option<&'a Path>,
@@ -209,13 +215,14 @@ struct DiskWish<'a> {
 }
 
 /// `FILE` with `,ro`, `,format=NAME`, `,iops=N`, `,bps=SIZE`, `,key-file=FILE`, `,tls-ca=FILE`,
-/// `,tls-cert=FILE`, `,tls-key=FILE`, `,tls-name=NAME` behind it.
+/// `,tls-cert=FILE`, `,tls-key=FILE`, `,tls-name=NAME`, `,fault=PLAN` behind it.
 fn disk(text: &str) -> Result<DiskWish<'_>, Failure> {
     let mut wish = DiskWish {
         name: text,
         access: Access::ReadWrite,
         format: None,
         limits: Limits::default(),
+        faults: None,
         encrypted: false,
         key_file: None,
         tls: TlsFiles::default(),
@@ -243,6 +250,7 @@ fn disk(text: &str) -> Result<DiskWish<'_>, Failure> {
                 wish.limits.iops = n.parse().map_err(|_| bad(format!("`{n}` is no number of requests per second")))?;
             }
             Some(("bps", n)) => wish.limits.bps = parse_size(n).map_err(|e| bad(format!("bytes per second: {e}")))?,
+            Some(("fault", plan)) => wish.faults = Some(FaultPlan::parse(plan).map_err(bad)?),
             // A comma of the name.
             _ => break,
         }
@@ -262,6 +270,7 @@ mod tests {
             access,
             format,
             limits: Limits::default(),
+            faults: None,
             encrypted: false,
             key_file: None,
             tls: TlsFiles::default(),

@@ -121,8 +121,6 @@ pub(super) enum Version {
 pub(super) struct HostFlavour {
     /// PEXT, as fast as other instructions.
     pub(super) pext: bool,
-    /// Loops have a version without checks.
-    pub(super) rounds: bool,
     /// Count instructions.
     pub(super) count: bool,
     /// The guest's CPUID has RDTSCP.
@@ -177,7 +175,7 @@ impl<'a> Build<'a> {
     /// Emits `unit`, whose entry is at `entry`.
     pub(super) fn unit(&mut self, unit: &[Insn], entry: usize) {
         self.groups = hoist::find(unit);
-        let turns = if self.host.rounds && self.context.is_64() { turns::find(unit) } else { None };
+        let turns = if self.context.is_64() { turns::find(unit) } else { None };
         self.closes = turns.as_ref().map(|_| unit.len() - 1);
         let version = if self.groups.groups.is_empty() { Version::Apart } else { Version::Shared };
         let mut starts = (0, self.version(version, unit, 0).unwrap_or_default());

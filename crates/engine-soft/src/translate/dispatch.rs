@@ -108,7 +108,6 @@ impl Translator {
             enter,
             flavour: HostFlavour {
                 pext: features.pext,
-                rounds: !options.lockstep,
                 rdtscp: false,
                 retry_ranges: options.eager,
                 count: options.count,

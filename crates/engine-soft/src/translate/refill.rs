@@ -1,6 +1,6 @@
 //! What translated code asks for when the soft TLB misses: the pages of one instruction.
 
-use iced_x86::{Code, Instruction, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use visor_memory::PAGE;
 
 use super::address::Access;
@@ -83,13 +83,18 @@ fn served(cpu: &Cpu, (lin, size, kind): Wanted) -> bool {
 /// The memory operand, and what the stack pointer implies.
 pub(super) fn accesses(cpu: &Cpu, site: &Site) -> [Option<Wanted>; 2] {
     let ins = &site.ins;
-    let operand = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory && ins.code() != Code::Lea_r64_m);
+    let operand = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory && !is_address_only(ins));
     let operand = operand.and_then(|i| {
         let size = ins.memory_size().size() as u64;
         Some((address(cpu, site, i)?, size, native::access(ins, i)))
     });
     let wrap = |(lin, size, access)| (cpu.wrap(lin), size, access);
     [operand, stack(cpu, ins)].map(|a| a.map(wrap))
+}
+
+/// It names memory without touching it.
+fn is_address_only(ins: &Instruction) -> bool {
+    matches!(ins.mnemonic(), Mnemonic::Lea | Mnemonic::Nop) || ins.memory_size().size() == 0
 }
 
 fn address(cpu: &Cpu, site: &Site, operand: u32) -> Option<u64> {

@@ -7,6 +7,8 @@
 mod attached;
 mod plug;
 mod space;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,8 +22,8 @@ use visor_virtio::blk::BlkHandle;
 use crate::DiskBus;
 use crate::spec::Disk;
 
-pub use attached::DiskStats;
 pub(crate) use attached::Attached;
+pub use attached::DiskStats;
 pub(crate) use plug::{Plug, build};
 pub(crate) use space::{Space, main};
 
@@ -158,7 +160,9 @@ impl Disks {
             let entry = list.iter_mut().find(|e| e.name == name).ok_or_else(|| DiskError::Missing(name.into()))?;
             let slot = entry.at.filter(|_| entry.blk.is_some());
             let Some(at) = slot else {
-                return Err(DiskError::Unsupported(format!("`{name}` is an IDE drive, which stays while the machine runs")));
+                return Err(DiskError::Unsupported(format!(
+                    "`{name}` is an IDE drive, which stays while the machine runs"
+                )));
             };
             entry.leaving = true;
             at.device
@@ -197,7 +201,8 @@ impl Disks {
             return Err(DiskError::Unsupported(what));
         };
         let resize = disk.as_resize();
-        let resize = resize.ok_or_else(|| DiskError::Unsupported(format!("the image of `{name}` cannot change its size")))?;
+        let resize =
+            resize.ok_or_else(|| DiskError::Unsupported(format!("the image of `{name}` cannot change its size")))?;
         resize.resize(sectors)?;
         blk.resized();
         self.find(name, Entry::info)
@@ -222,7 +227,9 @@ impl Disks {
     pub fn limit(&self, name: &str, requests: u64, bytes: u64) -> Result<(), DiskError> {
         let disk = self.find(name, |e| e.disk.clone())?;
         let limits = disk.as_limits();
-        limits.ok_or_else(|| DiskError::Unsupported(format!("`{name}` cannot be limited")))?.set_limits(requests, bytes);
+        limits
+            .ok_or_else(|| DiskError::Unsupported(format!("`{name}` cannot be limited")))?
+            .set_limits(requests, bytes);
         Ok(())
     }
 

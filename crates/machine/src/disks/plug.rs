@@ -49,13 +49,7 @@ pub(crate) fn build(b: &mut Board<'_>) -> Result<(), MachineError> {
     let registers = b.plain(PciPlug::new(pm, sink, slots));
     b.pio.claim(PCI_PLUG_PORT.into(), PCI_PLUG_PORTS.into(), registers.clone())?;
     b.built.plug_slots = slots;
-    b.built.disks.set_plug(Plug {
-        memory: b.memory.clone(),
-        vm: b.vm.clone(),
-        iommu: b.iommu.clone(),
-        pci,
-        registers,
-    });
+    b.built.disks.set_plug(Plug { memory: b.memory.clone(), vm: b.vm.clone(), iommu: b.iommu.clone(), pci, registers });
     Ok(())
 }
 
