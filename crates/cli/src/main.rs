@@ -5,7 +5,7 @@
 //! - `doctor`: `visor doctor`;
 //! - `image`: `visor image`;
 //! - `iso`: `visor iso`;
-//! - `disk`: `visor disk`;
+//! - `disk`: `visor disk`; `pool`: `visor pool`;
 //! - `terminal`: the raw terminal, its escape keys and its restoration;
 //! - `report`: errors as a person reads them, and exit statuses.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -16,6 +16,7 @@ mod doctor;
 mod image;
 mod iso;
 mod net;
+mod pool;
 mod progress;
 mod report;
 mod run;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Image { command } => image::main(&command, args.quiet),
         Command::Iso { command } => iso::main(&command, args.quiet),
         Command::Net { command } => net::main(&command),
+        Command::Pool { command } => pool::main(&command, args.quiet),
         Command::Disk { command } => disk::main(&command, args.quiet),
     };
     match result {

@@ -35,6 +35,7 @@ pub use newfile::NewFile;
 pub use open::{
     ImageOptions, Opened, Policy, RemoteFile, RemoteOpen, RemoteOpener, is_remote, open_disk, open_image, open_remote,
 };
+pub use pool::Pool as Workers;
 pub use qcow2::Qcow2Disk;
 pub use raw::{Access, Alloc, RawDisk, RawOptions};
 pub use source::{DiskSource, RawSource, SourceDisk};
