@@ -6,6 +6,7 @@
 //! - `image`: `visor image`;
 //! - `iso`: `visor iso`;
 //! - `disk`: `visor disk`; `pool`: `visor pool`;
+//! - `machine`: commands for machines that run, by their names;
 //! - `terminal`: the raw terminal, its escape keys and its restoration;
 //! - `report`: errors as a person reads them, and exit statuses.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -15,6 +16,7 @@ mod disk;
 mod doctor;
 mod image;
 mod iso;
+mod machine;
 mod net;
 mod pool;
 mod progress;
@@ -32,13 +34,18 @@ fn main() -> ExitCode {
     let args = Args::parse();
     init_tracing(args.verbose);
     let result = match args.command {
-        Command::Run(run) => run::main(&run, args.verbose, args.quiet),
+        Command::Run(run) => machine::run(*run, args.verbose, args.quiet),
+        Command::Launch(launch) => machine::run(launch.into_run(), args.verbose, args.quiet),
         Command::Doctor(doctor) => doctor::main(&doctor),
         Command::Image { command } => image::main(&command, args.quiet),
         Command::Iso { command } => iso::main(&command, args.quiet),
-        Command::Net { command } => net::main(&command),
+        Command::Net { command } => net::main(&command, args.quiet),
+        Command::Port { command } => net::port(&command),
+        Command::Fw { command } => net::fw(&command, args.quiet),
+        Command::Sg { command } => net::sg(&command),
         Command::Pool { command } => pool::main(&command, args.quiet),
         Command::Disk { command } => disk::main(&command, args.quiet),
+        Command::Machine(command) => machine::main(&command, args.quiet),
     };
     match result {
         Ok(status) => ExitCode::from(status),

@@ -35,6 +35,12 @@ impl Failure {
         Failure { error: anyhow::Error::msg(what.into()), hints: Vec::new(), status: FAILED }
     }
 
+    /// Says in what the error happened.
+    pub(crate) fn context(mut self, what: impl Into<String>) -> Self {
+        self.error = self.error.context(what.into());
+        self
+    }
+
     /// Adds a line that says what to do.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use visor_engine::{CpuIo, Engine, Gpa, GuestMemory, Stop, VcpuId, VmConfig};
-use visor_engine_soft::SoftEngine;
+use visor_engine_soft::{SoftEngine, SoftOptions, Tier};
 use visor_memory::RamRange;
 use visor_x86::segment::{SegAttr, Segment};
 use visor_x86::state::CpuState;
@@ -87,7 +87,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             memory.view().write_obj(entry, GuestAddress(at))?;
         }
         memory.view().write_slice(code, GuestAddress(CODE))?;
-        let engine = SoftEngine::new()?;
+        let engine = SoftEngine::with_options(SoftOptions { tier: Tier::Interpreter, ..SoftOptions::default() })?;
         let vm = engine.create_vm(&VmConfig { vcpus: 1 }, memory)?;
         let mut cpu = vm.add_vcpu(VcpuId(0), &engine.caps().cpuid)?;
         let mut best = f64::MAX;

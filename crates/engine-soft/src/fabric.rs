@@ -8,6 +8,7 @@ use visor_apic::{Delivery, DeliveryMode, Ipi, LocalApic, Lowest, Message};
 use visor_engine::{MsiSink, VcpuId};
 use visor_memory::Frame;
 
+use crate::changed::{Changed, Writer};
 use crate::cpu::attention;
 
 /// NMIs that can wait: of two that come before the CPU looks, a processor would have the first in service when the second
@@ -27,8 +28,8 @@ pub(crate) struct CpuPort {
     pub(crate) init: AtomicBool,
     /// A start-up IPI waits: 100h plus its vector, or 0.
     pub(crate) sipi: AtomicU32,
-    /// Frames whose code has changed, for the translator.
-    changed: Mutex<Vec<Frame>>,
+    /// Code that has changed, for the translator.
+    changed: Mutex<Changed>,
     apic: Mutex<LocalApic>,
     asleep: Mutex<()>,
     bell: Condvar,
@@ -50,14 +51,14 @@ impl CpuPort {
         }
     }
 
-    /// Code in `frame` has changed.
-    pub(crate) fn code_changed(&self, frame: Frame) {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+    /// `writer` has changed code in `frame`.
+    pub(crate) fn code_changed(&self, frame: Frame, writer: Writer) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push(frame, writer);
         self.attention.fetch_or(attention::WORK, Ordering::SeqCst);
     }
 
-    /// Takes the frames whose code has changed.
-    pub(crate) fn take_changed(&self) -> Vec<Frame> {
+    /// Takes what has changed since the last time.
+    pub(crate) fn take_changed(&self) -> Changed {
         self.attention.fetch_and(!attention::WORK, Ordering::SeqCst);
         std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -10,7 +10,9 @@
 //! - `blocks`: the cache of decoded basic blocks and its coherence with guest memory;
 //! - `run`: the loop that ties them together;
 //! - `fabric`: how interrupts, IPIs and kicks reach a CPU on another thread;
+//! - `changed`: which code was written, and by whom;
 //! - `account`: where a CPU's time goes; `options`: what a user may ask for; `perf_map`: names of code for `perf`;
+//! - `host`: what of the host's CPU translated code uses;
 //! - `vm`: the [`visor_engine`] contract over all of it.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -19,10 +21,12 @@ pub mod op;
 
 mod account;
 mod blocks;
+mod changed;
 mod clock;
 mod decode;
 mod exec;
 mod fabric;
+mod host;
 mod mmu;
 mod options;
 mod perf_map;
@@ -31,6 +35,7 @@ mod sys;
 mod translate;
 mod vm;
 
+pub use host::HostFeatures;
 pub use options::{CODE_CACHE_DEFAULT, CODE_CACHE_MAX, CODE_CACHE_MIN, SoftOptions, Tier};
 pub use perf_map::PerfMap;
 pub use vm::SoftEngine;

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use visor_engine::{EngineError, EngineErrorKind, EngineOptions};
 
+use crate::host::HostFeatures;
+
 /// How guest code is executed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tier {
@@ -25,10 +27,12 @@ pub struct SoftOptions {
     pub bisect: Option<Range<u64>>,
     /// Size of the code cache in bytes, [`CODE_CACHE_MIN`] to [`CODE_CACHE_MAX`].
     pub code_cache: u64,
-    /// Count the guest instructions that translated code executes.
+    /// Count the guest instructions that translated code executes. Without it tier 2 reports no number of instructions at all.
     pub count: bool,
     /// Translate code that is met for the first time, rather than when it proves to be used. For tests.
     pub eager: bool,
+    /// Features of the host that translated code does as if they were absent. For tests.
+    pub absent: HostFeatures,
     /// Name translated blocks in `/tmp/perf-PID.map`.
     pub perf_map: bool,
 }
@@ -52,6 +56,7 @@ impl Default for SoftOptions {
             code_cache: CODE_CACHE_DEFAULT,
             count: false,
             eager: false,
+            absent: HostFeatures::default(),
             perf_map: false,
         }
     }
@@ -86,7 +91,7 @@ impl SoftOptions {
             return invalid(format!("there is no block in the range {}..{}", range.start, range.end));
         }
         let (lockstep, bisect, perf_map) = (user.lockstep, user.translate_range.clone(), user.perf_map);
-        Ok(SoftOptions { tier, lockstep, bisect, code_cache, count: user.count, eager: false, perf_map })
+        Ok(SoftOptions { tier, lockstep, bisect, code_cache, count: user.count, perf_map, ..default })
     }
 }
 
@@ -142,6 +147,7 @@ mod tests {
             code_cache: 8 << 20,
             count: false,
             eager: false,
+            absent: HostFeatures::default(),
             perf_map: true,
         };
         assert_eq!(SoftOptions::from_user(&all).unwrap(), expected);

@@ -17,9 +17,7 @@ const CLOCK_INTERVAL: u32 = 128;
 
 /// Runs guest code until something of [`Stop`] arises.
 pub(crate) fn run(cpu: &mut Cpu, blocks: &mut Blocks, mut translator: Option<&mut Translator>) -> Stop {
-    if let Some(t) = &mut translator {
-        t.attach(cpu);
-    }
+    let _listening = translator.as_mut().map(|t| t.attach(cpu));
     let mut fuel = 0u32;
     loop {
         if fuel == 0 || cpu.port.attention.load(Ordering::Relaxed) != 0 {

@@ -13,9 +13,11 @@ use visor_x86::state::CpuState;
 
 use crate::account;
 use crate::blocks::Blocks;
+use crate::changed;
 use crate::clock::{TscClock, host_tsc};
 use crate::cpu::{Cpu, attention};
 use crate::fabric::{CpuPort, Fabric};
+use crate::host::HostFeatures;
 use crate::mmu::CpuBox;
 use crate::options::{SoftOptions, Tier};
 use crate::perf_map::PerfMap;
@@ -53,7 +55,7 @@ impl SoftEngine {
             .map_err(|e| EngineError::host("the host gives no memory for generated code (memfd, PROT_EXEC)", e))?;
         let clock = TscClock::measure();
         let config = ModelConfig { cpus: 1, tsc_khz: (clock.hz / 1000) as u32, apic_hz: visor_apic::TIMER_HZ as u32 };
-        let cpuid = announced(Model::default(), &config);
+        let cpuid = announced(Model::default(), &config, HostFeatures::absent_units(options.absent));
         let caps = EngineCaps { name: "soft", cpuid, tsc_hz: clock.hz, max_vcpus: MAX_VCPUS };
         Ok(SoftEngine { caps, fpu: Arc::new(fpu), clock, options })
     }
@@ -121,7 +123,8 @@ impl SoftVm {
         let translator = Translator::new(&self.options, self.perf_map.clone())
             .map_err(|e| EngineError::host("the host gives no memory for translated code (memfd, PROT_EXEC)", e))?;
         let port = port.clone();
-        self.memory.frames().watch(move |frame| port.code_changed(frame));
+        let vm = Arc::as_ptr(&self.fabric).addr();
+        self.memory.frames().watch(move |frame| port.code_changed(frame, changed::writer(vm, port.id)));
         Ok(Some(translator))
     }
 }
@@ -193,10 +196,12 @@ impl Vcpu for SoftVcpu {
         // SAFETY: only the lifetime is changed; `cpu.io` is cleared before the reference ends.
         let io: &'static dyn CpuIo = unsafe { std::mem::transmute::<&dyn CpuIo, &'static dyn CpuIo>(io) };
         self.cpu.io = Some(std::ptr::NonNull::from(io));
+        let acting = changed::as_cpu(Arc::as_ptr(&self.cpu.fabric).addr(), self.cpu.id);
         self.cpu.account.start();
         let stop = run::run(&mut self.cpu, &mut self.blocks, self.translator.as_deref_mut());
         self.cpu.io = None;
         self.cpu.account.stop();
+        drop(acting);
         Ok(stop)
     }
 

@@ -13,7 +13,9 @@ pub struct EngineOptions {
     pub translate_range: Option<Range<u64>>,
     /// Size of the cache of translated code, in bytes.
     pub code_cache: Option<u64>,
-    /// Count the guest instructions that translated code executes; nobody is refused for it.
+    /// Have translated code count the guest instructions it executes, for [`crate::VcpuStats::instructions`], at the price of a few
+    /// instructions a block; without it a translator reports none. An engine that counts anyway, or cannot count, takes no notice:
+    /// this is the one option that is never refused.
     pub count: bool,
     /// Tell Linux `perf` the names of translated blocks.
     pub perf_map: bool,

@@ -8,7 +8,8 @@ use serde::Serialize;
 /// Counters of one vCPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VcpuStats {
-    /// Guest instructions executed: exact on an interpreter, an estimate on a translator, 0 where the engine cannot count.
+    /// Guest instructions executed. An interpreter counts exactly. A translator counts whole blocks when they begin, those left early
+    /// included, and only if asked to ([`crate::EngineOptions::count`]). 0 where nothing is counted.
     pub instructions: u64,
     /// What left straight-line guest code.
     pub exits: ExitStats,
@@ -113,8 +114,10 @@ pub struct TranslatorStats {
     pub entries: u64,
     /// Instructions that generated code left to the interpreter.
     pub interpreted: u64,
-    /// Blocks that lockstep mode executed twice and found equal.
+    /// Blocks that lockstep mode executed twice and compared.
     pub lockstep_blocks: u64,
+    /// Those among them whose results differed: mistakes of the translator, or of the comparison.
+    pub lockstep_differences: u64,
 }
 
 /// Blocks that became invalid, by cause.

@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     spec.no_reboot = std::env::var_os("VISOR_REBOOT").is_none();
     let engine = choose(EngineChoice::Auto)?;
     eprintln!("engine: {engine:?}");
-    let mut machine = Machine::new(&spec.validate()?, &*engine.engine)?;
+    let machine = Machine::new(&spec.validate()?, &*engine.engine)?;
     machine.notes().iter().for_each(|n| eprintln!("{n}"));
     let mut output = machine.serial_output();
     let copy = std::thread::spawn(move || {

@@ -1,6 +1,6 @@
 //! Assembling a machine and living with it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::bus_io::BusIo;
 use crate::chars::{SerialInput, SerialLine, SerialOutput};
 use crate::clock::GuestClock;
 use crate::cpu;
+use crate::disks::{self, Disks};
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{FirmwareKind, FirmwareLog, Image, LogPort, extra, ordered};
 use crate::io_thread::{self, IoThread};
@@ -34,7 +35,7 @@ use crate::timers::Timers;
 use crate::vcpu::{self, VcpuThread};
 use crate::wake::Waker;
 
-/// A machine: assembled by [`Machine::new`], running after [`Machine::start`]. Dropping it stops it.
+/// A machine: assembled by [`Machine::new`], running after [`Machine::start`]. Any thread may use it; dropping it stops it.
 pub struct Machine {
     pub(crate) name: String,
     control: Arc<Control>,
@@ -50,8 +51,8 @@ pub struct Machine {
     boot_devices: Vec<String>,
     stats: Vec<Arc<Mutex<VcpuStats>>>,
     /// What the threads will work with, until the machine starts.
-    ready: Option<Ready>,
-    threads: Vec<JoinHandle<()>>,
+    ready: Mutex<Option<Ready>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     // The engine's VM and the RAM outlive the threads.
     _vm: Arc<dyn Vm>,
     memory: Arc<GuestMemory>,
@@ -126,8 +127,8 @@ impl Machine {
             listener,
             notes,
             stats: (0..config.cpus).map(|_| Arc::default()).collect(),
-            ready: Some(ready),
-            threads: Vec::new(),
+            ready: Mutex::new(Some(ready)),
+            threads: Mutex::default(),
             _vm: vm,
             memory,
         })
@@ -137,8 +138,8 @@ impl Machine {
     ///
     /// # Errors
     /// [`MachineErrorKind::Host`] where the host gives no threads; the machine has stopped then.
-    pub fn start(&mut self) -> Result<(), MachineError> {
-        let Some(ready) = self.ready.take() else { return Ok(()) };
+    pub fn start(&self) -> Result<(), MachineError> {
+        let Some(ready) = self.ready().take() else { return Ok(()) };
         let kickers = ready.vcpus.iter().map(|v| v.kicker()).collect();
         let spawned = self.spawn(ready.vcpus, ready.io).and_then(|()| {
             let t = IoThread {
@@ -152,6 +153,9 @@ impl Machine {
                 deadline: ready.time_limit.map(|t| Instant::now() + t),
             };
             self.thread("io".into(), move || io_thread::main(t))?;
+            let (built, control, clock) = (self.built.clone(), self.control.clone(), self.clock.clone());
+            let space = move || disks::main(&built.disks, &control, &clock, built.net.as_ref());
+            self.thread("space".into(), space)?;
             match self.built.net.clone() {
                 Some(net) => {
                     let control = self.control.clone();
@@ -184,7 +188,7 @@ impl Machine {
 
     /// Stops the CPUs between two instructions and guest time with them; true when they stand, false if the machine has stopped.
     pub fn pause(&self) -> bool {
-        let paused = self.ready.is_none() && self.control.pause();
+        let paused = self.is_started() && self.control.pause();
         if paused {
             self.clock.pause();
             if let Some(net) = &self.built.net {
@@ -196,7 +200,10 @@ impl Machine {
 
     /// Lets a paused machine go on.
     pub fn resume(&self) {
-        if self.ready.is_none() {
+        if self.control.stalled() {
+            // The clock stands until there is room, which may be now.
+            self.built.disks.space().nudge();
+        } else if self.is_started() {
             self.clock.resume();
         }
         self.control.resume();
@@ -225,7 +232,7 @@ impl Machine {
     }
 
     /// Waits until the machine has stopped and its threads have ended.
-    pub fn wait(&mut self) -> StopReason {
+    pub fn wait(&self) -> StopReason {
         loop {
             if let Some(reason) = self.wait_timeout(Duration::from_secs(3600)) {
                 return reason;
@@ -234,7 +241,7 @@ impl Machine {
     }
 
     /// As [`Machine::wait`], but gives up after `timeout`.
-    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<StopReason> {
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<StopReason> {
         let reason = self.control.wait(Some(timeout))?;
         self.finish();
         Some(reason)
@@ -270,6 +277,11 @@ impl Machine {
         &self.built.trays
     }
 
+    /// The disks: they can be added, taken out and changed while the machine runs.
+    pub fn disks(&self) -> &Disks {
+        &self.built.disks
+    }
+
     /// The network devices, in the order of [`crate::MachineSpec::nics`].
     pub fn nics(&self) -> &[Arc<dyn Nic>] {
         self.built.net.as_ref().map_or(&[], |net| net.nics())
@@ -278,6 +290,11 @@ impl Machine {
     /// Decisions worth telling, such as what the kernel is.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Whether it boots through a firmware.
+    pub fn has_firmware(&self) -> bool {
+        self.built.firmware
     }
 
     /// What a firmware can boot from, in the order in which it tries.
@@ -300,7 +317,7 @@ impl Machine {
         &self.memory
     }
 
-    fn spawn(&mut self, vcpus: Vec<Box<dyn Vcpu>>, io: Arc<BusIo>) -> Result<(), MachineError> {
+    fn spawn(&self, vcpus: Vec<Box<dyn Vcpu>>, io: Arc<BusIo>) -> Result<(), MachineError> {
         for (id, vcpu) in vcpus.into_iter().enumerate() {
             let stats = self.stats[id].clone();
             // The boot CPU is the one that boots.
@@ -312,7 +329,7 @@ impl Machine {
     }
 
     /// Runs `f` in a thread; a panic in it stops the machine.
-    fn thread(&mut self, role: String, f: impl FnOnce() + Send + 'static) -> Result<(), MachineError> {
+    fn thread(&self, role: String, f: impl FnOnce() + Send + 'static) -> Result<(), MachineError> {
         let control = self.control.clone();
         let name = format!("{role}:{}", self.name);
         let body = move || {
@@ -322,12 +339,25 @@ impl Machine {
         };
         let thread = std::thread::Builder::new().name(name).spawn(body);
         let thread = thread.map_err(|e| MachineError::because(MachineErrorKind::Host, "cannot start a thread", e))?;
-        self.threads.push(thread);
+        self.threads().push(thread);
         Ok(())
     }
 
-    fn finish(&mut self) {
-        for t in self.threads.drain(..) {
+    fn ready(&self) -> MutexGuard<'_, Option<Ready>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_started(&self) -> bool {
+        self.ready().is_none()
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finish(&self) {
+        // Locked until all have ended, so that whoever waits at the same time does so as well.
+        for t in self.threads().drain(..) {
             // A panic has been reported by the guard.
             let _ = t.join();
         }

@@ -52,13 +52,7 @@ impl PciDevice for IsaBridge {
         &mut self.config
     }
 
-    fn config_write(&mut self, offset: u8, data: &[u8]) {
-        self.config.write(offset, data);
-        self.apply();
-    }
-
-    fn reset(&mut self) {
-        self.config.reset();
+    fn follow_config(&mut self) {
         self.apply();
     }
 }
@@ -134,13 +128,7 @@ impl PciDevice for PowerManagement {
         &mut self.config
     }
 
-    fn config_write(&mut self, offset: u8, data: &[u8]) {
-        self.config.write(offset, data);
-        self.update();
-    }
-
-    fn reset(&mut self) {
-        self.config.reset();
+    fn follow_config(&mut self) {
         self.update();
     }
 }

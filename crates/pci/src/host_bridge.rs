@@ -91,13 +91,7 @@ impl PciDevice for HostBridge {
         &mut self.config
     }
 
-    fn config_write(&mut self, offset: u8, data: &[u8]) {
-        self.config.write(offset, data);
-        self.update();
-    }
-
-    fn reset(&mut self) {
-        self.config.reset();
+    fn follow_config(&mut self) {
         self.update();
     }
 }

@@ -25,6 +25,7 @@ mod intx;
 mod msi;
 mod msix;
 mod ports;
+mod rom;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ pub use interrupts::Interrupts;
 pub use intx::{IntxLine, IntxPin, IntxRoute, IntxRouter};
 pub use msi::Msi;
 pub use msix::{MsixLayout, NO_VECTOR};
+pub use rom::rom_for;
 
 /// Where a function sits on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,7 +82,11 @@ pub trait PciDevice: Send {
     /// A configuration write, as [`PciDevice::config_read`].
     fn config_write(&mut self, offset: u8, data: &[u8]) {
         self.config_mut().write(offset, data);
+        self.follow_config();
     }
+
+    /// Brings what hangs on the configuration space in line with it: called after each write to it, and after its reset.
+    fn follow_config(&mut self) {}
 
     /// A load of 1, 2, 4 or 8 bytes from BAR `bar`; `offset` + length never exceeds its size. `data` comes as all ones.
     fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8]) {
@@ -100,6 +106,7 @@ pub trait PciDevice: Send {
     /// Back to the state after power-on, configuration space included.
     fn reset(&mut self) {
         self.config_mut().reset();
+        self.follow_config();
     }
 }
 
@@ -120,6 +127,9 @@ pub enum PciError {
         /// Its size in bytes.
         size: u64,
     },
+    /// A file that was to be an expansion ROM is none.
+    #[error("{0} bytes that are no PCI expansion ROM")]
+    Rom(usize),
     /// The capability list is full.
     #[error("no room for a PCI capability of {0} bytes")]
     Capability(usize),

@@ -177,6 +177,14 @@ impl Guest {
     /// # Errors
     /// Those of the engine, of whichever CPU failed first.
     pub fn finish(mut self, limit: Duration) -> Result<Outcome, EngineError> {
+        self.run_all(limit)
+    }
+
+    /// As [`Guest::finish`], for those who have more to ask the CPUs.
+    ///
+    /// # Errors
+    /// Those of the engine, of whichever CPU failed first.
+    pub fn run_all(&mut self, limit: Duration) -> Result<Outcome, EngineError> {
         if self.ended() {
             let state = self.boot.save()?;
             return Ok(Outcome { state: Some(state), ..self.host.outcome() });

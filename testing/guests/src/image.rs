@@ -35,6 +35,7 @@ global_asm!(
     include_str!("asm/long.s"),
     include_str!("asm/syscall.s"),
     include_str!("asm/modify.s"),
+    include_str!("asm/loops.s"),
     include_str!("asm/io.s"),
     include_str!("asm/irq.s"),
     include_str!("asm/smp.s"),

@@ -27,7 +27,7 @@ impl Session {
     pub fn start(spec: MachineSpec) -> anyhow::Result<Self> {
         let config = spec.validate()?;
         let engine = choose(EngineChoice::Soft)?;
-        let mut machine = Machine::new(&config, &*engine.engine)?;
+        let machine = Machine::new(&config, &*engine.engine)?;
         let (output, input) = (machine.serial_output(), machine.serial_input());
         machine.start()?;
         Ok(Session { machine, output, input, pending: String::new(), log: String::new() })
@@ -80,7 +80,7 @@ impl Session {
     ///
     /// # Errors
     /// If it goes on for ten minutes.
-    pub fn end(mut self) -> anyhow::Result<StopReason> {
+    pub fn end(self) -> anyhow::Result<StopReason> {
         match self.machine.wait_timeout(PATIENCE) {
             Some(reason) => Ok(reason),
             None => bail!("the guest goes on; all it said:\n{}", self.log),

@@ -13,6 +13,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("visor-fpu", "visor-x86"),
     ("visor-engine-soft", "visor-apic"),
     ("visor-virtio", "visor-pci"),
+    ("visor-virtio", "visor-storage"),
     ("visor-iommu", "visor-pci"),
     ("visor-display", "visor-pci"),
     ("visor-storage", "visor-pci"),
@@ -23,7 +24,8 @@ const SIDEWAYS: &[(&str, &str)] = &[
 ];
 
 /// Crates that may hold unsafe code; every other one forbids it.
-const UNSAFE: &[&str] = &["memory", "fpu", "engine-soft", "engine-kvm", "guest", "cli", "host-net", "oracle", "guests"];
+const UNSAFE: &[&str] =
+    &["memory", "fpu", "engine-soft", "engine-kvm", "guest", "cli", "host-net", "uring", "oracle", "guests"];
 
 #[derive(Deserialize)]
 struct Manifest {

@@ -133,6 +133,14 @@ pub(crate) enum DiskCommand {
     --allow data=web1 --allow logs=web1 --allow logs=web2
   visor run tiny --disk 'nbd+unix:///data?socket=/run/user/1000/data.sock'")]
     Serve(ServeArgs),
+    /// Make a new disk and put it into a machine that runs, with a file system and mounted if wished.
+    #[command(after_help = "Examples:
+  visor disk add web --size 2G
+  visor disk add web --size 2G --fs xfs --mount /data
+  visor disk add web --size 10G --alloc static --disk web-data")]
+    Add(super::add::AddArgs),
+    #[command(flatten)]
+    Live(super::live::LiveCommand),
     /// Remove a disk that nobody uses.
     #[command(
         visible_alias = "delete",
@@ -344,6 +352,9 @@ pub(crate) struct ConvertArgs {
     /// How to compress.
     #[arg(long, value_enum, default_value_t = CompressionArg::Zstd)]
     pub(super) compression: CompressionArg,
+    /// Wait until the copy is on the medium. Without it the host writes it there in the next seconds, as with cp.
+    #[arg(long)]
+    pub(super) sync: bool,
     /// Print as JSON.
     #[arg(long)]
     pub(super) json: bool,

@@ -129,7 +129,7 @@ pub(super) fn options(how: &How) -> CreateOptions {
     options
 }
 
-fn raw(path: &Path, size: u64, alloc: AllocArg) -> Result<(), Failure> {
+pub(super) fn raw(path: &Path, size: u64, alloc: AllocArg) -> Result<(), Failure> {
     let alloc = match alloc {
         AllocArg::Static => Alloc::Static,
         AllocArg::Dynamic => Alloc::Dynamic,

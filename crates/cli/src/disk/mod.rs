@@ -2,8 +2,10 @@
 //!
 //! - `args`: the commands as data; `names`: from a name to a file;
 //! - `create`, `inspect` (ls, info), `map`, `change` (check, compact, resize, rm), `copy` (convert, clone), `snapshot`, `serve`, `bench`;
+//! - `live`, `add`: disks of machines that run;
 //! - `encrypt`: encrypted disks; `keys`: where their keys come from; `web`: files of web servers.
 
+mod add;
 mod args;
 mod bench;
 mod change;
@@ -12,6 +14,7 @@ mod create;
 mod encrypt;
 mod inspect;
 mod keys;
+mod live;
 mod map;
 mod names;
 mod serve;
@@ -48,6 +51,8 @@ pub(crate) fn main(command: &DiskCommand, quiet: bool) -> Result<u8, Failure> {
         DiskCommand::Snapshot { command } => snapshot::main(command, quiet),
         DiskCommand::Bench { size, directory, json } => bench::bench(*size, directory.as_deref(), *json, quiet),
         DiskCommand::Serve(args) => serve::serve(args, quiet),
+        DiskCommand::Add(args) => add::add(args, quiet),
+        DiskCommand::Live(command) => live::main(command, quiet),
         DiskCommand::Rm { disks } => change::remove(disks, quiet),
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nix::sys::statvfs::statvfs;
 use nix::sys::wait::{WaitStatus, waitpid};
+use visor_machine::HostFeatures;
 
 use super::{Finding, Verdict};
 
@@ -61,9 +62,30 @@ pub(super) fn cpu_features() -> String {
     }
 }
 
+/// What translated code makes use of, and what it has to do without.
+pub(super) fn translator() -> Finding {
+    let bmi2 = std::arch::is_x86_feature_detected!("bmi2");
+    let (verdict, detail) = describe_translator(HostFeatures::detect(), bmi2);
+    Finding::new("Engine", verdict, "translated code", detail)
+}
+
+fn describe_translator(found: HostFeatures, bmi2: bool) -> (Verdict, String) {
+    let pext = match (found.pext, bmi2) {
+        (true, _) => "BMI2 found and used (PEXT)",
+        (false, true) => "BMI2 found, but this CPU's PEXT is slow: memory accesses cost more",
+        (false, false) => "BMI2 not found: memory accesses cost more",
+    };
+    let gs = match found.fsgsbase {
+        true => "FSGSBASE found and used",
+        false => "FSGSBASE not found (or not enabled by the kernel): switches of address spaces cost more",
+    };
+    let verdict = if found.pext && found.fsgsbase { Verdict::Ok } else { Verdict::Info };
+    (verdict, format!("{pext}; {gs}"))
+}
+
 /// Memory, disk, name spaces, tap, and the tools that make images.
 pub(super) fn findings() -> Vec<Finding> {
-    vec![memory(), disk(), packages(), user_namespaces(), tap()]
+    vec![memory(), disk(), disk_io(), packages(), user_namespaces(), tap()]
 }
 
 fn memory() -> Finding {
@@ -96,6 +118,18 @@ fn disk() -> Finding {
         }
         Err(e) => Finding::new("Host", Verdict::Warn, "disk", format!("{}: {e}", there.display()))
             .fix("set XDG_CACHE_HOME to a folder you can write to"),
+    }
+}
+
+/// How requests of raw disks reach the host.
+fn disk_io() -> Finding {
+    match visor_disk::ring_available() {
+        Ok(()) => Finding::new("Host", Verdict::Ok, "disk requests", "io_uring works and is used for raw disks"),
+        Err(why) => {
+            let detail = format!("threads, since {why}: raw disks cost more CPU time");
+            Finding::new("Host", Verdict::Info, "disk requests", detail)
+                .fix("allow io_uring: sysctl kernel.io_uring_disabled=0, and the container's seccomp profile")
+        }
     }
 }
 
@@ -160,4 +194,19 @@ fn tap() -> Finding {
     let why = std::io::Error::last_os_error();
     Finding::new(area, Verdict::Info, "tap interfaces", format!("refused: {why}"))
         .fix("not needed: networks run in user space; only bridges to the host's own network need root")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_translated_code_lacks_is_named() {
+        let all = describe_translator(HostFeatures::ALL, true);
+        assert_eq!(all, (Verdict::Ok, "BMI2 found and used (PEXT); FSGSBASE found and used".to_owned()));
+        let slow = describe_translator(HostFeatures { pext: false, ..HostFeatures::ALL }, true);
+        assert!(slow.0 == Verdict::Info && slow.1.starts_with("BMI2 found, but"), "{slow:?}");
+        let old = describe_translator(HostFeatures::default(), false);
+        assert!(old.1.contains("BMI2 not found") && old.1.contains("FSGSBASE not found"), "{old:?}");
+    }
 }

@@ -37,6 +37,7 @@ pub(super) fn engines() -> (Vec<Finding>, Result<ChosenEngine, String>) {
     findings.push(describe_kvm());
     let cpu = super::host::cpu_features();
     findings.push(Finding::new("Engine", Verdict::Info, "host CPU", cpu));
+    findings.push(super::host::translator());
     (findings, choice)
 }
 

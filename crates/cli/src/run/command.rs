@@ -12,6 +12,7 @@ use visor_guest::protocol::{ErrorKind, ExecSpec, Failure as Refusal, Stream};
 use super::agent::Agent;
 use super::console::seconds_since;
 use super::end::End;
+use super::execs::Execs;
 use super::live::{Happened, Live, Want, at_terminal, flush};
 use super::streams::{Input, Output};
 use super::tail::Tail;
@@ -35,6 +36,8 @@ pub(super) struct Look {
     pub(super) console: bool,
     /// Say what takes long.
     pub(super) worry: bool,
+    /// Nobody looks: what the command writes is kept for who attaches to the console.
+    pub(super) background: bool,
 }
 
 /// A command on its way.
@@ -43,6 +46,7 @@ pub(super) struct Command<'a> {
     look: Look,
     argv: Vec<String>,
     agent: Agent,
+    execs: Execs,
     id: Option<ExecId>,
     status: Option<End>,
     tty: bool,
@@ -68,6 +72,7 @@ impl<'a> Command<'a> {
             look,
             argv,
             agent: live.agent()?,
+            execs: Execs::default(),
             id: None,
             status: None,
             tty: at_terminal(),
@@ -110,7 +115,7 @@ impl<'a> Command<'a> {
             if let Some(reason) = stopped {
                 return Ok(End::Stopped(reason));
             }
-            if let Some(end) = self.live.timed_out().or_else(|| self.lost_patience()) {
+            if let Some(end) = self.live.timed_out().or_else(|| self.live.asked()).or_else(|| self.lost_patience()) {
                 return Ok(end);
             }
             let happened = self.wait()?;
@@ -152,6 +157,7 @@ impl<'a> Command<'a> {
 
     fn serve_agent(&mut self) {
         if let Err(lost) = self.agent.pump() {
+            self.execs.lost(&lost.to_string());
             // Before the command runs, the next session does as well.
             if self.id.is_some() && self.status.is_none() {
                 let failure = Failure::from(anyhow::Error::from(lost).context("the command was lost"));
@@ -160,8 +166,11 @@ impl<'a> Command<'a> {
             return;
         }
         while let Some(event) = self.agent.next_event() {
-            self.take(event);
+            if let Some(event) = self.execs.take(event) {
+                self.take(event);
+            }
         }
+        self.execs.pump(self.live.wishes(), &mut self.agent);
         // Answers of this round: the start of the command, credits.
         let _ = self.agent.pump();
     }
@@ -169,6 +178,12 @@ impl<'a> Command<'a> {
     fn take(&mut self, event: HostEvent) {
         match event {
             HostEvent::Ready(_) if self.id.is_none() => self.start(),
+            HostEvent::Output { stream, bytes, .. } if self.look.background => {
+                self.live.hub().push(&bytes);
+                if let Some(id) = self.id {
+                    self.agent.session.consumed(id, stream, bytes.len());
+                }
+            }
             HostEvent::Output { stream: Stream::Stderr, bytes, .. } => self.err.push(&bytes),
             HostEvent::Output { bytes, .. } => self.out.push(&bytes),
             HostEvent::Exited { status, .. } => self.status = Some(End::Command(status.shell_code())),
@@ -287,7 +302,7 @@ impl<'a> Command<'a> {
 }
 
 /// The guest cannot run the command; statuses as of a shell.
-fn refused(refusal: &Refusal) -> Failure {
+pub(super) fn refused(refusal: &Refusal) -> Failure {
     let status = match refusal.kind {
         ErrorKind::NotFound => 127,
         ErrorKind::NotPermitted => 126,

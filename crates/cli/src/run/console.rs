@@ -10,6 +10,7 @@ use visor_guest::host::HostEvent;
 use super::agent::Agent;
 use super::boot::{BootWatch, nothing_to_boot};
 use super::end::End;
+use super::execs::Execs;
 use super::live::{Happened, Live, Want, flush, is_terminal};
 use super::streams::{Input, Output};
 use super::tail::{Curtain, Tail};
@@ -39,6 +40,8 @@ pub(super) struct Look {
     pub(super) banner: bool,
     /// Show the firmware's log.
     pub(super) log: bool,
+    /// Nobody looks: the machine runs in the background.
+    pub(super) background: bool,
 }
 
 /// The console of a running machine.
@@ -51,12 +54,14 @@ pub(super) struct Console<'a> {
     typed: Vec<u8>,
     raw: Option<RawTerminal>,
     agent: Option<Agent>,
+    execs: Execs,
     curtain: Option<Curtain>,
     announce: Option<String>,
     tail: Tail,
     boot: BootWatch,
     /// The firmware has nothing to boot, and what it says about that has come by then.
     giving_up: Option<Instant>,
+    background: bool,
 }
 
 impl<'a> Console<'a> {
@@ -76,18 +81,20 @@ impl<'a> Console<'a> {
             typed: Vec::new(),
             raw: if interactive { Some(RawTerminal::enter()?) } else { None },
             agent: if look.agent { Some(live.agent()?) } else { None },
+            execs: Execs::default(),
             curtain: look.curtain.then(Curtain::default),
             announce: look.announce,
             tail: Tail::default(),
             boot: BootWatch::new(look.log),
             giving_up: None,
+            background: look.background,
         })
     }
 
     /// Runs until the machine ends or the user leaves. The tail is what the guest said last, if the user has not seen it.
     pub(super) fn run(mut self) -> Result<(End, Option<Tail>), Failure> {
         let end = self.converse()?;
-        if matches!(end, End::Left | End::Signal(_) | End::BrokenPipe) {
+        if matches!(end, End::Left | End::Asked | End::Signal(_) | End::BrokenPipe) {
             let (output, hidden) = (&mut self.output, self.curtain.is_some());
             self.live.farewell(self.agent.as_mut(), |bytes| {
                 if !hidden {
@@ -101,6 +108,9 @@ impl<'a> Console<'a> {
         // The user's next prompt does not belong behind the guest's.
         if self.raw.take().is_some() && matches!(end, End::Left | End::Signal(_) | End::TimedOut(_)) {
             eprintln!();
+        }
+        if matches!(end, End::Asked) && is_terminal(std::io::stderr()) {
+            eprintln!("\nvisor: ended by visor stop");
         }
         if self.live.lost() > 0 {
             eprintln!("visor: {} bytes of the console were lost because nobody read them", self.live.lost());
@@ -122,7 +132,7 @@ impl<'a> Console<'a> {
             if let Some(reason) = stopped.filter(|_| self.output.waiting() < ENOUGH) {
                 return Ok(End::Stopped(reason));
             }
-            if let Some(end) = self.live.timed_out() {
+            if let Some(end) = self.live.timed_out().or_else(|| self.live.asked()) {
                 return Ok(end);
             }
             self.pass_on_typed();
@@ -141,7 +151,7 @@ impl<'a> Console<'a> {
     }
 
     fn wait(&self) -> Result<Happened, Failure> {
-        let curtain = self.curtain.as_ref().map(|_| self.live.started + PATIENCE);
+        let curtain = self.curtain.as_ref().filter(|_| !self.background).map(|_| self.live.started + PATIENCE);
         let agent = self.agent.as_ref().and_then(Agent::due);
         self.live.wait(&Want {
             input: Some(&self.input).filter(|i| i.is_open() && self.typed.is_empty()),
@@ -171,7 +181,7 @@ impl<'a> Console<'a> {
             }
             self.output.pump();
         }
-        if self.curtain.is_some() && self.live.started.elapsed() >= PATIENCE {
+        if self.curtain.is_some() && !self.background && self.live.started.elapsed() >= PATIENCE {
             let hidden = self.curtain.as_mut().map(Curtain::lift).unwrap_or_default();
             self.open_curtain("not ready yet; this is its console");
             self.output.push(&hidden);
@@ -181,18 +191,20 @@ impl<'a> Console<'a> {
     }
 
     /// Shows the firmware's log, and notices when there is nothing to boot: a person is told, a program gets an end.
+    /// A machine in the background waits for a person to look after it.
     fn look_at_boot(&mut self, bytes: &[u8]) {
         let end = if self.raw.is_some() { "\r\n" } else { "\n" };
         if !self.boot.look(self.live, bytes, end) {
             return;
         }
-        if self.raw.is_none() {
+        let failure = nothing_to_boot(&self.live.boot_devices());
+        self.live.note_trouble(&failure);
+        if self.raw.is_none() && !self.background {
             self.giving_up = Some(Instant::now() + LAST_WORDS);
             return;
         }
-        let failure = nothing_to_boot(&self.live.boot_devices());
-        eprint!("visor: {}\r\n", failure.error);
-        failure.hints.iter().for_each(|h| eprint!("  {h}\r\n"));
+        eprint!("visor: {}{end}", failure.error);
+        failure.hints.iter().for_each(|h| eprint!("  {h}{end}"));
     }
 
     fn open_curtain(&mut self, state: &str) {
@@ -225,13 +237,24 @@ impl<'a> Console<'a> {
     fn serve_agent(&mut self) {
         let Some(agent) = &mut self.agent else { return };
         // A guest that restarts is greeted again by the agent's next session.
-        let _ = agent.pump();
+        if let Err(lost) = agent.pump() {
+            self.execs.lost(&lost.to_string());
+        }
         let mut ready = false;
         while let Some(event) = agent.next_event() {
+            let Some(event) = self.execs.take(event) else { continue };
             match event {
                 HostEvent::Ready(_) => ready = true,
                 other => tracing::debug!(?other, "from the agent"),
             }
+        }
+        self.execs.pump(self.live.wishes(), agent);
+        if let Err(lost) = agent.pump() {
+            self.execs.lost(&lost.to_string());
+        }
+        // Later than could be waited for with the boot hidden.
+        if self.curtain.is_none() && agent.is_ready() {
+            self.live.timeline().ready();
         }
         if ready {
             self.tell_size();
@@ -240,7 +263,7 @@ impl<'a> Console<'a> {
 
     fn tell_size(&mut self) {
         let Some(agent) = self.agent.as_mut().filter(|a| a.is_ready()) else { return };
-        if let Some((cols, rows)) = terminal::size() {
+        if let Some((cols, rows)) = self.live.attached_size().or_else(terminal::size) {
             agent.session.resize_console(cols, rows);
             // A frame of some bytes; what does not go now goes with the next event of the port.
             let _ = agent.pump();

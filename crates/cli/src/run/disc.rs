@@ -5,7 +5,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use visor_iso::{Iso, IsoErrorKind, Platform};
-use visor_machine::{FirmwareKind, MachineSpec};
+use visor_machine::{FirmwareKind, MachineSpec, Tray};
 
 use crate::report::Failure;
 
@@ -24,6 +24,22 @@ pub(super) fn check(discs: &[std::path::PathBuf], spec: &MachineSpec, quiet: boo
         }
     }
     Ok(())
+}
+
+/// Tells what is odd about a disc that is to be put into a drive.
+pub(crate) fn look_at_disc(path: &Path) -> Result<(), Failure> {
+    look(path, None)
+}
+
+/// What is in a drive, in words.
+pub(super) fn describe(tray: &Tray) -> String {
+    let state = tray.state();
+    let locked = if state.locked { ", locked by the guest" } else { "" };
+    match (state.disc, state.open) {
+        (Some(disc), _) => format!("{disc}{locked}"),
+        (None, true) => format!("open{locked}"),
+        (None, false) => format!("empty{locked}"),
+    }
 }
 
 fn look(path: &Path, must_boot: Option<FirmwareKind>) -> Result<(), Failure> {

@@ -20,6 +20,8 @@ pub(super) enum End {
     TimedOut(Duration),
     /// The user left by the escape key.
     Left,
+    /// Somebody asked for it by the machine's control socket.
+    Asked,
     /// A signal.
     Signal(Signal),
     /// Nobody reads standard output any more.
@@ -46,6 +48,7 @@ impl End {
     pub(super) fn conclude(self, purpose: Purpose, hidden: Option<&Tail>) -> Result<u8, Failure> {
         match self {
             End::Left => Ok(LEFT),
+            End::Asked => stopped(&StopReason::Killed, purpose).map_err(|f| with_console(f, hidden)),
             End::Command(status) => Ok(status),
             End::Signal(signal) => Ok(128u8.saturating_add(signal as u8)),
             // What a program gets whose output nobody reads.
@@ -118,6 +121,7 @@ mod tests {
         assert!(code == 124 && text.contains("1.5 s"), "{text}");
         assert_eq!(status(End::Stopped(StopReason::Failed("x".into())), Machine).0, 125);
         assert_eq!(status(End::Signal(Signal::SIGTERM), Command).0, 143);
+        assert_eq!((status(End::Asked, Machine).0, status(End::Asked, Command).0), (0, 125));
         assert_eq!(status(End::BrokenPipe, Machine).0, 141);
         assert_eq!(status(End::Command(9), Command).0, 9);
     }

@@ -2,11 +2,13 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use visor_engine::EngineErrorKind;
+use visor_guest::protocol::ExecSpec;
 use visor_machine::{
     ChosenEngine, FileSource, Machine, MachineError, MachineErrorKind, MachineSpec, MachineState, SerialInput,
     SerialOutput, StopReason, Timeline, choose_with,
@@ -14,6 +16,8 @@ use visor_machine::{
 
 use super::agent::Agent;
 use super::end::End;
+use super::execs::Line;
+use super::hub::Hub;
 use super::screen::{Attendants, ScreenArgs};
 use super::spec::{engine_options, wish};
 use super::stats;
@@ -24,13 +28,13 @@ use crate::report::Failure;
 use crate::terminal;
 
 /// How long a guest may take to switch itself off.
-const FAREWELL: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(60);
 
 /// A machine that was started, and what wakes the main thread.
 pub(super) struct Live {
     /// Ends before the machine does.
     attendants: Attendants,
-    machine: Machine,
+    machine: Arc<Machine>,
     engine: ChosenEngine,
     serial: SerialOutput,
     keyboard: SerialInput,
@@ -38,9 +42,67 @@ pub(super) struct Live {
     limit: Option<Duration>,
     /// The time limit was over and has been told of: it ends no wait any more.
     over: Cell<bool>,
+    /// It stands because the host is full, and that was told.
+    standing: Cell<bool>,
     wake: Wake,
-    /// A disk can be written to, so the guest must get the chance to finish its writes.
+    wishes: Wishes,
+    hub: Arc<Hub>,
+    /// What keeps the guest from booting, in words.
+    trouble: Arc<OnceLock<Vec<String>>>,
+    /// The guest must get the chance to end in order: a disk can be written to, or it is a whole system of its own.
     precious: bool,
+}
+
+/// What other threads ask of the main thread. Clones ask the same one.
+#[derive(Clone)]
+pub(super) struct Wishes {
+    /// To end the machine in order, for which it has this time.
+    end: Arc<Mutex<Option<Duration>>>,
+    /// The size of the terminal behind the console.
+    size: Arc<Mutex<Size>>,
+    /// Commands to be started in the guest.
+    execs: Arc<Mutex<Vec<ExecWish>>>,
+    wake: Wake,
+}
+
+/// A command, and who waits for it.
+pub(super) type ExecWish = (ExecSpec, Arc<Line>);
+
+#[derive(Default)]
+struct Size {
+    now: Option<(u16, u16)>,
+    fresh: bool,
+}
+
+impl Wishes {
+    /// The machine is to end in order, and within `patience` in any case. The first such wish counts.
+    pub(super) fn end(&self, patience: Duration) {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(patience);
+        self.wake.wake();
+    }
+
+    /// The console is looked at on a terminal of this size.
+    pub(super) fn resize(&self, columns: u16, rows: u16) {
+        *self.size.lock().unwrap_or_else(PoisonError::into_inner) = Size { now: Some((columns, rows)), fresh: true };
+        self.wake.wake();
+    }
+
+    /// A command is to be run in the guest, as soon as its agent is ready.
+    pub(super) fn exec(&self, spec: ExecSpec) -> Arc<Line> {
+        let line = Line::new(self.wake.clone());
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner).push((spec, line.clone()));
+        self.wake.wake();
+        line
+    }
+
+    /// What was asked for since the last call.
+    pub(super) fn take_execs(&self) -> Vec<ExecWish> {
+        std::mem::take(&mut self.execs.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the main thread waits for besides callbacks, signals and time.
@@ -67,7 +129,9 @@ pub(super) struct Happened {
 impl Live {
     /// Starts a machine. Signals are events of [`Live::wait`] from here on. `tell` gets what was decided, line by line.
     pub(super) fn start(spec: MachineSpec, args: &RunArgs, tell: impl Fn(&str)) -> Result<Self, Failure> {
-        let precious = args.disk.iter().any(|d| !d.ends_with(",ro"));
+        let system = boots_by_itself(args);
+        let precious = system || args.disk.iter().any(|d| !d.ends_with(",ro"));
+        terminal::survive_file_limit()?;
         let config = spec.validate().map_err(failure)?;
         let engine =
             choose_with(wish(args.engine), &engine_options(&args.tuning, args.stats.is_some())).map_err(|e| {
@@ -79,13 +143,14 @@ impl Live {
                 })
             })?;
         tell(&format!("engine {} ({})", engine.engine.caps().name, engine.reason));
-        let mut machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, config.kernel.as_ref()))?;
+        let machine = Machine::new(&config, &*engine.engine).map_err(|e| unbootable(e, config.kernel.as_ref()))?;
         machine.notes().iter().for_each(|n| tell(n));
         let wake = Wake::new()?;
         terminal::catch_signals(wake.descriptor()?)?;
         let waker = wake.clone();
         machine.on_event(move || waker.wake());
         let (serial, keyboard) = (machine.serial_output(), machine.serial_input());
+        let machine = Arc::new(machine);
         machine.start().map_err(failure)?;
         let attendants = args.screen.attend(&machine, &tell)?;
         let (started, limit) = (Instant::now(), args.timeout);
@@ -98,9 +163,59 @@ impl Live {
             started,
             limit,
             over: Cell::new(false),
+            standing: Cell::new(false),
+            wishes: Wishes { end: Arc::default(), size: Arc::default(), execs: Arc::default(), wake: wake.clone() },
+            hub: Arc::default(),
+            trouble: Arc::default(),
             wake,
             precious,
         })
+    }
+
+    /// The machine, for threads that serve it.
+    pub(super) fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
+    /// Where other threads ask the main thread for something.
+    pub(super) fn wishes(&self) -> &Wishes {
+        &self.wishes
+    }
+
+    /// What runs its CPUs.
+    pub(super) fn engine_name(&self) -> String {
+        self.engine.engine.caps().name.to_string()
+    }
+
+    /// The console's output for who attaches.
+    pub(super) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// What keeps the guest from booting, if something does: what, then what to do.
+    pub(super) fn trouble(&self) -> &Arc<OnceLock<Vec<String>>> {
+        &self.trouble
+    }
+
+    /// Notes that for who asks.
+    pub(super) fn note_trouble(&self, failure: &Failure) {
+        let lines = std::iter::once(failure.error.to_string()).chain(failure.hints.iter().cloned());
+        let _ = self.trouble.set(lines.collect());
+    }
+
+    /// The size of the terminal of whoever has attached to the console last.
+    pub(super) fn attached_size(&self) -> Option<(u16, u16)> {
+        self.wishes.size.lock().unwrap_or_else(PoisonError::into_inner).now
+    }
+
+    /// Whether that has changed since the last call.
+    fn attached_resized(&self) -> bool {
+        std::mem::take(&mut self.wishes.size.lock().unwrap_or_else(PoisonError::into_inner).fresh)
+    }
+
+    /// The end, once somebody has asked for it by the machine's control socket.
+    pub(super) fn asked(&self) -> Option<End> {
+        self.wishes.patience().map(|_| End::Asked)
     }
 
     /// A session with the agent in the guest.
@@ -126,9 +241,27 @@ impl Live {
         }
         let input = input.is_some_and(|i| fds[i].revents().is_some_and(|r| !r.is_empty()));
         self.wake.forget();
+        self.tell_of_room();
         let (resized, signals): (Vec<_>, Vec<_>) =
             terminal::take_signals().into_iter().partition(|s| *s == Signal::SIGWINCH);
-        Ok(Happened { input, signals, resized: !resized.is_empty() })
+        Ok(Happened { input, signals, resized: !resized.is_empty() | self.attached_resized() })
+    }
+
+    /// Says when the machine stands because the host is full, and when it goes on.
+    fn tell_of_room(&self) {
+        let waiting = self.machine.disks().waiting();
+        if waiting.is_empty() == self.standing.get() {
+            self.standing.set(!waiting.is_empty());
+            // The terminal may be in raw mode.
+            match waiting.is_empty() {
+                true => eprint!("\r\nvisor: there is room again; the machine goes on\r\n"),
+                false => eprint!(
+                    "\r\nvisor: the machine stands still, because the host has no room for what its guest writes ({}).\r\n\
+                     visor: make room on the host; it goes on by itself and nothing is lost\r\n",
+                    waiting.join("; ")
+                ),
+            }
+        }
     }
 
     /// The time limit, once it is over.
@@ -143,6 +276,7 @@ impl Live {
         let mut bytes = vec![0; most];
         let n = self.serial.read_timeout(&mut bytes, Duration::ZERO).unwrap_or(0);
         bytes.truncate(n);
+        self.hub.push(&bytes);
         bytes
     }
 
@@ -171,11 +305,15 @@ impl Live {
         self.keyboard.try_write(bytes)
     }
 
-    /// Ends the machine for the user: in order if it has a disk that is worth it, else at once. A second signal or the time
-    /// limit cut it short. `show` gets what the guest still writes to its serial port.
+    /// Ends the machine for the user: in order if it has a disk that is worth it or was asked for by name, else at once. A second
+    /// signal or the time limit cut it short. `show` gets what the guest still writes to its serial port.
     pub(super) fn farewell(&self, agent: Option<&mut Agent>, mut show: impl FnMut(&[u8])) -> Result<(), Failure> {
-        if !self.precious || self.stopped().is_some() {
+        let asked = self.wishes.patience();
+        if !(self.precious || asked.is_some()) || self.stopped().is_some() {
             return Ok(());
+        }
+        if self.machine.state() == MachineState::Paused {
+            self.machine.resume();
         }
         let mut agent = agent.filter(|a| a.is_ready());
         match &mut agent {
@@ -184,7 +322,10 @@ impl Live {
             None if !self.machine.power_button() => return Ok(()),
             None => {}
         }
-        let end = Instant::now() + FAREWELL;
+        if asked.is_none() && is_terminal(std::io::stderr()) {
+            eprint!("\r\nvisor: the guest is asked to power off; ctrl-C ends the machine at once\r\n");
+        }
+        let end = Instant::now() + asked.unwrap_or(FAREWELL);
         while self.stopped().is_none() && Instant::now() < end && self.timed_out().is_none() {
             if let Some(agent) = &mut agent {
                 agent.keep_going();
@@ -218,13 +359,21 @@ impl Live {
         self.attendants = Attendants::default();
         self.machine.stop();
         self.machine.wait();
+        self.take_serial(1 << 20);
+        self.hub.close();
         let cpus = self.machine.stats();
-        let report = stats::Report::new(self.engine.engine.caps().name, &self.engine.reason, &cpus, elapsed);
+        let report = stats::Report::new(self.engine.engine.caps().name, &self.engine.reason, &cpus, elapsed)
+            .disks(self.machine.disks().list());
         match format {
             StatsFormat::Table => report.table(),
             StatsFormat::Json => report.json(),
         }
     }
+}
+
+/// Whether the arguments boot a system from a disk or a disc, rather than a kernel or an image of ours.
+fn boots_by_itself(args: &RunArgs) -> bool {
+    args.image.is_none() && args.kernel.is_none()
 }
 
 /// A kernel that cannot be booted is named.

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use visor_disk::{Access, Format, ImageOptions, Limits, NbdAddress, Throttle, TlsFiles, is_remote};
+use visor_disk::{
+    Access, FaultPlan, FaultyDisk, Format, ImageOptions, Limits, NbdAddress, Throttle, TlsFiles, is_remote,
+};
 use visor_engine::EngineOptions;
 use visor_image::Image;
-use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
+use visor_machine::{Cd, CdBus, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
 use super::live::is_terminal;
 use super::{disc, firmware};
@@ -36,7 +38,7 @@ pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineS
         return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
-    let job = job(&args.argv, is_terminal(std::io::stdin()));
+    let job = job(&args.argv, is_terminal(std::io::stdin()) || args.detach);
     let mut spec = machine(args, Some(image.kernel()))?;
     boot_image(&mut spec, &image, &job, args.append.as_deref(), verbose)?;
     firmware::screen(args, &mut spec, quiet)?;
@@ -55,6 +57,7 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
 
 fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failure> {
     let bus = bus(args);
+    let cd_bus = if bus == DiskBus::Scsi { CdBus::Scsi } else { CdBus::Ide };
     let open = |d: &String| open_disk(d).map(|d| d.on(bus));
     Ok(MachineSpec {
         kernel: kernel.map(FileSource::Path),
@@ -64,14 +67,21 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         initrd: args.initrd.clone().map(FileSource::Path),
         cmdline: args.append.clone().unwrap_or_default(),
         disks: args.disk.iter().map(open).collect::<Result<_, _>>()?,
-        cds: args.iso.iter().map(|i| Cd::open(i)).collect::<Result<_, _>>()?,
+        cds: drives(args, cd_bus)?,
         debug_exit: args.debug_exit,
         iommu: args.iommu,
         edu: args.edu,
         no_reboot: args.no_reboot,
-        timeline: args.firmware.timeline.is_some(),
+        timeline: args.firmware.timeline.is_some() || args.network.name().is_some(),
         ..MachineSpec::default()
     })
+}
+
+/// The CD-ROM drives: those with discs, then the empty one.
+fn drives(args: &RunArgs, bus: CdBus) -> Result<Vec<Cd>, Failure> {
+    let mut drives = args.iso.iter().map(|i| Cd::open(i)).collect::<Result<Vec<_>, _>>()?;
+    drives.extend(args.cd.then(Cd::default));
+    Ok(drives.into_iter().map(|drive| Cd { bus, ..drive }).collect())
 }
 
 /// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system.
@@ -80,6 +90,7 @@ fn bus(args: &RunArgs) -> DiskBus {
     match args.bus {
         None if through_firmware => DiskBus::Ide,
         None | Some(BusArg::Virtio) => DiskBus::Virtio,
+        Some(BusArg::Scsi) => DiskBus::Scsi,
         Some(BusArg::Ide) => DiskBus::Ide,
     }
 }
@@ -138,17 +149,18 @@ fn kernel_args(own: &str, job: &Job, append: Option<&str>, verbose: u8) -> Strin
     words.join(" ")
 }
 
-fn open_disk(text: &str) -> Result<Disk, Failure> {
+/// Opens a disk that is written as `--disk` has it.
+pub(super) fn open_disk(text: &str) -> Result<Disk, Failure> {
     let wish = disk(text)?;
     let mut disk = if NbdAddress::is_one(wish.name) {
         let backend = crate::disk::connect(wish.name, wish.access == Access::ReadOnly, &wish.tls)?;
-        Disk { backend, serial: "nbd".into(), bus: visor_machine::DiskBus::default() }
+        Disk { backend, serial: "nbd".into(), file: None, bus: visor_machine::DiskBus::default() }
     } else if let Some((pool, volume)) = crate::pool::volume(wish.name) {
         let mut backend = crate::pool::open(pool, volume, wish.access == Access::ReadOnly)?;
         if wish.encrypted || wish.key_file.is_some() {
             backend = crate::disk::unlock(backend, Path::new(wish.name), wish.key_file)?;
         }
-        Disk { backend, serial: volume.to_owned(), bus: visor_machine::DiskBus::default() }
+        Disk { backend, serial: volume.to_owned(), file: None, bus: visor_machine::DiskBus::default() }
     } else if is_remote(wish.name) {
         if wish.access != Access::ReadOnly {
             return Err(Failure::new(format!("{} can only be read", wish.name))
@@ -160,7 +172,7 @@ fn open_disk(text: &str) -> Result<Disk, Failure> {
         }
         let access = WebArgs { ca: wish.tls.ca.clone(), auth_file: wish.auth_file.map(Into::into), cache: wish.cache };
         let backend = crate::disk::web_disk(wish.name, wish.format, &access)?;
-        Disk { backend, serial: "web".into(), bus: visor_machine::DiskBus::default() }
+        Disk { backend, serial: "web".into(), file: None, bus: visor_machine::DiskBus::default() }
     } else {
         let path = crate::disk::find(wish.name)?;
         let format = wish.format.or_else(|| crate::disk::outer(&path));
@@ -176,10 +188,18 @@ fn open_disk(text: &str) -> Result<Disk, Failure> {
         }
         disk
     };
-    if !wish.limits.is_none() {
-        disk.backend = Arc::new(Throttle::new(disk.backend, wish.limits).map_err(crate::disk::failure)?);
+    if let Some(plan) = wish.faults {
+        disk.backend = Arc::new(FaultyDisk::new(disk.backend, plan));
     }
+    // Without limits too: they can be set while the machine runs.
+    disk.backend = Arc::new(Throttle::new(disk.backend, wish.limits).map_err(crate::disk::failure)?);
     Ok(disk)
+}
+
+/// A disk as the command line has it: its name, and the rest with the comma.
+pub(crate) fn split_disk(text: &str) -> Result<(&str, &str), Failure> {
+    let name = disk(text)?.name;
+    Ok(text.split_at(name.len()))
 }
 
 /// A disk as the command line has it.
@@ -189,6 +209,7 @@ struct DiskWish<'a> {
     access: Access,
     format: Option<Format>,
     limits: Limits,
+    faults: Option<FaultPlan>,
     /// A volume of LUKS, which is opened with this key, that of the keyring, or a person's.
     encrypted: bool,
     key_file: Option<&'a Path>,
@@ -200,13 +221,14 @@ struct DiskWish<'a> {
 }
 
 /// `FILE` with `,ro`, `,format=NAME`, `,iops=N`, `,bps=SIZE`, `,key-file=FILE`, `,tls-ca=FILE`,
-/// `,tls-cert=FILE`, `,tls-key=FILE`, `,tls-name=NAME` behind it.
+/// `,tls-cert=FILE`, `,tls-key=FILE`, `,tls-name=NAME`, `,fault=PLAN` behind it.
 fn disk(text: &str) -> Result<DiskWish<'_>, Failure> {
     let mut wish = DiskWish {
         name: text,
         access: Access::ReadWrite,
         format: None,
         limits: Limits::default(),
+        faults: None,
         encrypted: false,
         key_file: None,
         tls: TlsFiles::default(),
@@ -234,6 +256,7 @@ fn disk(text: &str) -> Result<DiskWish<'_>, Failure> {
                 wish.limits.iops = n.parse().map_err(|_| bad(format!("`{n}` is no number of requests per second")))?;
             }
             Some(("bps", n)) => wish.limits.bps = parse_size(n).map_err(|e| bad(format!("bytes per second: {e}")))?,
+            Some(("fault", plan)) => wish.faults = Some(FaultPlan::parse(plan).map_err(bad)?),
             // A comma of the name.
             _ => break,
         }
@@ -253,6 +276,7 @@ mod tests {
             access,
             format,
             limits: Limits::default(),
+            faults: None,
             encrypted: false,
             key_file: None,
             tls: TlsFiles::default(),
@@ -264,6 +288,7 @@ mod tests {
         assert_eq!(disk("c,format=qcow2,ro").unwrap(), plain("c", Access::ReadOnly, Some(Format::Qcow2)));
         let limits = Limits { iops: 500, bps: 20 << 20 };
         assert_eq!(disk("c,iops=500,bps=20M").unwrap(), DiskWish { limits, ..plain("c", Access::ReadWrite, None) });
+        assert_eq!(split_disk("a,b.img,ro,iops=5").unwrap(), ("a,b.img", ",ro,iops=5"));
         let key = disk("c.img,format=luks,key-file=/k").unwrap();
         assert_eq!((key.name, key.encrypted, key.format), ("c.img", true, Some(Format::Raw)));
         assert_eq!(key.key_file, Some(Path::new("/k")));

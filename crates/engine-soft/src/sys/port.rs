@@ -6,6 +6,7 @@ use visor_x86::exception::Exception;
 use visor_x86::regs::Rflags;
 
 use crate::account::Phase;
+use crate::changed;
 use crate::cpu::Cpu;
 use crate::op::{Flow, Guest, Op};
 use crate::sys::operand::{end, ones};
@@ -44,7 +45,9 @@ impl Cpu {
     fn port_read(&mut self, port: u16, size: u8) -> u64 {
         let mut data = [0; 4];
         let entered = self.account.enter(Phase::Devices);
+        let acting = changed::as_device();
         self.io().pio_read(port, &mut data[..usize::from(size)]);
+        drop(acting);
         let ticks = self.account.leave(entered);
         self.stats.exits.pio.add(ticks);
         self.watch_port(port, u64::from(size));
@@ -53,7 +56,9 @@ impl Cpu {
 
     fn port_write(&mut self, port: u16, size: u8, value: u64) {
         let entered = self.account.enter(Phase::Devices);
+        let acting = changed::as_device();
         self.io().pio_write(port, &value.to_le_bytes()[..usize::from(size)]);
+        drop(acting);
         let ticks = self.account.leave(entered);
         self.stats.exits.pio.add(ticks);
         self.watch_port(port, u64::from(size));

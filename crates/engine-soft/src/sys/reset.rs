@@ -33,12 +33,13 @@ const NEEDS_HOST: &[(Feature, FpuFeatures)] = &[
     (feature::VPCLMULQDQ, FpuFeatures::VPCLMULQDQ),
 ];
 
-/// The CPUID table of `model` without what this host cannot execute.
-pub(crate) fn announced(model: Model, config: &ModelConfig) -> Cpuid {
+/// The CPUID table of `model` without what this host cannot execute and what is `absent`.
+pub(crate) fn announced(model: Model, config: &ModelConfig, absent: FpuFeatures) -> Cpuid {
+    let there = host_features().difference(absent);
     let ideal = model.cpuid(config);
     let mut possible = ideal.clone();
     for (feature, needed) in NEEDS_HOST {
-        if !host_features().contains(*needed) {
+        if !there.contains(*needed) {
             possible.set(*feature, false);
         }
     }

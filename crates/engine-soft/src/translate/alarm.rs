@@ -1,8 +1,12 @@
 //! How a deadline gets a CPU out of translated code: a timer of the host that signals the CPU's thread, whose handler sets the
 //! attention word (timer_create(2), SIGEV_THREAD_ID).
+//!
+//! Any process of the same user may send that signal, with any value, and even in the name of a timer (rt_sigqueueinfo(2) forbids only
+//! codes of the kernel's own). So the signal carries nothing that is believed: the handler takes the word from the thread it
+//! interrupts, which names it while it runs guest code. The worst that a forged signal does is a look at the clock.
 
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use crate::cpu::attention;
 
@@ -19,18 +23,21 @@ pub(crate) struct Alarm {
 unsafe impl Send for Alarm {}
 
 impl Alarm {
-    /// Prepares the alarm of the calling thread; it sets a bit of `word`, which must live as long as this.
-    pub(crate) fn attach(&mut self, word: *const AtomicU32) {
+    /// Prepares the alarm of the calling thread, which sets a bit of `word` until what is returned is dropped; `word` must live
+    /// that long.
+    pub(crate) fn attach(&mut self, word: *const AtomicU32) -> Listening {
+        WORD.with(|w| w.store(word.cast_mut(), Ordering::SeqCst));
+        // What rang while nobody listened is set anew.
+        self.armed = 0;
         // SAFETY: a plain system call.
         let thread = unsafe { libc::gettid() };
-        if self.timer.is_some() && self.thread == thread {
-            return;
+        if self.timer.is_none() || self.thread != thread {
+            self.detach();
+            install();
+            self.thread = thread;
+            self.timer = create(thread);
         }
-        self.detach();
-        install();
-        self.thread = thread;
-        self.timer = create(thread, word);
-        self.armed = u64::MAX;
+        Listening(std::marker::PhantomData)
     }
 
     /// Sets the alarm for guest TSC `at`, which is `nanos` from now; `u64::MAX` is never.
@@ -71,6 +78,22 @@ impl Alarm {
     }
 }
 
+/// While it lives, the alarm of this thread has a word to set.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Listening(std::marker::PhantomData<*const ()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        WORD.with(|w| w.store(std::ptr::null_mut(), Ordering::SeqCst));
+    }
+}
+
+thread_local! {
+    /// The attention word of the CPU that this thread runs, or null.
+    static WORD: AtomicPtr<AtomicU32> = const { AtomicPtr::new(std::ptr::null_mut()) };
+}
+
 impl Drop for Alarm {
     fn drop(&mut self) {
         self.detach();
@@ -83,12 +106,18 @@ fn signal() -> i32 {
 }
 
 extern "C" fn ring(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: the kernel passes what `create` gave it; zero for signals from elsewhere.
-    let word = unsafe { (*info).si_value().sival_ptr.cast::<AtomicU32>() };
-    if !word.is_null() {
-        // SAFETY: lives as long as the timer.
-        unsafe { (*word).fetch_or(attention::TIMER, Ordering::SeqCst) };
+    // SAFETY: the kernel passes a valid description of the signal.
+    if unsafe { (*info).si_code } != libc::SI_TIMER {
+        return;
     }
+    // A thread-local without initialisation and destructor, which a handler may use.
+    WORD.with(|w| {
+        let word = w.load(Ordering::SeqCst);
+        if !word.is_null() {
+            // SAFETY: `Listening` of this very thread keeps it no longer than it lives.
+            unsafe { (*word).fetch_or(attention::TIMER, Ordering::SeqCst) };
+        }
+    });
 }
 
 fn install() {
@@ -104,7 +133,7 @@ fn install() {
     });
 }
 
-fn create(thread: libc::pid_t, word: *const AtomicU32) -> Option<libc::timer_t> {
+fn create(thread: libc::pid_t) -> Option<libc::timer_t> {
     // SAFETY: all zeroes is a valid event, and every pointer is to a local.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
@@ -115,8 +144,73 @@ fn create(thread: libc::pid_t, word: *const AtomicU32) -> Option<libc::timer_t> 
         event.sigev_notify = libc::SIGEV_THREAD_ID;
         event.sigev_notify_thread_id = thread;
         event.sigev_signo = signal();
-        event.sigev_value.sival_ptr = word.cast_mut().cast();
         let mut timer: libc::timer_t = std::mem::zeroed();
         (libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) == 0).then_some(timer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Sends this thread the alarm's signal as another process could: with any code below zero and any value.
+    fn forge(code: i32, value: u64) {
+        #[repr(C)]
+        struct Info {
+            signo: i32,
+            errno: i32,
+            code: i32,
+            pad: i32,
+            /// Process and user; a timer's number and overruns.
+            from: [u32; 2],
+            value: u64,
+            rest: [u64; 12],
+        }
+        let info = Info { signo: signal(), errno: 0, code, pad: 0, from: [0, 0], value, rest: [0; 12] };
+        // SAFETY: a description of 128 bytes that lives during the call; the signal has a handler.
+        let failed = unsafe {
+            libc::syscall(libc::SYS_rt_tgsigqueueinfo, libc::getpid(), libc::gettid(), signal(), &raw const info)
+        };
+        assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    #[test]
+    fn it_rings_once_and_for_whoever_runs() {
+        let word = AtomicU32::new(0);
+        let mut alarm = Alarm::default();
+        let listening = alarm.attach(&raw const word);
+        alarm.set(7, || 1_000_000);
+        let begin = Instant::now();
+        while word.load(Ordering::SeqCst) == 0 && begin.elapsed() < Duration::from_secs(20) {
+            std::hint::spin_loop();
+        }
+        assert_eq!((word.swap(0, Ordering::SeqCst), alarm.at()), (attention::TIMER, 7));
+        drop(listening);
+        alarm.set(8, || 1_000_000);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(word.load(Ordering::SeqCst), 0, "nobody listens");
+        let _listening = alarm.attach(&raw const word);
+        assert_ne!(alarm.at(), 8, "it has to be set again");
+    }
+
+    #[test]
+    fn forged_signals_touch_nothing_of_theirs() {
+        let (word, other) = (AtomicU32::new(0), AtomicU32::new(0));
+        let mut alarm = Alarm::default();
+        let listening = alarm.attach(&raw const word);
+        for value in [&raw const other as u64, 0x10, !0 << 47, 0] {
+            for code in [libc::SI_QUEUE, libc::SI_TKILL, libc::SI_MESGQ, libc::SI_ASYNCIO] {
+                forge(code, value);
+                assert_eq!(word.load(Ordering::SeqCst), 0);
+            }
+            // Who claims to be a timer makes the CPU look at the clock, and no more.
+            forge(libc::SI_TIMER, value);
+            assert_eq!(word.swap(0, Ordering::SeqCst), attention::TIMER);
+        }
+        drop(listening);
+        forge(libc::SI_TIMER, &raw const word as u64);
+        assert_eq!((word.load(Ordering::SeqCst), other.load(Ordering::SeqCst)), (0, 0));
     }
 }

@@ -103,6 +103,17 @@ impl CodeCache {
         self.redirect(At(at.0 + 1), to);
     }
 
+    /// Where the code at `at` jumps, if it is a jump.
+    #[cfg(test)]
+    pub(super) fn jump_at(&self, at: At) -> Option<At> {
+        assert!(at.0 as usize + 5 <= self.used);
+        let mut bytes = [0u8; 5];
+        // SAFETY: within the part in use, as just checked.
+        unsafe { std::ptr::copy_nonoverlapping(self.writable.add(at.0 as usize), bytes.as_mut_ptr(), 5) };
+        let [0xe9, distance @ ..] = bytes else { return None };
+        Some(At((at.0 + 5).wrapping_add_signed(i32::from_le_bytes(distance))))
+    }
+
     fn write(&mut self, at: At, bytes: &[u8]) {
         assert!(at.0 as usize + bytes.len() <= self.used);
         // SAFETY: within the part in use, as just checked.

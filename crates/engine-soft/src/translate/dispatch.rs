@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use visor_engine::{HelperStats, InvalidationStats, TranslatorStats, VcpuStats};
-use visor_memory::{Frame, PAGE};
+use visor_engine::{HelperStats, TranslatorStats, VcpuStats};
+use visor_memory::{PAGE, RamPage};
 
-use super::alarm::Alarm;
+use super::alarm::{Alarm, Listening};
 use super::build::{Build, HostFlavour};
 use super::cache::{At, CodeCache};
 use super::context::Context;
@@ -16,9 +16,13 @@ use super::helpers;
 use super::lockstep::Lockstep;
 use super::map::{Key, Map};
 use super::stubs::{Helpers, HostCpu, Stubs};
-use super::{translate, unit};
+use super::tally::Tally;
+use super::translate;
+use super::unit::{self, Insn};
 use crate::account::Phase;
+use crate::changed::Changed;
 use crate::cpu::Cpu;
+use crate::host::HostFeatures;
 use crate::mmu::Home;
 use crate::op::{Guest, REG_BLOCK_RIP};
 use crate::options::SoftOptions;
@@ -26,6 +30,8 @@ use crate::perf_map::PerfMap;
 
 /// How often code is interpreted before it is translated.
 const HOT: u8 = 2;
+/// How often code is read anew that others change meanwhile.
+const READINGS: u32 = 8;
 /// Room that the translation of one unit may take.
 const LARGEST: usize = 64 << 10;
 
@@ -54,12 +60,13 @@ pub(crate) struct Translator {
     alarm: Alarm,
     /// What the far links and the branch targets of the kernel were made under.
     upper: u64,
-    units: u8,
+    units: u16,
     /// GS base of this thread, where the CPU cannot set it by itself.
     window: u64,
     /// The site of a branch that a helper has executed before the code was left.
     pub(super) branched: Option<u32>,
     pub(super) stats: TranslatorCounts,
+    pub(super) tally: Tally,
     page: Box<[u8; PAGE as usize]>,
     /// Translate only these, by number.
     bisect: Option<Range<u64>>,
@@ -83,10 +90,12 @@ impl Translator {
     /// The host's, if it gives no memory that may be executed.
     pub(crate) fn new(options: &SoftOptions, perf_map: Option<Arc<PerfMap>>) -> std::io::Result<Box<Self>> {
         let mut cache = CodeCache::new(options.code_cache as usize)?;
-        let host = HostCpu { avx: std::is_x86_feature_detected!("avx"), fsgsbase: has_fsgsbase() };
+        let features = HostFeatures::detect().without(options.absent);
+        let host = HostCpu { avx: features.avx, fsgsbase: features.fsgsbase, pext: features.pext };
         let functions = Helpers {
             interpret: helpers::interpret as *const () as u64,
             refill: helpers::refill as *const () as u64,
+            load: helpers::load as *const () as u64,
             only_refill: helpers::only_refill as *const () as u64,
             wrote_code: helpers::wrote_code as *const () as u64,
         };
@@ -98,7 +107,8 @@ impl Translator {
             stubs,
             enter,
             flavour: HostFlavour {
-                pext: std::is_x86_feature_detected!("bmi2"),
+                pext: features.pext,
+                rdtscp: false,
                 retry_ranges: options.eager,
                 count: options.count,
             },
@@ -109,6 +119,7 @@ impl Translator {
             window: 0,
             branched: None,
             stats: TranslatorCounts::default(),
+            tally: Tally::default(),
             page: Box::new([0; PAGE as usize]),
             bisect: options.bisect.clone(),
             met: 0,
@@ -120,36 +131,40 @@ impl Translator {
     /// Counters, in the form that every engine has.
     pub(crate) fn report(&self, cpu: &Cpu, out: &mut VcpuStats) {
         let m = &self.map.stats;
-        out.instructions += cpu.frame.instructions;
+        // What is known of translated code is all or nothing.
+        out.instructions = if self.flavour.count { out.instructions + cpu.frame.instructions } else { 0 };
         out.translator = TranslatorStats {
             blocks: m.translated,
             instructions: m.instructions,
             host_bytes: self.map.cache.used() as u64,
             capacity: self.map.cache.capacity() as u64,
             flushes: m.flushes,
-            invalidations: InvalidationStats { own_store: m.invalidated, eviction: m.evicted, ..Default::default() },
+            invalidations: m.invalidated,
             links_made: m.links,
             links_broken: m.unlinked,
             indirect_misses: self.stats.looked_up,
             entries: self.stats.entries,
             interpreted: self.stats.interpreted,
             lockstep_blocks: self.lockstep.as_ref().map_or(0, |l| l.compared),
+            lockstep_differences: self.lockstep.as_ref().map_or(0, |l| l.differences),
             ..Default::default()
         };
         let helper = |name, count| HelperStats { name, count, nanos: 0 };
         out.exits.helpers.push(helper("tlb_refill", self.stats.refills));
         out.exits.helpers.push(helper("store_to_code_frame", self.stats.checked_writes));
+        self.tally.report(&mut out.exits.helpers);
     }
 
-    /// To be called when the thread begins to run `cpu`.
-    pub(crate) fn attach(&mut self, cpu: &mut Cpu) {
+    /// To be called when the thread begins to run `cpu`; what is returned is kept until it stops.
+    pub(crate) fn attach(&mut self, cpu: &mut Cpu) -> Listening {
         let word = std::ptr::from_ref(&cpu.port.attention);
         cpu.frame.attention = word;
         cpu.frame.fpu = &raw mut *cpu.fpu;
         cpu.frame.cpu = std::ptr::from_mut(cpu);
         cpu.frame.translator = std::ptr::from_mut(self);
+        cpu.frame.sets_gs = self.host.fsgsbase;
         self.window = 0;
-        self.alarm.attach(word);
+        self.alarm.attach(word)
     }
 
     /// The alarm has rung: it is set no longer, even if it was early.
@@ -157,10 +172,13 @@ impl Translator {
         self.alarm.rang();
     }
 
-    /// Drops what was made of `frames`, whose bytes have changed.
-    pub(crate) fn invalidate(&mut self, frames: impl IntoIterator<Item = Frame>) {
-        for frame in frames {
-            self.map.invalidate(frame);
+    /// Drops what was made of bytes that have changed.
+    pub(crate) fn invalidate(&mut self, changed: Changed) {
+        for (frame, writer) in changed.frames {
+            self.map.invalidate(frame, writer);
+        }
+        if let Some(writer) = changed.any {
+            self.map.invalidate_all(writer);
         }
     }
 
@@ -169,9 +187,13 @@ impl Translator {
     /// # Errors
     /// The exception of an instruction fetch, in `cpu.fault`.
     pub(crate) fn run(&mut self, cpu: &mut Cpu) -> Guest<bool> {
+        let mut arrived = false;
         loop {
             let Some(context) = Context::of(cpu) else { return Ok(false) };
             let Found::Code(entry) = self.find(cpu, context)? else { return Ok(false) };
+            if std::mem::take(&mut arrived) && self.lockstep.is_none() {
+                self.put_target(cpu, context);
+            }
             if let Some(mut lockstep) = self.lockstep.take() {
                 lockstep.rehearse(cpu, context);
                 self.lockstep = Some(lockstep);
@@ -184,17 +206,22 @@ impl Translator {
                     cpu.rip = self.way_out(cpu, id);
                     // Units that are compared run one by one.
                     if !attention(cpu) && self.lockstep.is_none() {
+                        // The code that was left need not be of the context that was entered.
+                        let Some(context) = Context::of(cpu) else { return Ok(false) };
                         self.link(cpu, id, context)?;
                     }
                 }
+                Exit::Arrive => arrived = true,
                 Exit::Interpret => {
+                    let before = Context::of(cpu);
                     self.stats.interpreted += 1;
+                    self.tally.add(self.map.sites[id as usize].site.ins.mnemonic());
                     helpers::execute(cpu, &mut self.map, id);
-                    self.learn_target(cpu, context, id);
+                    self.learn_target(cpu, before, id);
                 }
                 Exit::Done => {
                     if let Some(id) = self.branched.take() {
-                        self.learn_target(cpu, context, id);
+                        self.learn_target(cpu, Context::of(cpu), id);
                     }
                 }
             }
@@ -227,11 +254,12 @@ impl Translator {
         Ok(())
     }
 
-    /// If the instruction of site `id` was an indirect branch: puts where it went into the table.
-    fn learn_target(&mut self, cpu: &Cpu, context: Context, id: u32) {
-        if self.lockstep.is_none()
+    /// If the instruction of site `id` was an indirect branch, executed in context `before`: puts where it went into the table.
+    fn learn_target(&mut self, cpu: &Cpu, before: Option<Context>, id: u32) {
+        if let Some(context) = before
+            && self.lockstep.is_none()
             && self.map.sites[id as usize].site.is_indirect()
-            && Context::of(cpu) == Some(context)
+            && Context::of(cpu) == before
         {
             self.put_target(cpu, context);
         }
@@ -296,31 +324,18 @@ impl Translator {
     }
 
     /// Translates the code of `key`, at offset `start` of `page`.
-    fn make(&mut self, cpu: &mut Cpu, key: Key, page: visor_memory::RamPage, start: u16) {
+    fn make(&mut self, cpu: &mut Cpu, key: Key, page: RamPage, start: u16) {
         if self.map.cache.room() < LARGEST {
             self.map.clear();
             cpu.mmu.home.clear_targets();
         }
-        let mut unit;
-        loop {
-            crate::blocks::read_page(page, 0, &mut self.page[..]);
-            unit = unit::read(&self.page[..], start, key.context);
-            let Some(last) = unit.last() else {
-                self.map.give_up(key);
-                return;
-            };
-            let len = u64::from(last.next() - start);
-            // Marked before it is read for good.
-            cpu.ram.frames().mark_code(page.frame, start.into(), len);
-            let mut again = [0; PAGE as usize];
-            let range = usize::from(start)..usize::from(start) + len as usize;
-            crate::blocks::read_page(page, start.into(), &mut again[range.clone()]);
-            if again[range.clone()] == self.page[range] {
-                break;
-            }
-        }
+        let Some(unit) = self.read(cpu, key, page, start) else {
+            self.map.give_up(key);
+            return;
+        };
         let first = (self.map.sites.len() as u32, self.map.ways.len() as u32);
         let at = self.map.cache.next();
+        self.flavour.rdtscp = cpu.cpuid.has(visor_x86::cpuid::feature::RDTSCP);
         let build = Build::new(&self.stubs, at, first, key.context, key.page, self.flavour);
         let built = translate(build, &unit, start);
         if let Some(map) = &self.perf_map {
@@ -329,6 +344,35 @@ impl Translator {
         }
         let inserted = self.map.insert(key, built);
         debug_assert!(inserted, "there was room");
+    }
+
+    /// The unit at offset `start` of `page`. All that it depends on is marked as code, and was as it is read here after that. `None` if
+    /// there is none, or if somebody writes it all the time.
+    fn read(&mut self, cpu: &Cpu, key: Key, page: RamPage, start: u16) -> Option<Vec<Insn>> {
+        let mut relied: Vec<unit::Bytes> = Vec::new();
+        let mut again = [0; PAGE as usize];
+        for _ in 0..READINGS {
+            crate::blocks::read_page(page, 0, &mut self.page[..]);
+            relied.clear();
+            let unit = unit::read_noting(&self.page[..], start, key.context, &mut relied);
+            if unit.is_empty() {
+                return None;
+            }
+            // Marked before it is read for good.
+            let mut same = true;
+            for &(from, to) in &relied {
+                cpu.ram.frames().mark_code(page.frame, from.into(), u64::from(to - from));
+            }
+            for &(from, to) in &relied {
+                let range = usize::from(from)..usize::from(to);
+                crate::blocks::read_page(page, from.into(), &mut again[range.clone()]);
+                same &= again[range.clone()] == self.page[range];
+            }
+            if same {
+                return Some(unit);
+            }
+        }
+        None
     }
 
     /// Breaks what no longer holds: the kernel's code may have moved, or the floating-point units be in another state.
@@ -342,18 +386,13 @@ impl Translator {
             self.units = context.units();
             cpu.mmu.home.clear_targets();
         }
+        cpu.mmu.lay_out_targets(context.is_user(), context.layout());
     }
 }
 
 #[inline]
 fn attention(cpu: &Cpu) -> bool {
     cpu.port.attention.load(Ordering::Relaxed) != 0
-}
-
-/// The kernel lets programs set the GS base (AT_HWCAP2, bit 1).
-fn has_fsgsbase() -> bool {
-    // SAFETY: a plain library call.
-    unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
 }
 
 fn set_gs_base(base: u64) {

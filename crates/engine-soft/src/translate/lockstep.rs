@@ -12,6 +12,7 @@ use super::build::Site;
 use super::classify::Kind;
 use super::context::Context;
 use super::refill;
+use super::turns;
 use super::unit::{self, Insn};
 use crate::cpu::Cpu;
 use crate::decode::lower;
@@ -21,6 +22,9 @@ use crate::op::{Flow, REG_BLOCK_RIP};
 /// Differences that are told in full.
 const TOLD: u64 = 20;
 
+/// Most turns of a loop.
+const TURNS: u32 = 32;
+
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Lockstep {
@@ -28,7 +32,8 @@ pub(super) struct Lockstep {
     expected: Option<Expected>,
     /// Units compared.
     pub(super) compared: u64,
-    differences: u64,
+    /// Units among them whose results differed.
+    pub(super) differences: u64,
 }
 
 struct Expected {
@@ -63,20 +68,33 @@ impl Lockstep {
         crate::blocks::read_page(ram, 0, &mut page);
         let start = (cpu.rip % PAGE) as u16;
         let unit = unit::read(&page, start, context);
-        if unit.is_empty() || unit.iter().any(|i| matches!(i.kind, Kind::Interpret { .. })) {
+        if unit.is_empty() || !unit.iter().all(|i| is_repeatable(i.kind)) {
             return;
         }
         let (gpr, status, fpu, rip) = (cpu.gpr, cpu.status, cpu.fpu.clone(), cpu.rip);
         let (sysflags, counted) = (cpu.sysflags, cpu.stats.clone());
         let mut stores = Vec::new();
         let mut undefined = 0;
-        let done = perform(cpu, &unit, &mut stores, &mut undefined);
+        let mut done = perform(cpu, &unit, &mut stores, &mut undefined);
+        if turns::find(&unit).is_some() {
+            // It goes round by itself, and is compared if that ends soon.
+            let mut turns = 1;
+            while done && cpu.rip == rip && turns < TURNS {
+                done = perform(cpu, &unit, &mut stores, &mut undefined);
+                turns += 1;
+            }
+            done &= cpu.rip != rip;
+        }
         let after = Expected {
             begin: rip,
             rip: cpu.rip,
             gpr: std::array::from_fn(|i| cpu.gpr[i]),
             status: cpu.status,
-            live: live_at(&page, rip, cpu.rip, undefined),
+            live: if cpu.rip == rip {
+                status_bits(unit[0].live_in & !undefined)
+            } else {
+                live_at(&page, rip, cpu.rip, undefined)
+            },
             fpu: std::mem::replace(&mut cpu.fpu, fpu),
             stores: taken_back(&stores),
         };
@@ -127,6 +145,15 @@ impl Lockstep {
                 tracing::error!("lockstep: the unit at {:x}: {}", e.begin, found.join("; "));
             }
         }
+    }
+}
+
+/// The interpreter may execute it before the translation does.
+fn is_repeatable(kind: Kind) -> bool {
+    match kind {
+        Kind::Interpret { .. } => false,
+        Kind::System(what) => what.is_repeatable(),
+        _ => true,
     }
 }
 
@@ -191,11 +218,16 @@ fn taken_back(stores: &[Store]) -> Vec<Store> {
 
 /// Flags but `undefined`, as RFLAGS bits, that may be read at `rip` if it is in the same page as `begin`.
 fn live_at(page: &[u8], begin: u64, rip: u64, undefined: unit::Flags) -> u64 {
-    use iced_x86::RflagsBits as F;
     let flags = if (begin ^ rip) < PAGE { unit::read_at(page, (rip % PAGE) as i64) } else { unit::STATUS };
+    status_bits(flags & !undefined)
+}
+
+/// `flags` as RFLAGS bits.
+fn status_bits(flags: unit::Flags) -> u64 {
+    use iced_x86::RflagsBits as F;
     [(F::CF, 0x1), (F::PF, 0x4), (F::AF, 0x10), (F::ZF, 0x40), (F::SF, 0x80), (F::OF, 0x800)]
         .into_iter()
-        .filter(|(f, _)| flags & !undefined & f != 0)
+        .filter(|(f, _)| flags & f != 0)
         .map(|(_, bit)| bit)
         .sum()
 }

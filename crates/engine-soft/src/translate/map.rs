@@ -7,17 +7,22 @@
 //! targets, then leads to the engine, or to a newer translation of the same place. Nothing has to be searched.
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use visor_engine::InvalidationStats;
 use visor_memory::Frame;
 
 use super::build::{Built, Site, Way};
 use super::cache::{At, CodeCache};
 use super::context::Context;
+use crate::changed::Writer;
 use crate::op::Op;
 
 /// Entries of the table from linear addresses to translations.
 const JUMPS: usize = 4096;
 /// Counters of how often code was met, a power of two.
 const HEATS: usize = 1 << 16;
+
+/// Most places that are remembered as not to be translated.
+const NEVERS: usize = 1 << 16;
 
 /// What a translation is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,11 +83,45 @@ const NO_JUMP: Jump = Jump { lin: 0, generation: u64::MAX, context: Context::NON
 pub(crate) struct MapStats {
     pub(crate) translated: u64,
     pub(crate) instructions: u64,
-    pub(crate) invalidated: u64,
+    pub(crate) invalidated: InvalidationStats,
     pub(crate) links: u64,
     pub(crate) unlinked: u64,
     pub(crate) flushes: u64,
-    pub(crate) evicted: u64,
+    /// Jumps put over the entries of dropped translations.
+    pub(crate) diverted: u64,
+}
+
+/// The first dropped translation of a place.
+#[derive(Clone, Copy)]
+struct Diverted {
+    entry: At,
+    /// Code that leaves to it.
+    leave: At,
+}
+
+/// Places that cannot be translated as their bytes are: the first instruction is none, or goes on in the next page.
+#[derive(Default)]
+struct Never {
+    by_frame: FxHashMap<u32, FxHashSet<Key>>,
+    count: usize,
+}
+
+impl Never {
+    fn contains(&self, key: &Key) -> bool {
+        self.by_frame.get(&key.frame().0).is_some_and(|keys| keys.contains(key))
+    }
+
+    /// Starts over when there are too many: they are found out again.
+    fn insert(&mut self, key: Key) {
+        if self.count >= NEVERS {
+            *self = Never::default();
+        }
+        self.count += usize::from(self.by_frame.entry(key.frame().0).or_default().insert(key));
+    }
+
+    fn forget(&mut self, frame: Frame) {
+        self.count -= self.by_frame.remove(&frame.0).map_or(0, |keys| keys.len());
+    }
 }
 
 /// See the module's documentation.
@@ -93,10 +132,9 @@ pub(super) struct Map {
     blocks: Vec<Block>,
     pub(super) sites: Vec<SiteState>,
     pub(super) ways: Vec<Way>,
-    /// Places whose first instruction goes on in the next page.
-    never: FxHashSet<Key>,
-    /// Entries of dropped translations, by what they were of.
-    diverted: FxHashMap<Key, Vec<At>>,
+    never: Never,
+    /// Dropped translations, by what they were of.
+    diverted: FxHashMap<Key, Diverted>,
     /// Linked jumps to other pages: the jump and where it went before.
     far: Vec<(At, At)>,
     jumps: Vec<Jump>,
@@ -115,7 +153,7 @@ impl Map {
             blocks: Vec::new(),
             sites: Vec::new(),
             ways: Vec::new(),
-            never: FxHashSet::default(),
+            never: Never::default(),
             diverted: FxHashMap::default(),
             far: Vec::new(),
             jumps: vec![NO_JUMP; JUMPS],
@@ -158,6 +196,12 @@ impl Map {
         self.never.insert(key);
     }
 
+    /// Dropped translations through which others are reached, and places that cannot be translated.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> (usize, usize) {
+        (self.diverted.len(), self.never.count)
+    }
+
     /// Keeps a translation; false if the cache is full.
     pub(super) fn insert(&mut self, key: Key, built: Built) -> bool {
         let Some(start) = self.cache.append(&built.code) else { return false };
@@ -170,9 +214,8 @@ impl Map {
         self.sites.extend(built.sites.into_iter().map(|site| SiteState { site, op: None }));
         self.ways.extend(built.ways);
         if let Some(old) = self.diverted.get(&key) {
-            for at in old {
-                self.cache.divert(*at, block.entry);
-            }
+            self.cache.divert(old.entry, block.entry);
+            self.stats.diverted += 1;
         }
         self.stats.translated += 1;
         self.stats.instructions += u64::from(built.instructions);
@@ -198,30 +241,60 @@ impl Map {
         }
     }
 
-    /// Drops what was made of `frame`.
-    pub(super) fn invalidate(&mut self, frame: Frame) {
+    /// Drops what was made of any frame, since `writer` wrote.
+    pub(super) fn invalidate_all(&mut self, writer: Writer) {
+        for frame in self.by_frame.keys().copied().collect::<Vec<_>>() {
+            self.invalidate(Frame(frame), writer);
+        }
+        self.never = Never::default();
+    }
+
+    /// Drops what was made of `frame`, since `writer` wrote there.
+    pub(super) fn invalidate(&mut self, frame: Frame, writer: Writer) {
+        self.never.forget(frame);
         let Some(ids) = self.by_frame.remove(&frame.0) else { return };
         for id in ids {
             let block = &mut self.blocks[id as usize];
             block.dead = true;
             let block = *block;
             self.by_key.remove(&block.key);
-            self.cache.divert(block.entry, block.leave);
-            self.diverted.entry(block.key).or_default().push(block.entry);
-            self.stats.invalidated += 1;
+            self.divert(&block);
+            match writer {
+                Writer::Own => self.stats.invalidated.own_store += 1,
+                Writer::OtherCpu => self.stats.invalidated.other_cpu += 1,
+                Writer::Device => self.stats.invalidated.device += 1,
+            }
+        }
+    }
+
+    /// Lets the dropped `block` lead to whoever comes after it. The first one of its place leads there itself, all others to that
+    /// one: however often code changes, one jump has to be moved.
+    fn divert(&mut self, block: &Block) {
+        use std::collections::hash_map::Entry;
+        self.stats.diverted += 1;
+        match self.diverted.entry(block.key) {
+            Entry::Vacant(v) => {
+                v.insert(Diverted { entry: block.entry, leave: block.leave });
+                self.cache.divert(block.entry, block.leave);
+            }
+            Entry::Occupied(o) => {
+                let first = *o.get();
+                self.cache.divert(first.entry, first.leave);
+                self.cache.divert(block.entry, first.entry);
+            }
         }
     }
 
     /// Drops everything.
     pub(super) fn clear(&mut self) {
-        self.stats.evicted += self.by_key.len() as u64;
+        self.stats.invalidated.eviction += self.by_key.len() as u64;
         self.cache.start_over();
         self.by_key.clear();
         self.by_frame.clear();
         self.blocks.clear();
         self.sites.clear();
         self.ways.clear();
-        self.never.clear();
+        self.never = Never::default();
         self.diverted.clear();
         self.far.clear();
         self.jumps.fill(NO_JUMP);
@@ -232,4 +305,93 @@ impl Map {
 #[inline]
 fn jump_index(lin: u64) -> usize {
     (lin ^ lin >> 12) as usize & (JUMPS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map() -> Map {
+        Map::new(CodeCache::new(32 << 20).unwrap(), 0)
+    }
+
+    fn key(frame: u64, offset: u64) -> Key {
+        Key { at: frame << 12 | offset, context: Context::default(), page: None }
+    }
+
+    fn built() -> Built {
+        let code = vec![0x90; 32];
+        Built { code, sites: Vec::new(), ways: Vec::new(), entry: 8, leave: 16, instructions: 1 }
+    }
+
+    /// Where one ends that enters at `at` and follows jumps.
+    fn follow(map: &Map, mut at: At) -> (At, u32) {
+        for jumps in 0..100 {
+            match map.cache.jump_at(at) {
+                Some(to) => at = to,
+                None => return (at, jumps),
+            }
+        }
+        panic!("a circle");
+    }
+
+    #[test]
+    fn a_block_that_changes_for_ever_costs_the_same_each_time() {
+        const TIMES: u64 = 100_000;
+        let (mut map, place) = (map(), key(5, 0x100));
+        let mut entries = Vec::new();
+        for _ in 0..TIMES {
+            assert!(map.insert(place, built()));
+            let entry = map.find(&place, 0x100, 1).unwrap().entry;
+            entries.push(entry);
+            for old in [entries[0], entries[entries.len() / 2], entry] {
+                let (end, jumps) = follow(&map, old);
+                assert!(end == entry && jumps <= 2, "from {old:?}");
+            }
+            map.invalidate(Frame(5), Writer::Own);
+            assert!(map.find(&place, 0x100, 1).is_none());
+            for old in [entries[0], entries[entries.len() / 2], entry] {
+                assert_eq!(follow(&map, old).0, At(entries[0].0 + 8), "to the code that leaves");
+            }
+        }
+        assert_eq!(map.stats.invalidated.own_store, TIMES);
+        assert!(map.stats.diverted <= 2 * TIMES, "{} jumps moved", map.stats.diverted);
+        assert_eq!(map.kept().0, 1);
+        assert!(map.by_frame.is_empty() && map.by_key.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_translated_is_bounded_and_reconsidered() {
+        let mut map = map();
+        map.give_up(key(5, 0xfff));
+        map.give_up(key(6, 0xfff));
+        assert!(!map.is_hot(&key(5, 0xfff)) && map.is_hot(&key(5, 0xffe)));
+        map.invalidate(Frame(5), Writer::Device);
+        assert!(map.is_hot(&key(5, 0xfff)), "its bytes have changed");
+        assert!(!map.is_hot(&key(6, 0xfff)));
+        map.invalidate_all(Writer::Device);
+        assert!(map.is_hot(&key(6, 0xfff)));
+        for i in 0..500_000 {
+            map.give_up(Key { page: Some(i << 12), ..key(i % 7, 0xfff) });
+            assert!(map.kept().1 <= NEVERS);
+        }
+        let all: usize = map.never.by_frame.values().map(FxHashSet::len).sum();
+        assert_eq!(all, map.kept().1);
+    }
+
+    #[test]
+    fn causes_are_told_apart() {
+        let mut map = map();
+        for (i, writer) in [Writer::Own, Writer::OtherCpu, Writer::Device].into_iter().enumerate() {
+            for offset in 0..=i as u64 {
+                assert!(map.insert(key(9, offset), built()));
+            }
+            map.invalidate(Frame(9), writer);
+        }
+        assert!(map.insert(key(9, 0), built()));
+        map.clear();
+        let expected =
+            InvalidationStats { own_store: 1, other_cpu: 2, device: 3, eviction: 1, ..InvalidationStats::default() };
+        assert_eq!(map.stats.invalidated, expected);
+    }
 }

@@ -8,6 +8,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKi
 
 use super::classify::{Kind, classify};
 use super::context::Context;
+use super::system::{self, System};
 
 /// Most instructions in a unit.
 const MAX: usize = 64;
@@ -46,8 +47,16 @@ impl Insn {
     }
 }
 
+/// Bytes of a page, as offsets of the first and of the one behind the last.
+pub(super) type Bytes = (u16, u16);
+
 /// Reads the unit at offset `start` of a page of code. Empty if its first instruction is not one, or goes on in the next page.
 pub(super) fn read(page: &[u8], start: u16, context: Context) -> Vec<Insn> {
+    read_noting(page, start, context, &mut Vec::new())
+}
+
+/// As [`read`]; what the unit depends on, itself and all that says which flags are dead, is added to `relied`.
+pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mut Vec<Bytes>) -> Vec<Insn> {
     let mut unit = Vec::new();
     let mut decoder = decoder(page, start);
     let mut ins = Instruction::default();
@@ -65,27 +74,66 @@ pub(super) fn read(page: &[u8], start: u16, context: Context) -> Vec<Insn> {
             break;
         }
     }
-    find_liveness(&mut unit, page);
+    interpret_sti_that_ends(&mut unit);
+    if let Some(last) = unit.last() {
+        relied.push((start, last.next()));
+    }
+    find_liveness(&mut unit, page, relied);
     unit
+}
+
+/// The instruction behind STI must be executed before the attention word is looked at: where it is not here, or looks first,
+/// the interpreter sees to it.
+fn interpret_sti_that_ends(unit: &mut Vec<Insn>) {
+    let exposed = |i: usize| match unit[i].kind {
+        Kind::System(System::Sti) => unit.get(i + 1).is_none_or(system::looks_before),
+        _ => false,
+    };
+    if let Some(i) = (0..unit.len()).find(|i| exposed(*i)) {
+        unit[i].kind = Kind::Interpret { ends: true };
+        unit.truncate(i + 1);
+    }
 }
 
 fn decoder(page: &[u8], at: u16) -> Decoder<'_> {
     Decoder::with_ip(64, &page[usize::from(at)..], u64::from(at), DecoderOptions::NO_PAUSE)
 }
 
-/// Backwards from what may be read behind the unit.
-fn find_liveness(unit: &mut [Insn], page: &[u8]) {
+/// Finds what each instruction must preserve.
+fn find_liveness(unit: &mut [Insn], page: &[u8], relied: &mut Vec<Bytes>) {
+    let (Some(first), Some(last)) = (unit.first(), unit.last()) else { return };
+    if !matches!(last.kind, Kind::Jcc | Kind::Jmp) || last.target() != i64::from(first.off) {
+        return look_back(unit, page, None, relied);
+    }
+    // A loop: what it reads from turn to turn is known exactly.
+    let (mut round, before) = (0, relied.len());
+    loop {
+        relied.truncate(before);
+        look_back(unit, page, Some(round), relied);
+        let again = unit[0].live_in;
+        if again == round {
+            return;
+        }
+        round |= again;
+    }
+}
+
+/// Backwards from what may be read behind the unit. `round`: what is read in the next turn of a loop that the last one closes.
+fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut Vec<Bytes>) {
+    let count = unit.len();
     let mut live = match unit.last() {
-        Some(last) if last.kind.falls_through() => read_at(page, i64::from(last.next())),
+        Some(last) if last.kind.falls_through() => look_ahead(page, i64::from(last.next()), relied),
         _ => 0,
     };
-    for i in unit.iter_mut().rev() {
+    for (n, i) in unit.iter_mut().enumerate().rev() {
         i.live_out = live;
         match i.kind {
             Kind::Jcc | Kind::Jmp | Kind::Counted => {
-                i.live_taken = read_at(page, i.target());
+                let closes = n + 1 == count;
+                i.live_taken = round.filter(|_| closes).unwrap_or_else(|| look_ahead(page, i.target(), relied));
                 live |= i.live_taken | read_by(&i.ins);
             }
+            Kind::System(System::Syscall | System::Sysret) => live = STATUS,
             // Whoever is not translated sees the register as a whole, and so does code that is not known.
             Kind::Interpret { .. } | Kind::Indirect | Kind::Call | Kind::Return | Kind::CallIndirect => live = STATUS,
             _ => live = (live & !overwritten_by(&i.ins)) | read_by(&i.ins),
@@ -123,12 +171,18 @@ fn unsure(m: Mnemonic) -> Flags {
 
 /// Flags that code at offset `at` of the page may read before it overwrites them.
 pub(super) fn read_at(page: &[u8], at: i64) -> Flags {
+    look_ahead(page, at, &mut Vec::new())
+}
+
+/// As [`read_at`]; the bytes that say that some are not read are added to `relied`.
+fn look_ahead(page: &[u8], at: i64, relied: &mut Vec<Bytes>) -> Flags {
     let Some(at) = u16::try_from(at).ok().filter(|at| usize::from(*at) < page.len()) else { return STATUS };
     let mut decoder = decoder(page, at);
     let mut ins = Instruction::default();
     let (mut read, mut open) = (0, STATUS);
+    let mut end = at;
     for _ in 0..AHEAD {
-        if !decoder.can_decode() {
+        if open == 0 || !decoder.can_decode() {
             break;
         }
         decoder.decode_out(&mut ins);
@@ -138,9 +192,10 @@ pub(super) fn read_at(page: &[u8], at: i64) -> Flags {
         }
         read |= read_by(&ins) & open;
         open &= !overwritten_by(&ins);
-        if open == 0 {
-            return read;
-        }
+        end = decoder.ip() as u16;
+    }
+    if read | open != STATUS {
+        relied.push((at, end));
     }
     read | open
 }
@@ -179,6 +234,24 @@ mod tests {
         // mov rax, [rdi]; shl eax, cl; ret
         let u = unit(&[0x48, 0x8b, 0x07, 0xd3, 0xe0, 0xc3]);
         assert_eq!(u[0].live_in, STATUS);
+    }
+
+    #[test]
+    fn what_says_that_flags_are_dead_is_relied_on() {
+        let mut page = vec![0xf4; 4096];
+        // add eax, ebx; jrcxz +7Ch; mov ecx, edx; cmp eax, edx; ret
+        page[..9].copy_from_slice(&[0x01, 0xd8, 0xe3, 0x7c, 0x89, 0xd1, 0x39, 0xd0, 0xc3]);
+        // mov ecx, edx; test eax, eax; ret
+        page[0x80..0x85].copy_from_slice(&[0x89, 0xd1, 0x85, 0xc0, 0xc3]);
+        let mut relied = Vec::new();
+        let u = read_noting(&page, 0, Context::default(), &mut relied);
+        assert_eq!((u.len(), u[1].live_in), (2, 0));
+        assert_eq!(relied, [(0, 4), (4, 8), (0x80, 0x84)]);
+        // ret: nothing is known, and nothing relied on.
+        page[0x80] = 0xc3;
+        relied.clear();
+        assert_eq!(read_noting(&page, 0, Context::default(), &mut relied)[1].live_in, STATUS);
+        assert_eq!(relied, [(0, 4), (4, 8)]);
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn start(engine: &Script, cpus: u32, no_reboot: bool) -> Machine {
     let mut s = spec(Guest::default().spin().kernel());
     s.cpus = cpus;
     s.no_reboot = no_reboot;
-    let mut m = Machine::new(&s.validate().unwrap(), engine).unwrap();
+    let m = Machine::new(&s.validate().unwrap(), engine).unwrap();
     m.start().unwrap();
     m
 }
@@ -143,7 +143,7 @@ fn start(engine: &Script, cpus: u32, no_reboot: bool) -> Machine {
 #[test]
 fn a_reset_takes_every_cpu_along() {
     let e = script(&[Act::Out(0xcf9, 6), Act::Sleep, Act::Stop(Stop::TripleFault), Act::Out(0xf4, 0)]);
-    let mut m = start(&e, 3, false);
+    let m = start(&e, 3, false);
     assert_eq!(m.wait(), StopReason::DebugExit(1));
     assert_eq!(m.reboots(), 2);
     assert_eq!(e.resets.load(Ordering::SeqCst), 6);
@@ -152,22 +152,22 @@ fn a_reset_takes_every_cpu_along() {
 
 #[test]
 fn failures_and_panics_end_the_machine() {
-    let mut m = start(&script(&[Act::Fail]), 2, true);
+    let m = start(&script(&[Act::Fail]), 2, true);
     assert_eq!(m.wait(), StopReason::Failed("vCPU 0: as scripted".into()));
-    let mut m = start(&script(&[Act::Panic]), 2, true);
+    let m = start(&script(&[Act::Panic]), 2, true);
     assert_eq!(m.wait(), StopReason::Failed("the thread cpu0 panicked".into()));
 }
 
 #[test]
 fn hung_only_if_no_cpu_can_run() {
-    let mut m = start(&script(&[Act::Stop(Stop::Halted)]), 4, true);
+    let m = start(&script(&[Act::Stop(Stop::Halted)]), 4, true);
     assert_eq!(m.wait(), StopReason::GuestHung);
 }
 
 #[test]
 fn pauses_nest_with_stops_and_resets() {
     let e = script(&[]);
-    let mut m = start(&e, 4, false);
+    let m = start(&e, 4, false);
     for _ in 0..20 {
         assert!(m.pause());
         assert_eq!(m.state(), MachineState::Paused);

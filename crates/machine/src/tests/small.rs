@@ -34,7 +34,7 @@ fn run_with_interrupts(spec: MachineSpec) -> (StopReason, String) {
 
 fn run_on<'a>(engines: impl Iterator<Item = &'a ChosenEngine>, spec: MachineSpec) -> (StopReason, String) {
     let outcomes = engines.map(|engine| {
-        let mut m = machine(spec.clone(), engine);
+        let m = machine(spec.clone(), engine);
         m.start().unwrap();
         let reason = m.wait();
         let mut text = String::new();
@@ -107,7 +107,7 @@ fn time_limit_and_kill_end_a_busy_guest() {
     assert_eq!(run(s.clone()).0, StopReason::TimedOut);
     s.time_limit = None;
     for engine in engines() {
-        let mut m = machine(s.clone(), engine);
+        let m = machine(s.clone(), engine);
         assert_eq!(m.state(), MachineState::Created);
         m.start().unwrap();
         assert_eq!(m.state(), MachineState::Running);
@@ -124,7 +124,7 @@ fn a_paused_guest_stands_still() {
     engines().iter().for_each(|engine| paused_guest_stands_still(machine(spec(kernel.clone()), engine)));
 }
 
-fn paused_guest_stands_still(mut m: Machine) {
+fn paused_guest_stands_still(m: Machine) {
     m.start().unwrap();
     let count = |m: &Machine| {
         use vm_memory::{Bytes, GuestAddress};
@@ -155,7 +155,7 @@ fn serial_input_reaches_the_guest() {
     engines().iter().for_each(|engine| echoes_upper_case(machine(spec(kernel.clone()), engine)));
 }
 
-fn echoes_upper_case(mut m: Machine) {
+fn echoes_upper_case(m: Machine) {
     m.start().unwrap();
     let text: String = ('a'..='p').cycle().take(400).collect();
     m.serial_input().write_all(text.as_bytes()).unwrap();
@@ -225,7 +225,7 @@ fn linux_boots() {
     s.cmdline = "console=ttyS0 quiet rows=none".into();
     s.memory = 256 << 20;
     s.time_limit = Some(Duration::from_secs(120));
-    let mut m = machine(s, &choose(EngineChoice::Auto).unwrap());
+    let m = machine(s, &choose(EngineChoice::Auto).unwrap());
     m.start().unwrap();
     let reason = m.wait();
     let mut text = String::new();
@@ -248,7 +248,7 @@ fn suspend_to_ram_resumes_at_the_waking_vector() {
     let bytes = bytes.chain([(0xe_000c, 0x00), (0xe_000d, 0x80), (0xe_000e, 0), (0xe_000f, 0), (0x500, 21)]);
     let asleep = bytes.fold(Guest::default(), store).print("z").out16(0x604, 0x2400);
     let kernel = store(asleep, (0x500, 1)).exit(1).kernel();
-    let mut m = machine(spec(kernel), &engines()[0]);
+    let m = machine(spec(kernel), &engines()[0]);
     let mut text = [0; 1];
     let mut out = m.serial_output();
     m.start().unwrap();

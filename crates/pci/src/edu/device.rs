@@ -156,8 +156,7 @@ impl PciDevice for Edu {
         &mut self.config
     }
 
-    fn config_write(&mut self, offset: u8, data: &[u8]) {
-        self.config.write(offset, data);
+    fn follow_config(&mut self) {
         self.drive();
     }
 

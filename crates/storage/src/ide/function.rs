@@ -71,8 +71,7 @@ impl PciDevice for IdeFunction {
         &mut self.config
     }
 
-    fn config_write(&mut self, offset: u8, data: &[u8]) {
-        self.config.write(offset, data);
+    fn follow_config(&mut self) {
         self.apply();
     }
 

@@ -60,6 +60,18 @@ outb %al, %dx
 inb %dx, %al
 jmp 1b
 
+# 20,000 turns of six instructions, two of which a translator leaves to an interpreter
+program 64, "drive/counted", dr_counted
+movl $20000, %r12d
+1:
+str %eax
+addl $1, %ebx
+sldt %ecx
+addl $1, %edx
+decl %r12d
+jnz 1b
+pass
+
 # A computation whose every step depends on the one before; registers, memory, stack, SSE and x87 take part.
 .macro mix reg, tmp
 movl \reg, \tmp

@@ -183,3 +183,61 @@ host H_DMA, DATA+1, 0x12345678, 0
 call *%rdx
 expect "what DMA stored", 0x12345678
 pass
+
+program 64, "modify/ahead", smc_ahead
+# whoever is branched to overwrites the flags, and is not met; then it is changed to read them
+leaq 6f(%rip), %rsi
+movl $DATA+0x40, %edi
+movl $(7f - 6f), %ecx
+cld
+rep movsb
+movl $DATA+0x80, %edi
+movl $0xc3c9854d, (%rdi)      # TEST R9, R9; RET
+movl $DATA+0x40, %ebx
+movl $1, %ecx
+movl $1, %r8d
+call *%rbx
+expect "not taken", 2
+movl $0xc3c0940f, (%rdi)      # SETE AL; RET
+xorl %ecx, %ecx
+movl $-1, %r8d
+movl $0, %eax
+call *%rbx
+expect "zero is seen", 1
+movl $5, %r8d
+call *%rbx
+expect "and so is another number", 0
+movl $0xc3c0920f, (%rdi)      # SETB AL; RET
+movl $-1, %r8d
+call *%rbx
+expect "and the carry", 1
+pass
+6:
+addl $1, %r8d
+movl DATA+0x800, %edx         # its check may use the flags
+movl $0, %eax
+jrcxz 6b + 0x40
+movl $2, %eax
+testl %edx, %edx
+ret
+7:
+
+program 64, "modify/rewrite", smc_rewrite
+# one block rewritten a hundred thousand times, called and jumped to from several places
+movl $DATA, %edi
+movl $100000, %ecx
+xorl %ebx, %ebx
+movb $0xb8, (%rdi)            # MOV EAX, imm32; RET
+movb $0xc3, 5(%rdi)
+1:
+movl %ecx, 1(%rdi)
+call *%rdi
+testl $1, %ecx
+jz 2f
+call *%rdi
+2:
+addl %eax, %ebx
+decl %ecx
+jnz 1b
+expect_l "sum modulo 2^32", %ebx, 0x2a06b550
+pass

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use visor_engine::Engine;
-use visor_engine_soft::{SoftEngine, SoftOptions, Tier};
+use visor_engine_soft::{HostFeatures, SoftEngine, SoftOptions, Tier};
 use visor_test_oracle::case::Mode;
 use visor_test_oracle::compare::{HOST_DIFFERENCES, Mismatch};
 use visor_test_oracle::generate::{Generator, Options};
@@ -41,6 +41,9 @@ struct Args {
     /// Tier of the software engine: 1 interprets, 2 translates
     #[arg(long, default_value_t = 1)]
     tier: u8,
+    /// Translate as for a host without PEXT and FSGSBASE
+    #[arg(long)]
+    old_host: bool,
     /// List instruction forms that were not run, or only faulted
     #[arg(long)]
     coverage: bool,
@@ -83,7 +86,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let generator = Generator::new(options)?;
     let mut native = Native::new().context("the host CPU as oracle")?;
-    let mut subject = subject(args.with, args.tier)?;
+    let mut subject = subject(&args)?;
     let start = Instant::now();
     let report = match &mut subject {
         Some(s) => run(&generator, &mut native, Some(s.as_mut()), limits)?,
@@ -102,12 +105,14 @@ fn mode(bits: Option<u32>) -> anyhow::Result<Option<Mode>> {
     })
 }
 
-fn subject(with: With, tier: u8) -> anyhow::Result<Option<Box<dyn Subject>>> {
-    Ok(match with {
+fn subject(args: &Args) -> anyhow::Result<Option<Box<dyn Subject>>> {
+    Ok(match args.with {
         With::None => None,
         With::Soft => {
-            let tier = if tier == 2 { Tier::Translator } else { Tier::Interpreter };
-            let engine = SoftEngine::with_options(SoftOptions { tier, eager: true, ..SoftOptions::default() })?;
+            let tier = if args.tier == 2 { Tier::Translator } else { Tier::Interpreter };
+            // What has AVX would not agree with one that has none.
+            let absent = HostFeatures { pext: args.old_host, fsgsbase: args.old_host, avx: false };
+            let engine = SoftEngine::with_options(SoftOptions { tier, eager: true, absent, ..SoftOptions::default() })?;
             Some(Box::new(EngineSubject::new(&engine, &engine.caps().cpuid)?))
         }
         With::Native => Some(Box::new(Native::new()?)),

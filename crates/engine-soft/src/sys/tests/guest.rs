@@ -81,7 +81,7 @@ impl Guest {
         fabric.add(port.clone());
         let cpu = Cpu::power_up(Parts {
             id: VcpuId(0),
-            cpuid: crate::sys::announced(Model::V3, &config),
+            cpuid: crate::sys::announced(Model::V3, &config, visor_fpu::FpuFeatures::empty()),
             port,
             fabric,
             ram: ram.clone(),
