@@ -34,6 +34,8 @@ global_asm!(
     include_str!("asm/paging.s"),
     include_str!("asm/long.s"),
     include_str!("asm/syscall.s"),
+    include_str!("asm/inline.s"),
+    include_str!("asm/narrow.s"),
     include_str!("asm/modify.s"),
     include_str!("asm/loops.s"),
     include_str!("asm/io.s"),

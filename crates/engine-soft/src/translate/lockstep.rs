@@ -93,7 +93,7 @@ impl Lockstep {
             live: if cpu.rip == rip {
                 status_bits(unit[0].live_in & !undefined)
             } else {
-                live_at(&page, rip, cpu.rip, undefined)
+                live_at(&page, context.bits(), rip, cpu.rip, undefined)
             },
             fpu: std::mem::replace(&mut cpu.fpu, fpu),
             stores: taken_back(&stores),
@@ -217,8 +217,8 @@ fn taken_back(stores: &[Store]) -> Vec<Store> {
 }
 
 /// Flags but `undefined`, as RFLAGS bits, that may be read at `rip` if it is in the same page as `begin`.
-fn live_at(page: &[u8], begin: u64, rip: u64, undefined: unit::Flags) -> u64 {
-    let flags = if (begin ^ rip) < PAGE { unit::read_at(page, (rip % PAGE) as i64) } else { unit::STATUS };
+fn live_at(page: &[u8], bits: u32, begin: u64, rip: u64, undefined: unit::Flags) -> u64 {
+    let flags = if (begin ^ rip) < PAGE { unit::read_at(page, (rip % PAGE) as i64, bits) } else { unit::STATUS };
     status_bits(flags & !undefined)
 }
 
