@@ -39,11 +39,9 @@ impl Build<'_> {
                 _ => a.load(Host::R14, Rm::Checked(0)),
             }
         }
-        // It leaves flags undefined, which is to say as this processor leaves them: whoever reads them must find no others.
+        // It faults with the flags of before, and leaves those undefined, which is to say as this processor leaves them.
         let mut unusual = Vec::new();
-        if insn.live_out != 0 {
-            save_flags(a);
-        }
+        save_flags(a);
         if matches!(ins.mnemonic(), Mnemonic::Div) {
             a.raw(prefix);
             a.op(wide, &[0x3b], 2, Rm::Reg(Host::R14)); // cmp rdx, r14
@@ -64,15 +62,13 @@ impl Build<'_> {
             a.raw(&[1]);
             unusual.push(a.jcc(cond::BE));
         }
+        let usual = a.jmp();
+        unusual.into_iter().for_each(|h| a.fill_here(h));
+        restore_flags(a);
+        misses.push(a.jmp());
+        a.fill_here(usual);
         if insn.live_out != 0 {
-            let usual = a.jmp();
-            unusual.into_iter().for_each(|h| a.fill_here(h));
             restore_flags(a);
-            misses.push(a.jmp());
-            a.fill_here(usual);
-            restore_flags(a);
-        } else {
-            misses.extend(unusual);
         }
         a.raw(prefix);
         let group = if matches!(ins.mnemonic(), Mnemonic::Div) { 6 } else { 7 };
