@@ -36,8 +36,14 @@ pub(crate) const SIZE: u8 = 6;
 /// The number of a signal.
 pub(crate) const SIGNAL: u8 = 7;
 
-/// Runs `argv` in the guest and gives its exit status.
-pub(super) fn exec(name: &str, argv: &[String], env: &[String], cwd: Option<&str>, quiet: bool) -> Result<u8, Failure> {
+/// Runs `argv` in the guest and gives its exit status; `banner` tells how to leave.
+pub(super) fn exec(
+    name: &str,
+    argv: &[String],
+    env: &[String],
+    cwd: Option<&str>,
+    banner: bool,
+) -> Result<u8, Failure> {
     let target = find(name)?;
     let tty = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let mut env = env.to_vec();
@@ -48,7 +54,7 @@ pub(super) fn exec(name: &str, argv: &[String], env: &[String], cwd: Option<&str
     let wish = json!({ "argv": argv, "env": env, "cwd": cwd.unwrap_or_default(), "tty": size });
     let connected = target.connect().and_then(|c| c.stream("exec.run", &wish));
     let (_, first, stream) = connected.map_err(|e| target.failure(e))?;
-    if tty && !quiet {
+    if tty && banner {
         eprintln!("visor: leave with ctrl-] or ctrl-a x");
     }
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;

@@ -108,7 +108,6 @@ impl Translator {
             enter,
             flavour: HostFlavour {
                 pext: features.pext,
-                rounds: !options.lockstep,
                 rdtscp: false,
                 retry_ranges: options.eager,
                 count: options.count,
@@ -238,7 +237,7 @@ impl Translator {
     fn way_out(&self, cpu: &Cpu, id: u32) -> u64 {
         let way = &self.map.ways[id as usize];
         let base = if way.relative { cpu.gpr[usize::from(REG_BLOCK_RIP)] } else { 0 };
-        way.target.wrapping_add(base)
+        way.target.wrapping_add(base) & cpu.rip_mask
     }
 
     /// Lets way `id` lead to the translation at RIP, if there is one.

@@ -71,7 +71,7 @@ pub(super) extern "sysv64" fn wrote_code(cpu: *mut Cpu, host: u64, info: u64) ->
     }
     let site = &translator.map.sites[site as usize].site;
     let page = site.page.unwrap_or(cpu.gpr[usize::from(REG_BLOCK_RIP)]);
-    cpu.rip = page.wrapping_add(u64::from(site.off) + site.ins.len() as u64);
+    cpu.rip = page.wrapping_add(u64::from(site.off) + site.ins.len() as u64) & cpu.rip_mask;
     1
 }
 

@@ -12,6 +12,7 @@ use super::build::Site;
 use super::classify::Kind;
 use super::context::Context;
 use super::refill;
+use super::turns;
 use super::unit::{self, Insn};
 use crate::cpu::Cpu;
 use crate::decode::lower;
@@ -20,6 +21,9 @@ use crate::op::{Flow, REG_BLOCK_RIP};
 
 /// Differences that are told in full.
 const TOLD: u64 = 20;
+
+/// Most turns of a loop.
+const TURNS: u32 = 32;
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -71,13 +75,26 @@ impl Lockstep {
         let (sysflags, counted) = (cpu.sysflags, cpu.stats.clone());
         let mut stores = Vec::new();
         let mut undefined = 0;
-        let done = perform(cpu, &unit, &mut stores, &mut undefined);
+        let mut done = perform(cpu, &unit, &mut stores, &mut undefined);
+        if turns::find(&unit).is_some() {
+            // It goes round by itself, and is compared if that ends soon.
+            let mut turns = 1;
+            while done && cpu.rip == rip && turns < TURNS {
+                done = perform(cpu, &unit, &mut stores, &mut undefined);
+                turns += 1;
+            }
+            done &= cpu.rip != rip;
+        }
         let after = Expected {
             begin: rip,
             rip: cpu.rip,
             gpr: std::array::from_fn(|i| cpu.gpr[i]),
             status: cpu.status,
-            live: live_at(&page, rip, cpu.rip, undefined),
+            live: if cpu.rip == rip {
+                status_bits(unit[0].live_in & !undefined)
+            } else {
+                live_at(&page, context.bits(), rip, cpu.rip, undefined)
+            },
             fpu: std::mem::replace(&mut cpu.fpu, fpu),
             stores: taken_back(&stores),
         };
@@ -200,12 +217,17 @@ fn taken_back(stores: &[Store]) -> Vec<Store> {
 }
 
 /// Flags but `undefined`, as RFLAGS bits, that may be read at `rip` if it is in the same page as `begin`.
-fn live_at(page: &[u8], begin: u64, rip: u64, undefined: unit::Flags) -> u64 {
+fn live_at(page: &[u8], bits: u32, begin: u64, rip: u64, undefined: unit::Flags) -> u64 {
+    let flags = if (begin ^ rip) < PAGE { unit::read_at(page, (rip % PAGE) as i64, bits) } else { unit::STATUS };
+    status_bits(flags & !undefined)
+}
+
+/// `flags` as RFLAGS bits.
+fn status_bits(flags: unit::Flags) -> u64 {
     use iced_x86::RflagsBits as F;
-    let flags = if (begin ^ rip) < PAGE { unit::read_at(page, (rip % PAGE) as i64) } else { unit::STATUS };
     [(F::CF, 0x1), (F::PF, 0x4), (F::AF, 0x10), (F::ZF, 0x40), (F::SF, 0x80), (F::OF, 0x800)]
         .into_iter()
-        .filter(|(f, _)| flags & !undefined & f != 0)
+        .filter(|(f, _)| flags & f != 0)
         .map(|(_, bit)| bit)
         .sum()
 }

@@ -8,10 +8,11 @@
 //!
 //! - `classify`: which instruction is translated how;
 //! - `context`: what of the CPU's mode code is made for;
+//! - `narrow`: what is different in 32-bit code;
 //! - `hoist`: which accesses share a check;
 //! - `turns`, `rounds`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
-//! - `system`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
+//! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
 //! - `stubs`, `frame`: the way in and out;
 //! - `targets`: where indirect branches go;
 //! - `map`: translations by place; linking and invalidation;
@@ -35,10 +36,12 @@ mod helpers;
 mod hoist;
 mod lockstep;
 mod map;
+mod narrow;
 mod native;
 mod refill;
 mod regs;
 mod rounds;
+mod state;
 mod stubs;
 mod system;
 mod tally;
