@@ -206,9 +206,9 @@ fn ask(prompt: &str) -> Result<Option<Secret>, Failure> {
     quiet.local_flags &= !(LocalFlags::ECHO | LocalFlags::ISIG | LocalFlags::ICANON);
     quiet.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
     quiet.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
-    terminal.write_all(prompt.as_bytes())?;
+    // What was typed before the question is thrown away, and nothing that is typed after it is shown or lost.
     tcsetattr(&terminal, SetArg::TCSAFLUSH, &quiet).map_err(anyhow::Error::from)?;
-    let line = line(&mut terminal);
+    let line = terminal.write_all(prompt.as_bytes()).map_err(Failure::from).and_then(|()| line(&mut terminal));
     let _ = tcsetattr(&terminal, SetArg::TCSANOW, &before);
     let _ = terminal.write_all(b"\n");
     line.map(Some)

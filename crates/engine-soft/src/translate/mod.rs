@@ -76,8 +76,9 @@ fn one(b: &mut Build<'_>, insn: &Insn) {
             if !b.same(insn) {
                 if b.leads() {
                     // Those who follow rely on it.
+                    let start = b.asm.here();
                     let apart = b.asm.jmp();
-                    b.go_apart(vec![apart], b.asm.here(), insn);
+                    b.go_apart(vec![apart], start, insn);
                 } else {
                     b.interpret(insn);
                 }

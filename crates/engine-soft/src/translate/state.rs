@@ -3,7 +3,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
-use super::address::{Access, Check, Spot};
+use super::address::{Access, Check, Spot, restore_flags, save_flags};
 use super::asm::{Hole, Rm, Sum, cond};
 use super::build::Build;
 use super::frame::{self, field};
@@ -39,10 +39,13 @@ impl Build<'_> {
                 _ => a.load(Host::R14, Rm::Checked(0)),
             }
         }
+        // It faults with the flags of before, and leaves those undefined, which is to say as this processor leaves them.
+        let mut unusual = Vec::new();
+        save_flags(a);
         if matches!(ins.mnemonic(), Mnemonic::Div) {
             a.raw(prefix);
             a.op(wide, &[0x3b], 2, Rm::Reg(Host::R14)); // cmp rdx, r14
-            misses.push(a.jcc(cond::AE));
+            unusual.push(a.jcc(cond::AE));
         } else {
             // The upper half is the sign of the lower.
             a.mov(Host::RCX, Host::RAX);
@@ -51,13 +54,21 @@ impl Build<'_> {
             a.raw(&[size as u8 * 8 - 1]);
             a.raw(prefix);
             a.op(wide, &[0x3b], 2, Rm::Reg(Host::RCX)); // cmp rdx, rcx
-            misses.push(a.jcc(cond::NE));
+            unusual.push(a.jcc(cond::NE));
             // The divisor is neither 0 nor -1.
             a.lea(wide, Host::RCX, Sum { base: Some(Host::R14), index: None, disp: 1 });
             a.raw(prefix);
             a.op(wide, &[0x83], 7, Rm::Reg(Host::RCX)); // cmp rcx, 1
             a.raw(&[1]);
-            misses.push(a.jcc(cond::BE));
+            unusual.push(a.jcc(cond::BE));
+        }
+        let usual = a.jmp();
+        unusual.into_iter().for_each(|h| a.fill_here(h));
+        restore_flags(a);
+        misses.push(a.jmp());
+        a.fill_here(usual);
+        if insn.live_out != 0 {
+            restore_flags(a);
         }
         a.raw(prefix);
         let group = if matches!(ins.mnemonic(), Mnemonic::Div) { 6 } else { 7 };

@@ -68,6 +68,9 @@ pub(super) fn classify(ins: &Instruction, context: Context) -> Option<Kind> {
     use Mnemonic::*;
     let kernel = !context.is_user();
     let wide = context.is_64();
+    if !wide && super::narrow::is_different(ins, context) {
+        return None;
+    }
     let found = match ins.mnemonic() {
         Cli if kernel => System::Cli,
         Sti if kernel => System::Sti,
