@@ -50,9 +50,11 @@ fn served(cpu: &Cpu, (lin, size, kind): Wanted) -> bool {
 /// The memory operand, and what the stack pointer implies.
 pub(super) fn accesses(cpu: &Cpu, site: &Site) -> [Option<Wanted>; 2] {
     let ins = &site.ins;
-    let operand = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory && ins.code() != Code::Lea_r64_m);
+    let operand = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory);
     let operand = operand.and_then(|i| {
         let size = ins.memory_size().size() as u64;
+        // LEA, NOP and prefetches name memory and leave it alone.
+        (size > 0).then_some(())?;
         Some((address(cpu, site, i)?, size, native::access(ins, i)))
     });
     [operand, stack(cpu, ins)]
