@@ -4,7 +4,12 @@
 //! that is dropped instead reports [`BlockErrorKind::Lost`], so that no guest waits for ever.
 #![forbid(unsafe_code)]
 
+mod control;
+
 use std::fmt;
+use std::sync::Arc;
+
+pub use control::{DiskLimits, DiskResize, DiskSnapshots, Rescue};
 
 /// Bytes in a sector, the unit of all positions.
 pub const SECTOR: u64 = 512;
@@ -67,6 +72,7 @@ pub struct BlockRequest {
     /// The data of reads and writes, empty otherwise.
     pub buffer: Box<dyn BlockBuffer>,
     done: Option<Done>,
+    rescue: Option<Arc<dyn Rescue>>,
 }
 
 /// Called with the result and the buffer when a request is finished, from any thread.
@@ -81,11 +87,51 @@ impl BlockRequest {
         buffer: Box<dyn BlockBuffer>,
         done: impl FnOnce(Result<(), BlockError>) + Send + 'static,
     ) -> Self {
-        BlockRequest { op, sector, len, buffer, done: Some(Box::new(done)) }
+        BlockRequest { op, sector, len, buffer, done: Some(Box::new(done)), rescue: None }
+    }
+
+    /// The same, which `rescue` takes over if it fails in a way that it wants.
+    #[must_use]
+    pub fn rescued_by(mut self, rescue: Arc<dyn Rescue>) -> Self {
+        self.rescue = Some(rescue);
+        self
+    }
+
+    /// Where the request starts on a disk of this geometry, in bytes (0 for a flush), if it is one that can be carried out.
+    ///
+    /// # Errors
+    /// [`BlockErrorKind::ReadOnly`], [`BlockErrorKind::OutOfRange`] (also for parts of sectors), [`BlockErrorKind::BadBuffer`].
+    pub fn check(&self, geometry: &BlockGeometry) -> Result<u64, BlockError> {
+        let fail = |kind, why: &str| Err(BlockError::new(kind, format!("{self:?}: {why}")));
+        if self.op == BlockOp::Flush {
+            return Ok(0);
+        }
+        if self.op != BlockOp::Read && geometry.read_only {
+            return fail(BlockErrorKind::ReadOnly, "the disk is read-only");
+        }
+        let end = self.sector.0.checked_add(self.len / SECTOR);
+        if !self.len.is_multiple_of(SECTOR) || end.is_none_or(|end| end > geometry.sectors) {
+            return fail(BlockErrorKind::OutOfRange, "outside the disk");
+        }
+        let has_data = matches!(self.op, BlockOp::Read | BlockOp::Write);
+        if has_data && self.buffer.len() as u64 != self.len {
+            return fail(BlockErrorKind::BadBuffer, "the buffer has another length");
+        }
+        Ok(self.sector.0 * SECTOR)
     }
 
     /// Finishes the request.
     pub fn complete(mut self, result: Result<(), BlockError>) {
+        if let Err(error) = result {
+            return match self.rescue.take().filter(|r| r.wants(error.kind)) {
+                Some(rescue) => rescue.rescue(self, error),
+                None => self.finish(Err(error)),
+            };
+        }
+        self.finish(result);
+    }
+
+    fn finish(mut self, result: Result<(), BlockError>) {
         if let Some(done) = self.done.take() {
             done(result);
         }
@@ -108,7 +154,7 @@ impl fmt::Debug for BlockRequest {
 
 /// A disk image or device.
 pub trait BlockBackend: Send + Sync {
-    /// What it is; fixed while it is open.
+    /// What it is; only [`DiskResize`] changes it.
     fn geometry(&self) -> BlockGeometry;
 
     /// Starts `request`; it completes now or later, on any thread. Requests outside the disk fail with
@@ -117,6 +163,26 @@ pub trait BlockBackend: Send + Sync {
 
     /// Returns when every submitted request has completed.
     fn drain(&self);
+
+    /// How requests reach the host, for people: such as `io_uring` or `4 threads`.
+    fn means(&self) -> String {
+        String::new()
+    }
+
+    /// Changing its capacity, where that is possible.
+    fn as_resize(&self) -> Option<&dyn DiskResize> {
+        None
+    }
+
+    /// Keeping states of it, where that is possible.
+    fn as_snapshots(&self) -> Option<&dyn DiskSnapshots> {
+        None
+    }
+
+    /// Its limits, if it has some that can be changed.
+    fn as_limits(&self) -> Option<&dyn DiskLimits> {
+        None
+    }
 }
 
 /// What went wrong, for control flow.

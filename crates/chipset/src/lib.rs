@@ -11,6 +11,7 @@
 //! | [`I8042`] | 60h, 64h, 92h | IRQ 1, IRQ 12 |
 //! | [`Uart`] | 3F8h and others | IRQ 4 and others |
 //! | [`AcpiPm`] | 600h–63Fh, B2h | SCI (IRQ 9) |
+//! | [`PciPlug`] | AE00h | SCI, through [`AcpiPm`] |
 //! | [`ResetControl`] | CF9h | |
 //! | [`Hpet`] | FED00000h | its routes, or IRQ 0 and 8 |
 //! | [`DebugExit`], [`DebugConsole`] | F4h; E9h, 402h | |
@@ -31,7 +32,7 @@ mod testing;
 mod uart;
 
 pub use acpi::{
-    ACPI_DISABLE, ACPI_ENABLE, AcpiPm, GPE0_PORT, PM_PORT, PM_TIMER_PORT, PM1_CONTROL_PORT, PM1_EVENT_PORT, PmBlock,
+    ACPI_DISABLE, ACPI_ENABLE, AcpiPm, EjectSink, GPE0_PORT, PCI_PLUG_GPE, PCI_PLUG_PORT, PCI_PLUG_PORTS, PM_PORT, PM_TIMER_PORT, PM1_CONTROL_PORT, PM1_EVENT_PORT, PciPlug, PmBlock,
     RESET_PORT, RESET_VALUE, ResetControl, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT,
 };
 pub use debug::{

@@ -28,6 +28,9 @@ pub(crate) enum Command {
     /// Boot a throw-away virtual machine; with a command, run that in it and exit with its status.
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
+    /// Start a machine in the background, with a name.
+    #[command(after_help = LAUNCH_EXAMPLES)]
+    Launch(Box<crate::machine::LaunchArgs>),
     /// Measure what this host can do and say what visor will use, and why.
     #[command(after_help = "Examples:\n  visor doctor\n  visor doctor --json\n  visor -q doctor && echo ready")]
     Doctor(DoctorArgs),
@@ -51,9 +54,32 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: crate::disk::DiskCommand,
     },
+    /// Ports of the host that lead to running guests.
+    Port {
+        #[command(subcommand)]
+        command: crate::net::PortCommand,
+    },
+    /// The firewall before a guest, in firewalld's words.
+    #[command(visible_alias = "firewall")]
+    Fw {
+        #[command(subcommand)]
+        command: crate::net::FwCommand,
+    },
+    /// Security groups: rules for whoever is attached to them, with groups as sources.
+    #[command(visible_alias = "security-group")]
+    Sg {
+        #[command(subcommand)]
+        command: crate::net::SgCommand,
+    },
     #[command(flatten)]
     Machine(crate::machine::MachineCommand),
 }
+
+const LAUNCH_EXAMPLES: &str = "Examples:
+  visor launch                                     a small Linux machine, with a name of visor's choice
+  visor launch tiny web -p 8080:80                 the same, called web, with a port of the host
+  visor launch --iso debian.iso --disk d.img --name deb
+  visor console web                                its console; visor stop web ends it";
 
 const RUN_EXAMPLES: &str = "Examples:
   visor run tiny                                   a shell in a small Linux machine
@@ -101,9 +127,12 @@ pub(crate) struct RunArgs {
     /// Attach a disk: a name of `visor disk ls`, or a raw or qcow2 image (vda, vdb, ... after an image's own vda, or sda, sdb, ...:
     /// see --bus). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
     /// taken as raw that way may not be made to look like another format by its guest. Or a disk of the network:
-    /// `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`. `,iops=N` and `,bps=SIZE` limit requests and bytes per
-    /// second.
-    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE]")]
+    /// `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`; through TLS `nbds://...` with `,tls-ca=FILE` (else the host's authorities) and, as
+    /// the server's allowed client, `,tls-cert=FILE,tls-key=FILE`; the guest sees none of it; or a file of a web server, read by ranges and
+    /// kept in a cache: `https://HOST/FILE,ro`, with `,cache=SIZE`, `,auth-file=FILE`, `,tls-ca=FILE`. `,iops=N` and `,bps=SIZE` limit requests and bytes per
+    /// second. An encrypted disk (*.luks, or `,format=luks`) opens with `,key-file=FILE`, else with the key in the user's keyring, else a
+    /// person is asked.
+    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE][,key-file=FILE]")]
     pub(crate) disk: Vec<String>,
     /// How disks of --disk are connected; by default virtio with an image or a kernel that is entered directly, IDE through firmware.
     #[arg(long, value_enum, value_name = "BUS")]
@@ -111,6 +140,13 @@ pub(crate) struct RunArgs {
     /// Put this disc image (ISO) into a CD-ROM drive (sr0, sr1, ...). It is only read and may be in use elsewhere.
     #[arg(long, value_name = "FILE")]
     pub(crate) iso: Vec<PathBuf>,
+    /// Add an empty CD-ROM drive, for discs that come later (`visor cd insert`).
+    #[arg(long)]
+    pub(crate) cd: bool,
+    /// Run in the background: `visor console`, `stop` and the other commands for machines reach it by its name, of which visor
+    /// chooses one without --name.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
     /// Give the guest an exit port at 0xf4: a byte V written there ends the machine with exit status (V << 1) | 1.
     #[arg(long)]
     pub(crate) debug_exit: bool,
@@ -224,6 +260,8 @@ pub(crate) enum BootArg {
 pub(crate) enum BusArg {
     /// Virtio block devices: vda, vdb, ...
     Virtio,
+    /// Drives on a SCSI adapter (virtio), with those of --iso: sda, sdb, ..., sr0. Fast; most systems know it.
+    Scsi,
     /// Drives on the IDE controller, as every system knows them: sda, sdb, ... Up to four with CD-ROM drives.
     Ide,
 }

@@ -33,11 +33,15 @@ fn main() -> ExitCode {
     let args = Args::parse();
     init_tracing(args.verbose);
     let result = match args.command {
-        Command::Run(run) => run::main(&run, args.verbose, args.quiet),
+        Command::Run(run) => machine::run(*run, args.verbose, args.quiet),
+        Command::Launch(launch) => machine::run(launch.into_run(), args.verbose, args.quiet),
         Command::Doctor(doctor) => doctor::main(&doctor),
         Command::Image { command } => image::main(&command, args.quiet),
         Command::Iso { command } => iso::main(&command, args.quiet),
-        Command::Net { command } => net::main(&command),
+        Command::Net { command } => net::main(&command, args.quiet),
+        Command::Port { command } => net::port(&command),
+        Command::Fw { command } => net::fw(&command, args.quiet),
+        Command::Sg { command } => net::sg(&command),
         Command::Disk { command } => disk::main(&command, args.quiet),
         Command::Machine(command) => machine::main(&command, args.quiet),
     };

@@ -2,17 +2,18 @@
 #![allow(missing_docs, clippy::unwrap_used, dead_code)]
 
 mod common;
+#[path = "common/world.rs"]
+mod world;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use common::{run, stderr, stdout, visor};
-use sha2::{Digest, Sha256};
+use world::{BIG, big, serve, serve_tftp, sha256};
 
-const BIG: usize = 20 << 20;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Waits for the lease.
 const LEASE: &str = "for i in $(seq 300); do ip -4 addr show eth0 2>/dev/null | grep -q 10.0.2.15 && grep -q nameserver \
@@ -36,77 +37,10 @@ fn guest(options: &[&str], script: &str) -> std::process::Output {
     run(&args)
 }
 
-fn big() -> Vec<u8> {
-    let mut x = 1u64;
-    let next = std::iter::from_fn(|| {
-        x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        Some(x.to_le_bytes())
-    });
-    next.flatten().take(BIG).collect()
-}
-
-fn sha256(data: &[u8]) -> String {
-    Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// A web server on the loopback: `/big` is [`big`], everything else greets. POST gives the checksum of what came. Gives its port.
-fn serve() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer(stream));
-        }
-    });
-    port
-}
-
-/// A TFTP server (RFC 1350) with a file of one block. Gives its port.
-fn serve_tftp() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = socket.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        let mut data = [0; 2000];
-        while let Ok((_, from)) = socket.recv_from(&mut data) {
-            if data[1] == 1 {
-                let _ = socket.send_to(b"\0\x03\0\x01a datagram\n", from);
-            }
-        }
-    });
-    port
-}
-
-fn answer(stream: TcpStream) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let (mut first, mut length) = (String::new(), 0);
-    let _ = reader.read_line(&mut first);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).unwrap_or(0) == 0 || line.trim().is_empty() {
-            break;
-        }
-        if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = n.trim().parse().unwrap();
-        }
-    }
-    let body = if first.starts_with("GET /big") {
-        big()
-    } else if first.starts_with("P") {
-        let mut data = vec![0; length];
-        let _ = reader.read_exact(&mut data);
-        format!("{length} {}\n", sha256(&data)).into_bytes()
-    } else {
-        b"hello from the host\n".to_vec()
-    };
-    let mut stream = stream;
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
-}
-
 #[test]
 fn a_guest_gets_an_address_and_reaches_the_host_it_may_reach() {
-    let port = serve();
-    let udp_port = serve_tftp();
+    let port = serve("127.0.0.1");
+    let udp_port = serve_tftp("127.0.0.1");
     let capture = common::file("net.pcap", b"");
     let script = format!(
         "ip -4 -o addr show eth0 | awk '{{print $4}}'; ip route | grep default; cat /etc/resolv.conf;
@@ -137,7 +71,7 @@ fn a_guest_gets_an_address_and_reaches_the_host_it_may_reach() {
 
 #[test]
 fn the_hosts_loopback_is_closed_unless_it_is_opened() {
-    let port = serve();
+    let port = serve("127.0.0.1");
     let out = guest(
         &[],
         &format!("curl -sS -m 30 http://10.0.2.2:{port}/; echo status $?; ping -c 1 -W 20 10.0.2.2 | grep received"),

@@ -2,7 +2,7 @@
 //!
 //! - `place`: where machines live, and their names; `record`: what each tells of itself in a file;
 //! - `claim`: owning a name while a process lives, and what killed processes leave behind;
-//! - `message`, `lines`: the protocol; `server`, `verbs`: its machine's side; `client`: the other side.
+//! - `message`, `lines`, `frames`: the protocol; `server`, `verbs`: its machine's side; `client`: the other side.
 //!
 //! ```text
 //! $XDG_RUNTIME_DIR/visor/machines/NAME/      0700; without that variable /tmp/visor-UID/machines/NAME/
@@ -41,6 +41,7 @@
 
 mod claim;
 mod client;
+mod frames;
 mod lines;
 mod message;
 mod place;
@@ -52,6 +53,7 @@ mod verbs;
 
 pub use claim::{Claim, ClaimError};
 pub use client::{CallError, Client};
+pub use frames::{MAX_FRAME, read_frame, write_frame};
 pub use message::{MAX_ANSWER, MAX_PAYLOAD, MAX_REQUEST, Refusal, RefusalKind, VERSION};
 pub use place::{Found, MAX_NAME, Place, PlaceError, Places, near};
 pub use record::MachineRecord;

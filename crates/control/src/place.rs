@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::claim::{self, Probe};
@@ -15,6 +15,7 @@ pub const MAX_NAME: usize = 63;
 #[derive(Clone, Debug)]
 pub struct Places {
     directory: PathBuf,
+    logs: PathBuf,
 }
 
 /// One machine's place, whether it runs or not.
@@ -22,6 +23,7 @@ pub struct Places {
 pub struct Place {
     name: String,
     pub(crate) directory: PathBuf,
+    log: PathBuf,
 }
 
 /// A machine that runs.
@@ -96,7 +98,7 @@ impl Places {
                 return Err(PlaceError::NotOurs { path: path.to_owned(), why });
             }
         }
-        Ok(Places { directory })
+        Ok(Places { directory, logs: root.join("logs") })
     }
 
     /// The place of the machine called `name`: small letters, digits and dashes, no dash first, up to [`MAX_NAME`] of them.
@@ -108,7 +110,7 @@ impl Places {
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !name.starts_with('-');
         match valid {
-            true => Ok(Place { name: name.into(), directory: self.directory.join(name) }),
+            true => Ok(Place { name: name.into(), directory: self.directory.join(name), log: self.logs.join(name) }),
             false => Err(PlaceError::Name(name.into())),
         }
     }
@@ -131,6 +133,21 @@ impl Place {
     /// Its directory.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Where the messages of a machine in the background go. They outlive it, so that its end can be explained.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Makes an empty log.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn new_log(&self) -> io::Result<fs::File> {
+        let directory = self.log.parent().unwrap_or(&self.log);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&self.log)
     }
 
     /// Its control socket.

@@ -330,3 +330,17 @@ fn paths_that_are_too_long_for_a_socket_work() {
     let _server = Server::start(claim.place(), Arc::new(Verbs::new(7, &[DOMAIN]))).unwrap();
     assert!(Client::connect(claim.place()).unwrap().call::<Value>("verbs", &()).is_ok());
 }
+
+#[test]
+fn frames_come_back_as_they_were() {
+    let mut wire = Vec::new();
+    write_frame(&mut wire, 1, b"").unwrap();
+    write_frame(&mut wire, 2, &vec![7; MAX_FRAME + 3]).unwrap();
+    let mut from = &wire[..];
+    assert_eq!(read_frame(&mut from).unwrap(), Some((1, Vec::new())));
+    assert_eq!(read_frame(&mut from).unwrap(), Some((2, vec![7; MAX_FRAME])));
+    assert_eq!(read_frame(&mut from).unwrap(), Some((2, vec![7; 3])));
+    assert_eq!(read_frame(&mut from).unwrap(), None);
+    assert!(read_frame(&mut &wire[..wire.len() - 1][MAX_FRAME + 10..]).is_err(), "cut off");
+    assert!(read_frame(&mut &b"\x01\xff\xff\xff\xff"[..]).is_err(), "too long");
+}

@@ -30,10 +30,12 @@ mod throttle;
 
 pub use convert::{ConvertOptions, Copied, Target, convert};
 pub use format::Format;
-pub use nbd::{NbdAddress, NbdDisk, NbdExport, NbdOptions, NbdServer};
+pub use nbd::{NbdAddress, NbdDisk, NbdExport, NbdOptions, NbdServer, TlsClient, TlsFiles, TlsServer};
 pub use newfile::NewFile;
-pub use open::{ImageOptions, Opened, Policy, open_disk, open_image};
+pub use open::{
+    ImageOptions, Opened, Policy, RemoteFile, RemoteOpen, RemoteOpener, is_remote, open_disk, open_image, open_remote,
+};
 pub use qcow2::Qcow2Disk;
 pub use raw::{Access, Alloc, RawDisk, RawOptions};
-pub use source::{DiskSource, RawSource};
+pub use source::{DiskSource, RawSource, SourceDisk};
 pub use throttle::{Limits, Throttle};

@@ -27,6 +27,25 @@ pub struct Policy {
     pub folders: Vec<PathBuf>,
 }
 
+/// A file of another host, for reading: as a raw disk, and as what a qcow2 image lies in.
+pub trait RemoteFile: Source + Storage {}
+
+impl<T: Source + Storage> RemoteFile for T {}
+
+/// Opens the file at an address that an image names as its backing file, or says why not. It decides whether that may be: an image
+/// from elsewhere could name anything.
+#[derive(Clone)]
+pub struct RemoteOpener(pub Arc<RemoteOpen>);
+
+/// See [`RemoteOpener`].
+pub type RemoteOpen = dyn Fn(&str) -> Result<Arc<dyn RemoteFile>, BlockError> + Send + Sync;
+
+impl std::fmt::Debug for RemoteOpener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RemoteOpener")
+    }
+}
+
 /// How to open an image.
 #[derive(Clone, Debug)]
 pub struct ImageOptions {
@@ -44,6 +63,8 @@ pub struct ImageOptions {
     pub threads: usize,
     /// Give discarded space back to the host.
     pub discard: bool,
+    /// For backing files of other hosts; without it they are refused.
+    pub remote: Option<RemoteOpener>,
 }
 
 impl ImageOptions {
@@ -57,6 +78,7 @@ impl ImageOptions {
             repair: false,
             threads: 4,
             discard: true,
+            remote: None,
         }
     }
 }
@@ -205,6 +227,14 @@ fn open_backing(
     options: &ImageOptions,
     chain: &mut Vec<(u64, u64)>,
 ) -> Result<Arc<dyn Source>, BlockError> {
+    if is_remote(name) {
+        let Some(RemoteOpener(open)) = &options.remote else {
+            return Err(unsupported(image, &format!("it names `{name}`, which is no file")));
+        };
+        let format = info.backing_format.as_deref().and_then(Format::parse);
+        let format = format.ok_or_else(|| unsupported(image, "it does not say of which format its backing file is"))?;
+        return remote_source(open(name)?, name, format);
+    }
     let (file, path) = open_named(name, folder, image, options, false)?;
     let format = match &info.backing_format {
         Some(f) => Format::parse(f).ok_or_else(|| unsupported(image, &format!("a backing file of format `{f}`")))?,
@@ -212,6 +242,48 @@ fn open_backing(
     };
     let options = ImageOptions { access: Access::ReadOnly, repair: false, ..options.clone() };
     Ok(open_as(file, &path, format, &options, chain)?.source())
+}
+
+/// Whether the name of a file is an address of the web.
+pub fn is_remote(name: &str) -> bool {
+    name.starts_with("http://") || name.starts_with("https://")
+}
+
+/// Opens a file of another host as a disk that is only read. It must not refer to further files.
+///
+/// # Errors
+/// [`BlockErrorKind::Unsupported`], [`BlockErrorKind::Corrupt`], otherwise those of the file.
+pub fn open_remote(
+    file: Arc<dyn RemoteFile>,
+    name: &str,
+    format: Option<Format>,
+) -> Result<(Arc<dyn Source>, Format), BlockError> {
+    let format = match format {
+        Some(format) => format,
+        None => {
+            let mut start = [0; 512];
+            file.read_at(&mut start, 0).map_err(|e| host_error("cannot read", name.as_ref(), e))?;
+            Format::of_bytes(&start)
+        }
+    };
+    remote_source(file, name, format).map(|s| (s, format))
+}
+
+fn remote_source(file: Arc<dyn RemoteFile>, name: &str, format: Format) -> Result<Arc<dyn Source>, BlockError> {
+    let path = Path::new(name);
+    match format {
+        Format::Raw => Ok(file),
+        Format::Qcow2 => {
+            let storage: Arc<dyn Storage> = file;
+            let info = Image::info(&*storage).map_err(in_image(path))?;
+            if info.backing_file.is_some() || info.data_file.is_some() {
+                return Err(unsupported(path, "an image of the web must not name further files"));
+            }
+            let open = OpenOptions { writable: false, backing: None, data_file: None, repair: false };
+            Ok(Arc::new(Image::open(storage, open).map_err(in_image(path))?))
+        }
+        other => Err(unsupported(path, &format!("{other} images are not read from the web; copy it first"))),
+    }
 }
 
 /// The format of a backing file for which the image names none. If it was a raw disk once, its guest may have written what it

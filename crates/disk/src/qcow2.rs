@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use visor_block::{BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, SECTOR};
-use visor_qcow2::Image;
+use visor_block::{
+    BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, DiskResize, DiskSnapshots, SECTOR,
+};
+use visor_qcow2::{Image, Preallocation};
 
 use crate::error::{block_error, host_error};
 use crate::pool::Pool;
@@ -19,6 +21,7 @@ pub struct Qcow2Disk {
     image: Arc<Image>,
     geometry: BlockGeometry,
     pool: Pool,
+    threads: usize,
 }
 
 impl Qcow2Disk {
@@ -36,10 +39,10 @@ impl Qcow2Disk {
         // Writes of whole pages of the guest never need to read anything where clusters are there; larger hints than this
         // make file systems waste space.
         let geometry = BlockGeometry { sectors: image.size() / SECTOR, physical_block: 4096, read_only };
-        let worker = image.clone();
-        let pool = Pool::new(threads.clamp(1, MAX_THREADS), "qcow2", move |r| serve(&worker, geometry, discard, r))
+        let (worker, threads) = (image.clone(), threads.clamp(1, MAX_THREADS));
+        let pool = Pool::new(threads, "qcow2", move |r| serve(&worker, now(&worker, geometry), discard, r))
             .map_err(|e| host_error("no threads for", path, e))?;
-        Ok(Qcow2Disk { image, geometry, pool })
+        Ok(Qcow2Disk { image, geometry, pool, threads })
     }
 
     /// The image: for snapshots and resizing while the machine runs.
@@ -50,7 +53,7 @@ impl Qcow2Disk {
 
 impl BlockBackend for Qcow2Disk {
     fn geometry(&self) -> BlockGeometry {
-        self.geometry
+        now(&self.image, self.geometry)
     }
 
     fn submit(&self, request: BlockRequest) {
@@ -60,6 +63,42 @@ impl BlockBackend for Qcow2Disk {
     fn drain(&self) {
         self.pool.drain();
     }
+
+    fn means(&self) -> String {
+        format!("{} threads", self.threads)
+    }
+
+    fn as_resize(&self) -> Option<&dyn DiskResize> {
+        Some(self)
+    }
+
+    fn as_snapshots(&self) -> Option<&dyn DiskSnapshots> {
+        Some(self)
+    }
+}
+
+impl DiskResize for Qcow2Disk {
+    fn resize(&self, sectors: u64) -> Result<(), BlockError> {
+        let bytes = sectors.checked_mul(SECTOR).filter(|b| *b >= self.image.size() && !self.geometry.read_only);
+        let bytes = bytes.ok_or_else(|| {
+            let what = format!("{sectors} sectors are no size that the disk can get while it is in use");
+            BlockError::new(BlockErrorKind::OutOfRange, what)
+        })?;
+        let done = self.image.resize(bytes, Preallocation::Off, &mut |_, _| true);
+        done.and_then(|()| self.image.flush()).map_err(block_error)
+    }
+}
+
+impl DiskSnapshots for Qcow2Disk {
+    fn create(&self, name: &str, seconds: u32) -> Result<(), BlockError> {
+        let done = self.image.create_snapshot(name, seconds);
+        done.and_then(|()| self.image.flush()).map_err(block_error)
+    }
+}
+
+/// The disk as it is now: its size changes.
+fn now(image: &Image, geometry: BlockGeometry) -> BlockGeometry {
+    BlockGeometry { sectors: image.size() / SECTOR, ..geometry }
 }
 
 /// Carries out and completes a request.

@@ -109,13 +109,17 @@ impl BlockBuffer for Bytes {
 }
 
 /// Something that can be read, as a read-only disk.
-pub(crate) struct SourceDisk {
+pub struct SourceDisk {
     geometry: BlockGeometry,
     pool: Pool,
 }
 
 impl SourceDisk {
-    pub(crate) fn new(source: Arc<dyn Source>, path: &Path, threads: usize) -> std::result::Result<Self, BlockError> {
+    /// The disk in `source`, served by 1 to 8 `threads`. `path` is for messages.
+    ///
+    /// # Errors
+    /// The host's, where it gives no threads.
+    pub fn new(source: Arc<dyn Source>, path: &Path, threads: usize) -> std::result::Result<Self, BlockError> {
         let geometry = BlockGeometry { sectors: source.size() / SECTOR, physical_block: 4096, read_only: true };
         let pool = Pool::new(threads.clamp(1, 8), "source", move |r| serve(&*source, geometry, r))
             .map_err(|e| host_error("no threads for", path, e))?;

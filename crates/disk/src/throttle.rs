@@ -2,14 +2,18 @@
 //!
 //! A bucket per limit fills with time and holds what a second allows. A request may start when no bucket is empty, and takes
 //! what it needs even if that makes the bucket negative: requests larger than a second's share pass, and are paid for
-//! afterwards. Requests leave in the order in which they came; flushes and discards count as requests without bytes.
+//! afterwards. Without limits, requests pass on the submitter's thread as if this were not there; limits can be set while the disk
+//! is in use. Requests leave in the order in which they came; flushes and discards count as requests without bytes.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use visor_block::{BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest};
+use visor_block::{
+    BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, DiskLimits, DiskResize, DiskSnapshots,
+};
 
 /// Limits; zero means none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub struct Throttle {
 }
 
 struct Shared {
+    /// There are limits, or requests wait for the time when there were: whoever submits joins the queue.
+    limited: AtomicBool,
     state: Mutex<State>,
     /// A request waits, or the end has come.
     work: Condvar,
@@ -93,7 +99,8 @@ impl Throttle {
     /// [`BlockErrorKind::Io`] where the host gives no thread.
     pub fn new(inner: Arc<dyn BlockBackend>, limits: Limits) -> Result<Self, BlockError> {
         let state = State { bucket: Bucket::new(limits), waiting: VecDeque::new(), passing: false, stop: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), empty: Condvar::new() });
+        let limited = AtomicBool::new(!limits.is_none());
+        let shared = Arc::new(Shared { limited, state: Mutex::new(state), work: Condvar::new(), empty: Condvar::new() });
         let (worker, below) = (shared.clone(), inner.clone());
         let thread =
             thread::Builder::new().name("throttle".into()).spawn(move || worker.pass(&*below)).map_err(|e| {
@@ -125,7 +132,7 @@ impl Shared {
                 continue;
             };
             // At the end nobody waits for the sake of limits.
-            let turn = if s.stop { Ok(()) } else { s.bucket.take(started.elapsed().as_secs_f64(), len) };
+            let turn = if s.stop || s.bucket.limits.is_none() { Ok(()) } else { s.bucket.take(started.elapsed().as_secs_f64(), len) };
             match turn {
                 Err(seconds) => {
                     let time = Duration::from_secs_f64(seconds.clamp(0.0001, 10.0));
@@ -141,6 +148,7 @@ impl Shared {
                     s = self.lock();
                     s.passing = false;
                     if s.waiting.is_empty() {
+                        self.limited.store(!s.bucket.limits.is_none(), Ordering::Relaxed);
                         self.empty.notify_all();
                     }
                 }
@@ -160,8 +168,27 @@ impl BlockBackend for Throttle {
     }
 
     fn submit(&self, request: BlockRequest) {
+        if !self.shared.limited.load(Ordering::Relaxed) {
+            return self.inner.submit(request);
+        }
         self.shared.lock().waiting.push_back(request);
         self.shared.work.notify_one();
+    }
+
+    fn means(&self) -> String {
+        self.inner.means()
+    }
+
+    fn as_resize(&self) -> Option<&dyn DiskResize> {
+        self.inner.as_resize()
+    }
+
+    fn as_snapshots(&self) -> Option<&dyn DiskSnapshots> {
+        self.inner.as_snapshots()
+    }
+
+    fn as_limits(&self) -> Option<&dyn DiskLimits> {
+        Some(self)
     }
 
     fn drain(&self) {
@@ -171,6 +198,23 @@ impl BlockBackend for Throttle {
         }
         drop(s);
         self.inner.drain();
+    }
+}
+
+impl DiskLimits for Throttle {
+    fn limits(&self) -> (u64, u64) {
+        let limits = self.shared.lock().bucket.limits;
+        (limits.iops, limits.bps)
+    }
+
+    fn set_limits(&self, requests: u64, bytes: u64) {
+        let mut s = self.shared.lock();
+        let filled = s.bucket.filled;
+        s.bucket = Bucket { filled, ..Bucket::new(Limits { iops: requests, bps: bytes }) };
+        if !s.bucket.limits.is_none() || s.waiting.is_empty() && !s.passing {
+            self.shared.limited.store(!s.bucket.limits.is_none(), Ordering::Relaxed);
+        }
+        self.shared.work.notify_all();
     }
 }
 
@@ -229,6 +273,35 @@ mod tests {
             let raw = RawDisk::open(&path, crate::Access::ReadWrite, &RawOptions::default()).unwrap();
             Throttle::new(Arc::new(raw), Limits { iops: 1 << 20, bps: 1 << 40 }).unwrap()
         });
+    }
+
+    #[test]
+    fn limits_change_while_requests_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        RawDisk::create(&path, 1 << 20, Alloc::Dynamic).unwrap();
+        let raw = Arc::new(RawDisk::open(&path, crate::Access::ReadWrite, &RawOptions::default()).unwrap());
+        let disk = Throttle::new(raw, Limits { iops: 1, bps: 0 }).unwrap();
+        let (tx, rx) = std::sync::mpsc::channel();
+        let write = |i: u64| {
+            let (tx, buffer) = (tx.clone(), Box::new(testing::HostBuffer::new(vec![1; 512])));
+            let done = move |r: Result<(), _>| tx.send(r.is_ok()).unwrap();
+            disk.submit(BlockRequest::new(BlockOp::Write, visor_block::Sector(i), 512, buffer, done));
+        };
+        (0..200).for_each(write);
+        assert_eq!(disk.as_limits().unwrap().limits(), (1, 0));
+        assert!(rx.iter().take(2).all(|ok| ok));
+        disk.as_limits().unwrap().set_limits(0, 0);
+        // 200 s with the limit that was.
+        assert!(rx.iter().take(198).all(|ok| ok));
+        disk.drain();
+        assert!(!disk.shared.limited.load(Ordering::Relaxed), "nothing stands between any more");
+        write(7);
+        assert!(rx.recv().unwrap());
+        disk.as_limits().unwrap().set_limits(0, 1 << 20);
+        assert!(disk.shared.limited.load(Ordering::Relaxed));
+        write(8);
+        assert!(rx.recv().unwrap());
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Drop for Serving {
 }
 
 fn exports(backend: Arc<dyn BlockBackend>, read_only: bool) -> BTreeMap<String, NbdExport> {
-    [("disk".to_owned(), NbdExport { backend, read_only })].into()
+    [("disk".to_owned(), NbdExport { backend, read_only, allow: None })].into()
 }
 
 fn disk(dir: &Path, name: &str, size: u64) -> Arc<dyn BlockBackend> {
@@ -58,7 +58,7 @@ fn disk(dir: &Path, name: &str, size: u64) -> Arc<dyn BlockBackend> {
 }
 
 fn at(socket: &Path) -> NbdAddress {
-    NbdAddress::Unix { socket: socket.to_owned(), export: "disk".into() }
+    NbdAddress::Unix { socket: socket.to_owned(), export: "disk".into(), tls: false }
 }
 
 fn client(address: &NbdAddress) -> NbdDisk {

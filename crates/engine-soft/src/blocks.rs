@@ -319,8 +319,16 @@ fn options() -> u32 {
 
 /// Copies from a RAM page; other threads may write it meanwhile.
 pub(crate) fn read_page(page: RamPage, offset: u64, out: &mut [u8]) {
-    for (i, b) in out.iter_mut().enumerate() {
-        // SAFETY: callers keep the range within the page, which lives as long as guest RAM.
-        *b = unsafe { page.host.add(offset as usize + i).read_volatile() };
+    // SAFETY: callers keep the range within the page, which lives as long as guest RAM.
+    let at = unsafe { page.host.add(offset as usize) };
+    let (words, rest) = out.as_chunks_mut::<8>();
+    for (i, word) in words.iter_mut().enumerate() {
+        // SAFETY: as above.
+        *word = unsafe { crate::mmu::peek::<u64>(at.add(8 * i)) }.to_le_bytes();
+    }
+    let done = 8 * words.len();
+    for (i, b) in rest.iter_mut().enumerate() {
+        // SAFETY: as above.
+        *b = unsafe { at.add(done + i).read_volatile() };
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use visor_net::{FlowKey, Protocol};
+use visor_net::{Direction, FlowKey, Protocol};
 
 use crate::packet::Fragment;
 
@@ -47,6 +47,8 @@ pub struct Conntrack {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    /// Which way it was opened.
+    way: Direction,
     seen: Duration,
     /// Answered.
     both: bool,
@@ -94,8 +96,13 @@ impl Conntrack {
         live(key) || live(&reversed(key))
     }
 
-    /// Notes a connection that was allowed.
-    pub fn open(&mut self, now: Duration, key: FlowKey) {
+    /// Forgets the connections for which `keep` does not hold.
+    pub fn retain(&mut self, mut keep: impl FnMut(&FlowKey, Direction) -> bool) {
+        self.entries.retain(|key, e| keep(key, e.way));
+    }
+
+    /// Notes a connection that was allowed; `way`: who opened it, seen from the guest.
+    pub fn open(&mut self, now: Duration, key: FlowKey, way: Direction) {
         while self.entries.len() >= MAX_CONNECTIONS {
             self.make_room(now);
         }
@@ -105,7 +112,7 @@ impl Conntrack {
             let mut kept = std::collections::HashSet::new();
             self.order.retain(|(k, _)| entries.contains_key(k) && kept.insert(*k));
         }
-        self.entries.insert(key, Entry { seen: now, both: false, closed: [false; 2] });
+        self.entries.insert(key, Entry { way, seen: now, both: false, closed: [false; 2] });
         self.order.push_back((key, now));
     }
 

@@ -25,7 +25,7 @@ mod tests;
 mod why;
 
 pub use conntrack::{Conntrack, ConntrackCounters, MAX_CONNECTIONS};
-pub use policy::{Group, Guest, Policy, PolicyError, Reach};
+pub use policy::{Group, Guest, Policy, PolicyError, Reach, check_group_name};
 pub use port_filter::PortFilter;
 pub use rule::{Action, Rule, RuleError, Source, What};
 pub use ruleset::{Firewall, Reload, RuleSet, Scope};

@@ -82,6 +82,22 @@ pub(crate) fn classify(frame: &[u8]) -> Packet {
     }
 }
 
+/// The address that the sender of a frame says is its own: of ARP the sender's, of neighbour advertisements what they advertise, of
+/// other IP packets their source.
+pub(crate) fn claimed(frame: &[u8]) -> Option<IpAddr> {
+    const ADVERTISEMENT: u8 = 136;
+    let (kind, at) = headers::ethertype(frame)?;
+    if kind == 0x0806 {
+        return frame.get(at + 14..at + 18)?.first_chunk::<4>().map(|a| IpAddr::from(*a));
+    }
+    let h = Headers::parse(frame)?;
+    let rest = frame.get(h.transport..).unwrap_or_default();
+    if h.protocol == ICMPV6 && h.v6 && !h.fragment && rest.first() == Some(&ADVERTISEMENT) {
+        return rest.get(8..24)?.first_chunk::<16>().map(|a| IpAddr::from(*a));
+    }
+    addresses(&h, frame).map(|(source, _)| source)
+}
+
 fn key(protocol: Protocol, source: IpAddr, from: u16, destination: IpAddr, to: u16) -> FlowKey {
     FlowKey { protocol, source: SocketAddr::new(source, from), destination: SocketAddr::new(destination, to) }
 }

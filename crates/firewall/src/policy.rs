@@ -8,8 +8,8 @@ use visor_net::{Direction, FlowKey, FlowPolicy, Protocol, Verdict};
 
 use crate::{Action, Firewall, Rule, RuleSet};
 
-/// Most IPv6 addresses of a guest that are known: systems make themselves a new one each day.
-const MAX_ADDRESSES6: usize = 16;
+/// Most addresses of a family that are known of a guest: systems make themselves a new one of IPv6 each day.
+const MAX_LEARNT: usize = 16;
 
 /// How guests of the network are reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -68,12 +68,23 @@ pub enum PolicyError {
     GroupName(String),
 }
 
+/// Checks the name of a group.
+///
+/// # Errors
+/// [`PolicyError::GroupName`].
+pub fn check_group_name(name: &str) -> Result<(), PolicyError> {
+    let letters = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if (1..=64).contains(&name.len()) && letters { Ok(()) } else { Err(PolicyError::GroupName(name.into())) }
+}
+
 /// The policy of one network; clones are the same one.
 #[derive(Clone, Default)]
 pub struct Policy(Arc<Mutex<State>>);
 
 #[derive(Default)]
 pub(crate) struct State {
+    /// Moves when connections that are open are to be judged again.
+    pub(crate) revision: u64,
     pub(crate) reach: Reach,
     pub(crate) guests: BTreeMap<String, Guest>,
     pub(crate) groups: BTreeMap<String, Group>,
@@ -127,6 +138,16 @@ impl Policy {
         s.groups.values_mut().for_each(|g| _ = g.members.remove(name));
     }
 
+    /// Replaces all groups; members that are no guests here are guests of other networks, or come later.
+    pub fn set_groups(&self, groups: BTreeMap<String, Group>) {
+        self.lock().groups = groups;
+    }
+
+    /// Has the filters at the guests' ports judge open connections again, as when a rule has gone.
+    pub fn judge_again(&self) {
+        self.lock().revision += 1;
+    }
+
     /// Calls `f` with a guest, to look at or change it.
     ///
     /// # Errors
@@ -145,11 +166,7 @@ impl Policy {
     /// # Errors
     /// [`PolicyError::GroupExists`], [`PolicyError::GroupName`].
     pub fn create_group(&self, name: &str) -> Result<(), PolicyError> {
-        let valid =
-            (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        if !valid {
-            return Err(PolicyError::GroupName(name.into()));
-        }
+        check_group_name(name)?;
         let mut s = self.lock();
         if s.groups.contains_key(name) {
             return Err(PolicyError::GroupExists(name.into()));
@@ -165,9 +182,7 @@ impl Policy {
     pub fn remove_group(&self, name: &str) -> Result<(), PolicyError> {
         let mut s = self.lock();
         let group = s.groups.get(name).ok_or_else(|| PolicyError::Group(name.into()))?;
-        let names = |set: &RuleSet| {
-            set.inbound.iter().chain(&set.outbound).any(|r| matches!(&r.from, crate::Source::Group(g) if g == name))
-        };
+        let names = |set: &RuleSet| set.names_group(name);
         let by = group.members.iter().next().cloned().or_else(|| {
             let guest = s.guests.iter().find(|(_, g)| names(g.firewall.runtime()) || names(g.firewall.permanent()));
             let group =
@@ -203,19 +218,24 @@ impl Policy {
         Ok(if member { g.members.insert(guest.into()) } else { g.members.remove(guest) })
     }
 
-    /// Notes an IPv6 address that a guest has given itself, as a filter at its port has seen it. Bounded: a guest that invents
-    /// addresses loses the first ones of them again.
-    pub fn learn(&self, name: &str, address: IpAddr) {
-        if let Some(g) = self.lock().guests.get_mut(name)
-            && address.is_ipv6()
-            && !g.addresses.contains(&address)
-        {
-            let own: Vec<IpAddr> = g.addresses.iter().copied().filter(IpAddr::is_ipv6).collect();
-            if own.len() >= MAX_ADDRESSES6 {
+    /// Notes an address that a guest has given itself, as a filter at its port has seen it; false if another guest has it.
+    /// Bounded: a guest that invents addresses loses the first ones of them again.
+    pub fn learn(&self, name: &str, address: IpAddr) -> bool {
+        let mut s = self.lock();
+        if address.is_unspecified() {
+            return true;
+        }
+        if let Some((owner, _)) = s.guests.iter().find(|(_, g)| g.addresses.contains(&address)) {
+            return owner == name;
+        }
+        if let Some(g) = s.guests.get_mut(name) {
+            let own: Vec<IpAddr> = g.addresses.iter().copied().filter(|a| a.is_ipv6() == address.is_ipv6()).collect();
+            if own.len() >= MAX_LEARNT {
                 own.first().map(|a| g.addresses.remove(a));
             }
             g.addresses.insert(address);
         }
+        true
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use visor_net::{Direction, FrameFilter};
 
 use crate::conntrack::{Conntrack, ConntrackCounters};
-use crate::packet::{Packet, classify};
+use crate::packet::{Packet, claimed, classify};
 use crate::{Action, Policy};
 
 /// Judges the frames of one guest by the policy of its network. Stateful: answers pass because the question has.
@@ -15,6 +15,8 @@ pub struct PortFilter {
     table: Conntrack,
     clock: Box<dyn Fn() -> Duration + Send>,
     refused: u64,
+    /// The policy's revision by which the connections were judged.
+    revision: u64,
 }
 
 impl PortFilter {
@@ -26,7 +28,15 @@ impl PortFilter {
 
     /// As [`PortFilter::new`], with another clock: time since any fixed moment.
     pub fn with_clock(policy: Policy, guest: &str, clock: impl Fn() -> Duration + Send + 'static) -> Self {
-        PortFilter { policy, guest: guest.into(), table: Conntrack::default(), clock: Box::new(clock), refused: 0 }
+        let revision = policy.lock().revision;
+        PortFilter {
+            policy,
+            guest: guest.into(),
+            table: Conntrack::default(),
+            clock: Box::new(clock),
+            refused: 0,
+            revision,
+        }
     }
 
     /// Frames that were refused.
@@ -39,22 +49,37 @@ impl PortFilter {
         self.table.counters()
     }
 
+    /// A rule has gone: what it alone allowed ends. A refused packet tells the ends nothing; they time out.
+    fn judge_again(&mut self) {
+        let state = self.policy.lock();
+        if state.revision != self.revision {
+            self.revision = state.revision;
+            let guest = &self.guest;
+            self.table.retain(|key, way| state.decide(guest, key, way).action() == Action::Accept);
+        }
+    }
+
+    /// Whether the address that a frame of the guest claims is nobody else's: with another's it would get what is meant for that one.
+    fn own(&self, frame: &[u8]) -> bool {
+        claimed(frame).is_none_or(|address| self.policy.learn(&self.guest, address))
+    }
+
     fn judge(&mut self, direction: Direction, frame: &[u8]) -> bool {
         let now = (self.clock)();
+        self.judge_again();
         match classify(frame) {
-            Packet::Service => true,
+            Packet::Service => direction == Direction::Inbound || self.own(frame),
             Packet::Flow { key, opens, flags, fragments } => {
                 let known = self.table.known(now, &key, flags);
                 if !known {
-                    if direction == Direction::Outbound {
-                        self.policy.learn(&self.guest, key.source.ip());
-                    }
-                    let allowed =
-                        opens && self.policy.lock().decide(&self.guest, &key, direction).action() == Action::Accept;
+                    let own = direction == Direction::Inbound || self.policy.learn(&self.guest, key.source.ip());
+                    let allowed = own
+                        && opens
+                        && self.policy.lock().decide(&self.guest, &key, direction).action() == Action::Accept;
                     if !allowed {
                         return false;
                     }
-                    self.table.open(now, key);
+                    self.table.open(now, key, direction);
                 }
                 if let Some(f) = fragments {
                     self.table.allow_fragments(now, f);
@@ -65,7 +90,7 @@ impl PortFilter {
             Packet::Error(key) => self.table.related(now, &key),
             // A protocol without connections is the guest's own affair on its way out, and needs a rule for everything to come in;
             // such rules are about addresses, which other protocols than IP have none of.
-            Packet::Other => direction == Direction::Outbound,
+            Packet::Other => direction == Direction::Outbound && self.own(frame),
             Packet::Broken => false,
         }
     }

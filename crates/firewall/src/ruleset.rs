@@ -18,7 +18,8 @@ pub struct RuleSet {
 }
 
 /// Which set a change is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// What is in force now, until the next reload.
     Runtime,
@@ -27,7 +28,7 @@ pub enum Scope {
 }
 
 /// What a reload does, or would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Reload {
     /// Rules in force that go, since they are not permanent.
     pub dropped: Vec<Rule>,
@@ -36,7 +37,7 @@ pub struct Reload {
 }
 
 /// The firewall of one guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Firewall {
     runtime: RuleSet,
     permanent: RuleSet,
@@ -68,10 +69,27 @@ impl RuleSet {
         list.len() < before
     }
 
+    /// `self` without what `other` has, in both directions.
+    pub fn beyond(&self, other: &RuleSet) -> RuleSet {
+        let beyond = |a: &[Rule], b: &[Rule]| a.iter().filter(|r| !b.contains(r)).cloned().collect();
+        RuleSet { inbound: beyond(&self.inbound, &other.inbound), outbound: beyond(&self.outbound, &other.outbound) }
+    }
+
+    /// Whether a rule has the group `name` as its source.
+    pub fn names_group(&self, name: &str) -> bool {
+        self.inbound.iter().chain(&self.outbound).any(|r| matches!(&r.from, crate::Source::Group(g) if g == name))
+    }
+
+    /// Adds what `other` has.
+    pub fn merge(&mut self, other: &RuleSet) {
+        other.inbound.iter().for_each(|r| _ = self.add(Direction::Inbound, r.clone()));
+        other.outbound.iter().for_each(|r| _ = self.add(Direction::Outbound, r.clone()));
+    }
+
     /// What `self` has that `other` has not.
     fn without(&self, other: &RuleSet) -> Vec<Rule> {
-        let missing = |a: &[Rule], b: &[Rule]| a.iter().filter(|r| !b.contains(r)).cloned().collect::<Vec<_>>();
-        [missing(&self.inbound, &other.inbound), missing(&self.outbound, &other.outbound)].concat()
+        let missing = self.beyond(other);
+        [missing.inbound, missing.outbound].concat()
     }
 }
 

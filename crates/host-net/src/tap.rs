@@ -3,11 +3,12 @@
 
 use std::ffi::CString;
 use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use visor_net::{Accepts, Frame, FrameSink, MAX_FRAME, NetPort, Notify, Offload, SegmentKind, Segments, Sent};
+use visor_net::{Accepts, Frame, FrameSink, MAX_FRAME, MacAddr, NetPort, Notify, Offload, SegmentKind, Segments, Sent};
 
-use crate::sys::{check, check_len, socket};
+use crate::sys::{Address, check, check_len, socket};
 use crate::waker::Waker;
 
 /// Bytes of `struct virtio_net_hdr` in front of each frame.
@@ -102,6 +103,39 @@ impl TapPort {
             check(libc::ioctl(control.as_raw_fd(), SIOCBRADDIF as _, &raw mut to)).map_err(fail)?;
         }
         Ok(())
+    }
+
+    /// Gives the device an IPv4 address of the host and the network behind it.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError`].
+    pub fn set_address(&self, address: Ipv4Addr, prefix_len: u8) -> Result<(), TapError> {
+        let fail = |source| TapError { doing: "set the address of", name: self.name.clone(), source };
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.clamp(1, 32))).unwrap_or(0);
+        set_interface_address(&self.name, libc::SIOCSIFADDR as _, address).map_err(fail)?;
+        set_interface_address(&self.name, libc::SIOCSIFNETMASK as _, mask.into()).map_err(fail)
+    }
+
+    /// Gives the device the Ethernet address `mac`.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError`].
+    pub fn set_mac(&self, mac: MacAddr) -> Result<(), TapError> {
+        let set = || {
+            let control = socket(false, libc::SOCK_DGRAM, 0)?;
+            let mut request = request(&self.name)?;
+            let mut data = [0; 14];
+            for (to, from) in data.iter_mut().zip(mac.0) {
+                *to = from as libc::c_char;
+            }
+            request.ifr_ifru.ifru_hwaddr = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: data };
+            // SAFETY: the request is live, and of the type that the call wants.
+            check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFHWADDR as _, &raw mut request) })
+        };
+        let fail = |source| TapError { doing: "set the Ethernet address of", name: self.name.clone(), source };
+        set().map(|_| ()).map_err(fail)
     }
 
     /// Reads the next frame into the buffer. False if there is none.
@@ -230,6 +264,47 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
 
 fn name_of(request: &libc::ifreq) -> String {
     request.ifr_name.iter().take_while(|c| **c != 0).map(|c| char::from(*c as u8)).collect()
+}
+
+/// Sets an address of an interface: its own, or its netmask.
+fn set_interface_address(name: &str, call: libc::Ioctl, address: Ipv4Addr) -> io::Result<()> {
+    let control = socket(false, libc::SOCK_DGRAM, 0)?;
+    let mut request = request(name)?;
+    let address = Address::new(SocketAddrV4::new(address, 0).into());
+    // SAFETY: both are live; a sockaddr_in fits into the sockaddr of the request, and the call reads that.
+    unsafe {
+        request.ifr_ifru.ifru_addr = address.pointer().read();
+        check(libc::ioctl(control.as_raw_fd(), call, &raw mut request))?;
+    }
+    Ok(())
+}
+
+/// Brings an interface of this network namespace up, such as `lo`.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn interface_up(name: &str) -> io::Result<()> {
+    bring_up(name).map(|_| ())
+}
+
+/// Sends what has no other way in this network namespace to `router`.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn add_default_route(router: Ipv4Addr) -> io::Result<()> {
+    let control = socket(false, libc::SOCK_DGRAM, 0)?;
+    // SAFETY: all zeros are a valid rtentry, whose addresses are of sockaddr_in's size; the call reads it.
+    unsafe {
+        let mut route: libc::rtentry = std::mem::zeroed();
+        route.rt_dst = Address::new(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0).into()).pointer().read();
+        route.rt_genmask = route.rt_dst;
+        route.rt_gateway = Address::new(SocketAddrV4::new(router, 0).into()).pointer().read();
+        route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+        check(libc::ioctl(control.as_raw_fd(), libc::SIOCADDRT as _, &raw mut route))?;
+    }
+    Ok(())
 }
 
 /// Brings an interface up; gives its MTU.

@@ -13,6 +13,7 @@ use visor_pci::{DmaMemory, IntxLine, IntxPin, PciAddress, PciBus, PciDevice, Pci
 use visor_storage::Tray;
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
 use visor_virtio::input::TabletHandle;
+use visor_virtio::scsi::ScsiHandle;
 use visor_virtio::{VirtioDevice, VirtioPci};
 
 use crate::chars::SerialLine;
@@ -72,12 +73,18 @@ pub(crate) struct Built {
     pub(crate) uart: Option<Arc<Mutex<Uart>>>,
     pub(crate) console: Option<ConsoleHandle>,
     pub(crate) agent: Option<ConsolePort>,
+    /// The SCSI adapter.
+    pub(crate) scsi: Option<ScsiHandle>,
     /// The trays of the CD-ROM drives.
     pub(crate) trays: Vec<Tray>,
     /// Network devices and what moves their frames.
     pub(crate) net: Option<Arc<crate::net::Drive>>,
     /// Low half of the HPET's capabilities.
     pub(crate) hpet: Option<u32>,
+    /// The disks, which come and go.
+    pub(crate) disks: Arc<crate::disks::Disks>,
+    /// PCI slots that can be plugged, as a bit map.
+    pub(crate) plug_slots: u32,
     /// There is an IOMMU.
     pub(crate) iommu: bool,
     pub(crate) rtc: Option<Arc<Mutex<Rtc>>>,
@@ -148,11 +155,7 @@ impl Board<'_> {
 
     /// What connects the function at `at` with the machine, through the IOMMU if there is one.
     pub(crate) fn pci_wires(&self, at: PciAddress, intx: IntxLine) -> PciWires {
-        let source = SourceId::from(at);
-        match &self.iommu {
-            Some(iommu) => PciWires { memory: iommu.memory(source), msi: iommu.msi(source), intx },
-            None => PciWires { memory: self.memory.clone().into(), msi: self.vm.msi(), intx },
-        }
+        PciWires::new(&self.memory, &self.vm, self.iommu.as_ref(), at, intx)
     }
 }
 
@@ -161,6 +164,23 @@ pub(crate) struct PciWires {
     pub(crate) memory: DmaMemory,
     pub(crate) msi: Arc<dyn MsiSink>,
     pub(crate) intx: IntxLine,
+}
+
+impl PciWires {
+    /// What connects the function at `at` with `vm`, through the IOMMU if there is one.
+    pub(crate) fn new(
+        memory: &Arc<GuestMemory>,
+        vm: &Arc<dyn Vm>,
+        iommu: Option<&Arc<Iommu>>,
+        at: PciAddress,
+        intx: IntxLine,
+    ) -> Self {
+        let source = SourceId::from(at);
+        match iommu {
+            Some(iommu) => PciWires { memory: iommu.memory(source), msi: iommu.msi(source), intx },
+            None => PciWires { memory: memory.clone().into(), msi: vm.msi(), intx },
+        }
+    }
 }
 
 /// Port writes of a BIOS: both 8259s with vectors, cascade, 8086 mode and masks (timer, cascade, keyboard; inputs 8 to 15

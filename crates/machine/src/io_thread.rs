@@ -55,6 +55,7 @@ pub(crate) fn main(t: IoThread) {
         t.sleep(timeout);
     }
     t.serial.close();
+    t.built.disks.end();
     if let Some(net) = &t.built.net {
         net.wake();
     }

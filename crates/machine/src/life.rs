@@ -99,6 +99,8 @@ pub(crate) struct Control {
 struct State {
     started: bool,
     pause: bool,
+    /// Room is lacking on the host.
+    stalled: bool,
     stop: Option<StopReason>,
     /// A reset is under way.
     reset: bool,
@@ -108,6 +110,13 @@ struct State {
     boot: Option<Box<CpuState>>,
     cpus: Vec<CpuStatus>,
     reboots: u32,
+}
+
+impl State {
+    /// The CPUs are to stand.
+    fn stands(&self) -> bool {
+        self.pause || self.stalled
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -193,12 +202,37 @@ impl Control {
         self.change(|s| s.pause = false);
     }
 
+    /// Stops all vCPUs until [`Control::unstall`], whether anybody resumes them or not. False if the machine has stopped instead.
+    pub(crate) fn stall(&self) -> bool {
+        self.change(|s| s.stalled = true);
+        let mut s = self.lock();
+        while s.stop.is_none() && !s.cpus.iter().all(|c| c.parked) {
+            s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+        }
+        s.stop.is_none()
+    }
+
+    /// Ends what [`Control::stall`] began.
+    pub(crate) fn unstall(&self) {
+        self.change(|s| s.stalled = false);
+    }
+
+    /// Whether somebody has paused the machine.
+    pub(crate) fn paused(&self) -> bool {
+        self.lock().pause
+    }
+
+    /// Whether the machine stands because room is lacking.
+    pub(crate) fn stalled(&self) -> bool {
+        self.lock().stalled
+    }
+
     pub(crate) fn machine_state(&self) -> MachineState {
         let s = self.lock();
         match &s.stop {
             Some(reason) => MachineState::Stopped(reason.clone()),
             None if !s.started => MachineState::Created,
-            None if s.pause && s.cpus.iter().all(|c| c.parked) => MachineState::Paused,
+            None if s.stands() && s.cpus.iter().all(|c| c.parked) => MachineState::Paused,
             None => MachineState::Running,
         }
     }
@@ -240,7 +274,7 @@ impl Control {
             if s.reset && !s.cpus[id].was_reset {
                 return Gate::Reset;
             }
-            if s.sleep && s.pause && !s.cpus[id].parked {
+            if s.sleep && s.stands() && !s.cpus[id].parked {
                 s.cpus[id].parked = true;
                 self.changed.notify_all();
             }
@@ -253,7 +287,7 @@ impl Control {
                 if std::mem::take(&mut s.cpus[id].asked) {
                     return Gate::Census;
                 }
-                if !s.pause {
+                if !s.stands() {
                     s.cpus[id].parked = false;
                     return Gate::Run;
                 }

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use visor_chipset::{ACPI_DISABLE, ACPI_ENABLE, PM_PORT, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
+use visor_chipset::{
+    ACPI_DISABLE, ACPI_ENABLE, PCI_PLUG_GPE, PCI_PLUG_PORT, PM_PORT, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
 use visor_display::Vga;
 use visor_engine::GuestMemory;
-use visor_firmware::acpi::{self, AcpiConfig, IommuConfig, PciConfig, PciRoute, SmiCommand};
+use visor_firmware::acpi::{self, AcpiConfig, IommuConfig, PciConfig, PciRoute, PlugConfig, SmiCommand};
 use visor_firmware::fw_cfg::FwCfg;
 use visor_firmware::smbios::{self, SmbiosConfig};
 use visor_firmware::{BootSource, KernelKind, MemoryMap, boot};
@@ -126,6 +127,11 @@ fn describe(config: &MachineConfig, built: &Built) -> AcpiConfig {
         mouse: true,
         hpet: built.hpet,
         pci,
+        plug: (built.plug_slots != 0).then_some(PlugConfig {
+            port: PCI_PLUG_PORT,
+            gpe: PCI_PLUG_GPE,
+            slots: built.plug_slots,
+        }),
         iommu: built.iommu.then_some(IommuConfig {
             base: IOMMU_BASE,
             address_bits: HOST_ADDRESS_BITS,

@@ -19,6 +19,7 @@ use crate::bus_io::BusIo;
 use crate::chars::{SerialInput, SerialLine, SerialOutput};
 use crate::clock::GuestClock;
 use crate::cpu;
+use crate::disks::{self, Disks};
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{FirmwareKind, FirmwareLog, Image, LogPort, extra, ordered};
 use crate::io_thread::{self, IoThread};
@@ -152,6 +153,9 @@ impl Machine {
                 deadline: ready.time_limit.map(|t| Instant::now() + t),
             };
             self.thread("io".into(), move || io_thread::main(t))?;
+            let (built, control, clock) = (self.built.clone(), self.control.clone(), self.clock.clone());
+            let space = move || disks::main(&built.disks, &control, &clock, built.net.as_ref());
+            self.thread("space".into(), space)?;
             match self.built.net.clone() {
                 Some(net) => {
                     let control = self.control.clone();
@@ -196,7 +200,10 @@ impl Machine {
 
     /// Lets a paused machine go on.
     pub fn resume(&self) {
-        if self.is_started() {
+        if self.control.stalled() {
+            // The clock stands until there is room, which may be now.
+            self.built.disks.space().nudge();
+        } else if self.is_started() {
             self.clock.resume();
         }
         self.control.resume();
@@ -270,6 +277,11 @@ impl Machine {
         &self.built.trays
     }
 
+    /// The disks: they can be added, taken out and changed while the machine runs.
+    pub fn disks(&self) -> &Disks {
+        &self.built.disks
+    }
+
     /// The network devices, in the order of [`crate::MachineSpec::nics`].
     pub fn nics(&self) -> &[Arc<dyn Nic>] {
         self.built.net.as_ref().map_or(&[], |net| net.nics())
@@ -278,6 +290,11 @@ impl Machine {
     /// Decisions worth telling, such as what the kernel is.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Whether it boots through a firmware.
+    pub fn has_firmware(&self) -> bool {
+        self.built.firmware
     }
 
     /// What a firmware can boot from, in the order in which it tries.

@@ -9,13 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use visor_net::{MacAddr, NetPort, Network, Nic, Notify};
 use visor_nic::e1000::{E1000, E1000Handle, E1000Timer, E1000Wires};
-use visor_pci::{IntxPin, PciError};
+use visor_pci::{IntxPin, PciAddress, PciError};
+use visor_virtio::VirtioPci;
 use visor_virtio::net::{Net, NetConfig};
 
 use crate::board::{Board, PciWires};
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::Bootable;
 use crate::life::{Control, MachineState};
+use crate::loader::read;
+use crate::spec::FileSource;
 use crate::wake::Waker;
 
 /// Most network devices of a machine.
@@ -42,6 +45,8 @@ pub struct NicSpec {
     pub mac: MacAddr,
     /// What it is plugged into.
     pub network: Arc<dyn Network>,
+    /// The option ROM with which a BIOS boots from it; without one it cannot.
+    pub rom: Option<FileSource>,
 }
 
 impl std::fmt::Debug for NicSpec {
@@ -86,33 +91,44 @@ pub(crate) fn build(b: &mut Board<'_>) -> Result<(), MachineError> {
         })?;
         let w = waker.clone();
         let wake: Notify = Arc::new(move || w.wake());
-        match nic.model {
+        let rom = nic.rom.as_ref().map(|rom| read(rom, "option ROM")).transpose()?;
+        let (at, handle) = match nic.model {
             NicModel::Virtio => {
                 let config = NetConfig { mac: nic.mac, pairs: b.config.cpus.min(MAX_PAIRS) as u16 };
                 let (device, handle) = Net::new(port, &config, wake);
-                let at = b.virtio(device)?;
-                b.built.bootable.push(Bootable::nic(at, nic.network.name().to_string()));
-                nics.push(Arc::new(handle));
+                let at = b.pci_function(|w| {
+                    let function = VirtioPci::new(Box::new(device), w.memory, w.msi, w.intx)?;
+                    rom.iter().try_fold(function, |f, rom| f.with_rom(rom))
+                })?;
+                (at, Arc::new(handle) as Arc<dyn Nic>)
             }
-            NicModel::E1000 => nics.push(e1000(b, nic.mac, port, wake)?),
-        }
+            NicModel::E1000 => e1000(b, nic.mac, port, wake, rom.as_deref())?,
+        };
+        b.built.bootable.push(Bootable::nic(at, format!("network {}", nic.network.name()), rom.is_some()));
+        nics.push(handle);
     }
     b.built.net = Some(Arc::new(Drive { waker, nics, moving: Mutex::new(()) }));
     Ok(())
 }
 
-fn e1000(b: &mut Board<'_>, mac: MacAddr, port: Box<dyn NetPort>, wake: Notify) -> Result<Arc<dyn Nic>, MachineError> {
+fn e1000(
+    b: &mut Board<'_>,
+    mac: MacAddr,
+    port: Box<dyn NetPort>,
+    wake: Notify,
+    rom: Option<&[u8]>,
+) -> Result<(PciAddress, Arc<dyn Nic>), MachineError> {
     let pci = b.built.pci.clone().ok_or(PciError::Full)?;
     let mut pci = pci.lock().unwrap_or_else(PoisonError::into_inner);
     let at = pci.free_device()?;
     let slot = b.timers.slot();
     let PciWires { memory, intx, .. } = b.pci_wires(at, pci.intx(at, IntxPin::A));
     let wires = E1000Wires { memory, intx, clock: b.clock.clone(), timer: slot.clone(), port, wake };
-    let device = Arc::new(Mutex::new(E1000::new(mac, wires)?));
+    let device = rom.iter().try_fold(E1000::new(mac, wires)?, |d, rom| d.with_rom(rom))?;
+    let device = Arc::new(Mutex::new(device));
     slot.bind(Arc::new(Mutex::new(E1000Timer(Arc::downgrade(&device)))));
     pci.add(at, device.clone())?;
-    b.built.bootable.push(Bootable::nic(at, "e1000".into()));
-    Ok(Arc::new(E1000Handle::new(device)))
+    Ok((at, Arc::new(E1000Handle::new(device))))
 }
 
 impl Drive {

@@ -17,6 +17,7 @@ use visor_pci::edu::Edu;
 use visor_pci::{Apertures, ChipsetSink, PciBus, ShadowArea};
 use visor_virtio::blk::{Blk, BlkConfig};
 use visor_virtio::console::{Console, ConsoleConfig, PortConfig};
+use visor_block::BlockBackend;
 use visor_virtio::rng::{HostEntropy, Rng};
 
 use crate::board::{Board, Part};
@@ -69,7 +70,9 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "edu", wanted: |c| c.edu, build: edu },
     Part { name: "tablet", wanted: |c| c.display, build: crate::screen::tablet },
     Part { name: "network", wanted: |c| !c.nics.is_empty(), build: crate::net::build },
+    Part { name: "scsi", wanted: storage::wants_scsi, build: storage::scsi },
     Part { name: "disks", wanted: |c| !c.disks.is_empty(), build: disks },
+    Part { name: "plug", wanted: always, build: crate::disks::build },
 ];
 
 fn always(_: &MachineConfig) -> bool {
@@ -284,7 +287,11 @@ fn disks(b: &mut Board<'_>) -> Result<(), MachineError> {
     let queues = b.config.cpus.min(4) as u16;
     for disk in b.config.disks.iter().filter(|d| d.bus == DiskBus::Virtio) {
         let config = BlkConfig { queues, serial: disk.serial.clone() };
-        let at = b.virtio(Blk::new(b.timeline.note_requests(&disk.backend), &config))?;
+        let attached: Arc<dyn BlockBackend> = b.built.disks.register(disk);
+        let blk = Blk::new(b.timeline.note_requests(&attached), &config);
+        let handle = blk.handle();
+        let at = b.virtio(blk)?;
+        b.built.disks.placed(at, handle);
         b.built.bootable.push(Bootable::virtio_disk(at, disk.serial.clone()));
     }
     Ok(())

@@ -178,6 +178,8 @@ pub struct Disk {
     pub backend: Arc<dyn BlockBackend>,
     /// Serial number that the guest can read, up to 20 bytes.
     pub serial: String,
+    /// The image's file, absolute and without links, if it is one: by this others find out who uses it.
+    pub file: Option<PathBuf>,
     /// How it is connected.
     pub bus: DiskBus,
 }
@@ -191,7 +193,7 @@ impl Disk {
         let disk = RawDisk::open(path, access, &RawOptions::default()).map_err(|e| {
             MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
         })?;
-        Ok(Disk { backend: Arc::new(disk), serial: serial(path), bus: DiskBus::default() })
+        Ok(Disk::new(Arc::new(disk), path))
     }
 
     /// The same disk, connected to `bus`.
@@ -208,7 +210,11 @@ impl Disk {
         let backend = open_disk(path, options).map_err(|e| {
             MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
         })?;
-        Ok(Disk { backend, serial: serial(path), bus: DiskBus::default() })
+        Ok(Disk::new(backend, path))
+    }
+
+    fn new(backend: Arc<dyn BlockBackend>, path: &Path) -> Self {
+        Disk { backend, serial: serial(path), file: path.canonicalize().ok(), bus: DiskBus::default() }
     }
 }
 
@@ -237,6 +243,6 @@ impl Cd {
             return Err(MachineError::new(MachineErrorKind::File, what));
         }
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Cd { disc: Some((Arc::new(disc), name)) })
+        Ok(Cd { disc: Some((Arc::new(disc), name)), ..Cd::default() })
     }
 }

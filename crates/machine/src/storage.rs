@@ -2,19 +2,22 @@
 //!
 //! IDE has four places. Disks take them from the front and CD-ROM drives the secondary master first, as people have wired PCs, so that a
 //! disk does not change its place when a drive is added: `sda` is the primary master, `sdb` the primary slave, `sr0` the secondary
-//! master.
+//! master. The SCSI adapter has room for more, and takes disks while the machine runs.
 
 use std::sync::{Arc, PoisonError};
 
 use visor_block::BlockBackend;
 use visor_pci::{IntxPin, PciAddress, PciError};
 use visor_storage::ide::{self, IdeDrives, IdeWires};
-use visor_storage::{AtaDisk, Cdrom, DiskIdentity, Link, PacketDrive, Tray, Unit};
+use visor_storage::{AtaDisk, Cdrom, DiskIdentity, Link, PacketDrive, ScsiUnit, Tray, Unit};
+use visor_virtio::scsi::Scsi;
 
 use crate::board::Board;
+use crate::disks::Disks;
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{BootClass, Bootable};
-use crate::spec::MachineConfig;
+use crate::machine::Machine;
+use crate::spec::{Disk, MachineConfig};
 use crate::timeline::Timeline;
 
 /// How a disk is connected.
@@ -23,6 +26,8 @@ pub enum DiskBus {
     /// A virtio block device of its own: `vda`, `vdb`, ... Fast; needs a driver that not every system has.
     #[default]
     Virtio,
+    /// A drive on a virtio SCSI adapter: `sda`, `sdb`, ... Fast, any number; needs a driver that most systems of this century have.
+    Scsi,
     /// A drive on the IDE controller: `sda`, `sdb`, ... At most [`IDE_PLACES`] with CD-ROM drives.
     Ide,
 }
@@ -30,11 +35,23 @@ pub enum DiskBus {
 /// Drives that the IDE controller has room for.
 pub const IDE_PLACES: usize = 4;
 
+/// How a CD-ROM drive is connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CdBus {
+    /// On the IDE controller, where every system finds it.
+    #[default]
+    Ide,
+    /// On the SCSI adapter.
+    Scsi,
+}
+
 /// A CD-ROM drive, with or without a disc at the start.
 #[derive(Clone, Default)]
 pub struct Cd {
     /// The disc and its name.
     pub disc: Option<(Arc<dyn BlockBackend>, String)>,
+    /// How it is connected.
+    pub bus: CdBus,
 }
 
 impl std::fmt::Debug for Cd {
@@ -55,7 +72,8 @@ const IDE: PciAddress = PciAddress { device: 1, function: 1 };
 
 /// Checks that every drive has a place.
 pub(crate) fn check(disks: &[crate::Disk], cds: &[Cd]) -> Result<(), MachineError> {
-    let on_ide = disks.iter().filter(|d| d.bus == DiskBus::Ide).count() + cds.len();
+    let on_ide =
+        disks.iter().filter(|d| d.bus == DiskBus::Ide).count() + cds.iter().filter(|c| c.bus == CdBus::Ide).count();
     if on_ide > IDE_PLACES {
         let what = format!(
             "{on_ide} drives on the IDE controller, which has room for {IDE_PLACES} disks and CD-ROM drives together"
@@ -67,7 +85,7 @@ pub(crate) fn check(disks: &[crate::Disk], cds: &[Cd]) -> Result<(), MachineErro
 
 /// Every PC of the kind has the controller, drives or not.
 pub(crate) fn ide(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let Placed { drives, trays, bootable } = place(b.config, &b.timeline);
+    let Placed { drives, trays, bootable } = place(b.config, &b.timeline, &b.built.disks);
     b.built.bootable.extend(bootable);
     let intx = {
         let pci = b.built.pci.clone().ok_or(PciError::Full)?;
@@ -89,22 +107,25 @@ struct Placed {
     bootable: Vec<Bootable>,
 }
 
-fn place(config: &MachineConfig, timeline: &Timeline) -> Placed {
+fn place(config: &MachineConfig, timeline: &Timeline, known: &Disks) -> Placed {
     let Placed { mut drives, mut trays, mut bootable } = Placed::default();
-    for (cd, (channel, drive)) in config.cds.iter().zip(CD_PLACES) {
-        let (unit, tray) = cd_unit(cd, trays.len());
-        drives[channel][drive] = Some(unit);
+    for (cd, (channel, drive)) in config.cds.iter().filter(|c| c.bus == CdBus::Ide).zip(CD_PLACES) {
+        let (cdrom, tray) = cdrom(cd);
+        let identity = DiskIdentity { serial: format!("CD{}", trays.len()), model: "VISOR CD-ROM".into() };
+        drives[channel][drive] = Some(Unit::Packet(PacketDrive::new(cdrom, identity, Link::Parallel)));
         trays.push(tray);
-        let name = cd.disc.as_ref().map_or_else(|| "an empty CD-ROM drive".into(), |(_, name)| name.clone());
-        bootable.push(Bootable { class: BootClass::Cd, path: path(channel, drive), name });
+        let (path, name) = (path(channel, drive), disc_name(cd));
+        bootable.push(Bootable { class: BootClass::Cd, path, name, bios: true });
     }
     let disks = config.disks.iter().filter(|d| d.bus == DiskBus::Ide);
     let free: Vec<_> = DISK_PLACES.into_iter().filter(|(c, d)| drives[*c][*d].is_none()).collect();
     for (disk, (channel, drive)) in disks.zip(free) {
         let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
+        let attached: Arc<dyn BlockBackend> = known.register(disk);
         drives[channel][drive] =
-            Some(Unit::Disk(AtaDisk::new(timeline.note_requests(&disk.backend), identity, Link::Parallel)));
-        bootable.push(Bootable { class: BootClass::Disk, path: path(channel, drive), name: disk.serial.clone() });
+            Some(Unit::Disk(AtaDisk::new(timeline.note_requests(&attached), identity, Link::Parallel)));
+        let (path, name) = (path(channel, drive), disk.serial.clone());
+        bootable.push(Bootable { class: BootClass::Disk, path, name, bios: true });
     }
     Placed { drives, trays, bootable }
 }
@@ -114,7 +135,8 @@ fn path(channel: usize, drive: usize) -> String {
     format!("ide@{:x},{:x}/drive@{channel}/disk@{drive}", IDE.device, IDE.function)
 }
 
-fn cd_unit(cd: &Cd, number: usize) -> (Unit, Tray) {
+/// The drive's mechanism, with its disc.
+fn cdrom(cd: &Cd) -> (Cdrom, Tray) {
     let cdrom = Cdrom::new("CD-ROM");
     let tray = cdrom.tray();
     if let Some((disc, name)) = &cd.disc
@@ -122,6 +144,70 @@ fn cd_unit(cd: &Cd, number: usize) -> (Unit, Tray) {
     {
         tracing::warn!(disc = name, %error, "the drive starts without a disc");
     }
-    let identity = DiskIdentity { serial: format!("CD{number}"), model: "VISOR CD-ROM".into() };
-    (Unit::Packet(PacketDrive::new(cdrom, identity, Link::Parallel)), tray)
+    (cdrom, tray)
+}
+
+fn disc_name(cd: &Cd) -> String {
+    cd.disc.as_ref().map_or_else(|| "an empty CD-ROM drive".into(), |(_, name)| name.clone())
+}
+
+/// Addresses of disks on the SCSI bus; CD-ROM drives follow, so that a disk that is added keeps its order among disks.
+const SCSI_DISKS: std::ops::Range<u8> = 0..48;
+const SCSI_CDS: std::ops::Range<u8> = 48..visor_virtio::scsi::TARGETS;
+
+/// Whether anything is to be on the SCSI adapter.
+pub(crate) fn wants_scsi(config: &MachineConfig) -> bool {
+    config.disks.iter().any(|d| d.bus == DiskBus::Scsi) || config.cds.iter().any(|c| c.bus == CdBus::Scsi)
+}
+
+/// The SCSI adapter and what is on it.
+pub(crate) fn scsi(b: &mut Board<'_>) -> Result<(), MachineError> {
+    let config = b.config;
+    let (device, handle) = Scsi::new(config.cpus.min(4) as u16);
+    let at = b.virtio(device)?;
+    let full = |e| MachineError::because(MachineErrorKind::Spec, "too many drives on the SCSI adapter", e);
+    for (target, disk) in SCSI_DISKS.zip(config.disks.iter().filter(|d| d.bus == DiskBus::Scsi)) {
+        let attached: Arc<dyn BlockBackend> = b.built.disks.register(disk);
+        handle.insert(target, scsi_disk(&attached, disk, &b.timeline)).map_err(full)?;
+        b.built.bootable.push(Bootable::scsi(at, target, BootClass::Disk, disk.serial.clone()));
+    }
+    for (target, cd) in SCSI_CDS.zip(config.cds.iter().filter(|c| c.bus == CdBus::Scsi)) {
+        let (cdrom, tray) = cdrom(cd);
+        handle.insert(target, ScsiUnit::cdrom(cdrom)).map_err(full)?;
+        b.built.trays.push(tray);
+        b.built.bootable.push(Bootable::scsi(at, target, BootClass::Cd, disc_name(cd)));
+    }
+    b.built.scsi = Some(handle);
+    Ok(())
+}
+
+fn scsi_disk(backend: &Arc<dyn BlockBackend>, disk: &Disk, timeline: &Timeline) -> ScsiUnit {
+    let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
+    ScsiUnit::disk(timeline.note_requests(backend), identity)
+}
+
+impl Machine {
+    /// Adds `disk` to the SCSI adapter of the machine, which may be running; the guest finds it as its next `sd`. Gives the address
+    /// on the bus.
+    ///
+    /// # Errors
+    /// [`MachineErrorKind::Spec`] for a machine without the adapter, or whose bus is full.
+    pub fn plug_disk(&self, disk: &Disk) -> Result<u8, MachineError> {
+        let bad = |what: &str| MachineError::new(MachineErrorKind::Spec, what);
+        let scsi =
+            self.built.scsi.as_ref().ok_or_else(|| bad("the machine has no SCSI adapter to plug a disk into"))?;
+        loop {
+            let target = scsi.free(SCSI_DISKS).ok_or_else(|| bad("there is no free place on the SCSI adapter"))?;
+            // Somebody else may have taken it in between.
+            if scsi.insert(target, scsi_disk(&disk.backend, disk, self.timeline())).is_ok() {
+                return Ok(target);
+            }
+        }
+    }
+
+    /// Takes the disk at this address of the SCSI bus away; false if there is none.
+    pub fn unplug_disk(&self, target: u8) -> bool {
+        let scsi = self.built.scsi.as_ref().filter(|_| SCSI_DISKS.contains(&target));
+        scsi.is_some_and(|s| s.remove(target))
+    }
 }

@@ -26,8 +26,14 @@ pub struct NatConfig {
     pub mtu: u16,
     /// Domain in which names of guests are known, without dots at its ends.
     pub domain: String,
+    /// What guests that boot from the network are to fetch: a name for the server of files at the gateway's address, or a URL for
+    /// boot loaders that know URLs. Up to 255 bytes.
+    pub boot_file: Option<String>,
     /// How long a lease is valid.
     pub lease: Duration,
+    /// There is no way out: guests are told of no router, and only each other's names are known. Ports of the host can be
+    /// forwarded to guests all the same.
+    pub closed: bool,
     /// The gateway's address leads to the host's loopback.
     pub allow_host_loopback: bool,
     /// Most TCP flows at a time.
@@ -54,7 +60,9 @@ impl Default for NatConfig {
             mac: MacAddr([0x52, 0x55, 10, 0, 2, 2]),
             mtu: 1500,
             domain: "internal".into(),
+            boot_file: None,
             lease: Duration::from_secs(24 * 3600),
+            closed: false,
             allow_host_loopback: false,
             max_tcp: 16384,
             max_datagram: 8192,
@@ -77,6 +85,9 @@ pub enum ConfigError {
     /// The pool is empty or holds the gateway or the resolver.
     #[error("the pool {0} to {1} is empty or holds the gateway or the resolver")]
     Pool(Ipv4Addr, Ipv4Addr),
+    /// The name of the boot file.
+    #[error("a boot file's name of {0} bytes; 1 to 255 without NUL are possible")]
+    BootFile(usize),
     /// The MTU.
     #[error("an MTU of {0} bytes; 1280 to 65535 are possible")]
     Mtu(u16),
@@ -110,6 +121,21 @@ impl NatConfig {
         Ok(config)
     }
 
+    /// A network without a way out, for guests and the host: .1 is left to the host, .2 hands out addresses and names.
+    ///
+    /// # Errors
+    ///
+    /// As [`NatConfig::shared`].
+    pub fn host_only(network: Ipv4Addr, prefix_len: u8) -> Result<NatConfig, ConfigError> {
+        let shared = NatConfig::shared(network, prefix_len)?;
+        Ok(NatConfig { gateway: shared.dns, closed: true, ..shared })
+    }
+
+    /// The address of the host in a network of [`NatConfig::host_only`].
+    pub fn host_address(&self) -> Ipv4Addr {
+        (u32::from(self.network) + 1).into()
+    }
+
     /// Checks that the parts fit together.
     ///
     /// # Errors
@@ -118,6 +144,11 @@ impl NatConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         if !(8..=29).contains(&self.prefix_len) {
             return Err(ConfigError::Prefix(self.prefix_len));
+        }
+        if let Some(name) = &self.boot_file
+            && (name.is_empty() || name.len() > 255 || name.contains('\0'))
+        {
+            return Err(ConfigError::BootFile(name.len()));
         }
         if self.mtu < 1280 {
             return Err(ConfigError::Mtu(self.mtu));

@@ -127,14 +127,14 @@ impl<H: Host> Core<H> {
         }
         if self.config.is_dns(ip) {
             // Long answers are fetched over TCP; UDP queries are answered elsewhere.
-            let resolvers = self.host.resolvers();
+            let resolvers = if self.config.closed { Vec::new() } else { self.host.resolvers() };
             return resolvers.first().copied().filter(|_| to.port() == 53 && protocol == Protocol::Tcp);
         }
         let inside = match ip {
             IpAddr::V4(ip) => self.config.contains(ip),
             IpAddr::V6(ip) => self.config.contains6(ip),
         };
-        (!inside && is_routable(ip)).then_some(to)
+        (!inside && !self.config.closed && is_routable(ip)).then_some(to)
     }
 
     /// How a guest sees a peer of a flow towards it: under its own address, or as the gateway if that address would lead elsewhere.

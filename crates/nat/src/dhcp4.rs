@@ -12,6 +12,8 @@ use crate::wire::emit::{Route, udp_frame};
 
 /// Longer messages than a frame's are not looked at; the decoder recurses into nested options.
 const MAX_MESSAGE: usize = 1500;
+/// Bytes of the header's field for a boot file, which a zero ends.
+const FILE_FIELD: usize = 128;
 
 /// A message of a guest to the server.
 pub(crate) fn input<H: Host>(core: &mut Core<H>, mac: MacAddr, data: &[u8]) {
@@ -94,9 +96,15 @@ fn reply<H: Host>(core: &Core<H>, request: &Message, kind: MessageType, address:
     if kind == MessageType::Nak {
         return reply;
     }
+    if let Some(file) = &config.boot_file {
+        options.insert(DhcpOption::TFTPServerName(config.gateway.to_string().into_bytes()));
+        options.insert(DhcpOption::BootfileName(file.clone().into_bytes()));
+    }
     options.insert(DhcpOption::SubnetMask(config.netmask()));
     options.insert(DhcpOption::BroadcastAddr(config.broadcast()));
-    options.insert(DhcpOption::Router(vec![config.gateway]));
+    if !config.closed {
+        options.insert(DhcpOption::Router(vec![config.gateway]));
+    }
     options.insert(DhcpOption::DomainNameServer(vec![config.dns]));
     options.insert(DhcpOption::DomainName(config.domain.clone()));
     options.insert(DhcpOption::InterfaceMtu(config.mtu));
@@ -105,6 +113,13 @@ fn reply<H: Host>(core: &Core<H>, request: &Message, kind: MessageType, address:
         options.insert(DhcpOption::AddressLeaseTime(lease));
         options.insert(DhcpOption::Renewal(lease / 2));
         options.insert(DhcpOption::Rebinding(lease / 8 * 7));
+    }
+    // The header's fields too, which is where old boot loaders look (RFC 2131 §2); longer names are in the option alone.
+    if let Some(file) = &config.boot_file {
+        reply.set_siaddr(config.gateway);
+        if file.len() < FILE_FIELD {
+            reply.set_fname(file.as_bytes());
+        }
     }
     reply
 }

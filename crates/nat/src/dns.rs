@@ -98,7 +98,14 @@ impl Dns {
         let id = be16(data, 0).unwrap_or(0);
         let answer = match Message::from_vec(data) {
             Ok(query) if query.queries.len() == 1 && query.metadata.op_code == OpCode::Query => {
-                self.local(&core.config, &query)
+                let local = self.local(&core.config, &query);
+                // Nobody is asked about the rest of the world where there is no way to it.
+                let nobody = || {
+                    let mut message = Message::error_msg(id, OpCode::Query, ResponseCode::NXDomain);
+                    message.add_queries(query.queries.clone());
+                    message
+                };
+                local.or_else(|| core.config.closed.then(nobody))
             }
             Ok(query) => Some(Message::error_msg(id, query.metadata.op_code, ResponseCode::NotImp)),
             Err(_) => {

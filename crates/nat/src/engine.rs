@@ -17,6 +17,7 @@ use crate::listing::{Counters, NatEntry};
 use crate::nd::Advertiser;
 use crate::table::Id;
 use crate::tcp::Tcp;
+use crate::tftp::{BootFiles, Tftp};
 use crate::{ConfigError, Lease, NatConfig, Time};
 
 /// Forwarded ports of one network.
@@ -30,6 +31,7 @@ pub struct NatEngine<H> {
     pub(crate) dns: Dns,
     pub(crate) reassembly: Reassembly,
     pub(crate) advertiser: Advertiser,
+    pub(crate) tftp: Tftp,
     pub(crate) forwards: Vec<Forward>,
     next_forward: u32,
     events: Vec<Event>,
@@ -51,6 +53,7 @@ impl<H: Host> NatEngine<H> {
             dns: Dns::new(),
             reassembly: Reassembly::default(),
             advertiser: Advertiser::default(),
+            tftp: Tftp::default(),
             forwards: Vec::new(),
             next_forward: 0,
             events: Vec::new(),
@@ -82,6 +85,7 @@ impl<H: Host> NatEngine<H> {
         self.datagrams.timers(&mut self.core);
         self.dns.timers(&mut self.core);
         self.advertiser.timers(&mut self.core);
+        self.tftp.timers(&mut self.core);
         // What comes later may make answers, which go last.
         let _ = self.core.flush(sink)
             && self.datagrams.flush(&mut self.core, sink)
@@ -90,8 +94,9 @@ impl<H: Host> NatEngine<H> {
         if !self.waiting.is_empty() {
             return Some(Duration::ZERO);
         }
-        let timers = [self.tcp.next_timer(), self.datagrams.next_timer(), self.dns.next_timer(), self.advertiser.next];
-        timers.into_iter().flatten().min().map(|t| t.since(now))
+        let flows = [self.tcp.next_timer(), self.datagrams.next_timer()];
+        let own = [self.dns.next_timer(), self.advertiser.next, self.tftp.next_timer()];
+        flows.into_iter().chain(own).flatten().min().map(|t| t.since(now))
     }
 
     /// True if a frame waits for a guest or a datagram for the host, so that [`NatEngine::poll`] should be called soon.
@@ -190,6 +195,12 @@ impl<H: Host> NatEngine<H> {
         self.core.config.allow_host_loopback = allow;
     }
 
+    /// Serves these files by TFTP at the gateway's address, or none. Which of them guests are to boot is
+    /// [`NatConfig::boot_file`].
+    pub fn set_boot_files(&mut self, files: Option<Box<dyn BootFiles>>) {
+        self.tftp.set_files(files);
+    }
+
     /// Makes a guest's name known to the resolver; no addresses forget it. The name stands alone or below the domain.
     pub fn set_name(&mut self, name: &str, addresses: Vec<IpAddr>) {
         self.dns.set_name(name, addresses);
@@ -271,6 +282,27 @@ impl<H: Host> NatEngine<H> {
     pub fn assign(&mut self, now: Time, mac: MacAddr) -> Option<std::net::Ipv4Addr> {
         let address = self.core.guests.offer(&self.core.config, mac, None, now)?;
         self.core.guests.take(&self.core.config, mac, address, now).then_some(address)
+    }
+
+    /// Why no flow of a guest leads to `to` whatever the policy says, in words; `None` if one does, or if `to` is another guest's
+    /// address, which is no affair of a translator.
+    pub fn obstacle(&mut self, to: SocketAddr, protocol: Protocol) -> Option<&'static str> {
+        let config = &self.core.config;
+        let inside = match to.ip() {
+            IpAddr::V4(ip) => config.contains(ip),
+            IpAddr::V6(ip) => config.contains6(ip),
+        };
+        let (gateway, closed, own) = (config.is_gateway(to.ip()), config.closed, config.is_own(to.ip()));
+        let ping = protocol == Protocol::Icmp && own;
+        if ping || (inside && !own) || self.core.destination(to, protocol).is_some() {
+            return None;
+        }
+        Some(match () {
+            () if gateway => "the router's address leads to the host's own services, which is not allowed here",
+            () if own => "only the resolver's own service is there",
+            () if closed => "this network has no way out",
+            () => "addresses of this kind are not routed: loopback, link-local, multicast",
+        })
     }
 
     /// The addresses and limits of the network.

@@ -87,7 +87,8 @@ fn advertise<H: Host>(core: &mut Core<H>, to: Ipv6Addr, to_mac: MacAddr) {
     let mut m = vec![134, 0, 0, 0];
     // Hop limit 64; other configuration (resolver) by DHCPv6.
     m.extend([64, 0x40]);
-    m.extend(LIFETIME.to_be_bytes());
+    // A router of lifetime 0 is no default router (RFC 4861 §4.2).
+    m.extend(if core.config.closed { 0 } else { LIFETIME }.to_be_bytes());
     m.extend([0; 8]);
     // Source link-layer address.
     m.extend([1, 1]);

@@ -156,6 +156,9 @@ impl<H: Host> NatEngine<H> {
             }
             // What is said to everybody on the cable is for its switch.
             (ip, _) if is_local(ip) || ip == IpAddr::V4(self.core.config.broadcast()) => return None,
+            (ip, port) if ip == IpAddr::V4(self.core.config.gateway) && self.tftp.serves(port) => {
+                self.tftp.input(&mut self.core, from, guest, port, data);
+            }
             (ip, 53) if self.core.config.is_dns(ip) => self.dns.ask(&mut self.core, from, guest, remote, data),
             _ => {
                 let key = datagram::Key { protocol: Protocol::Udp, guest, remote };

@@ -18,7 +18,7 @@ mod filter;
 mod policy;
 
 pub use filter::FrameFilter;
-pub use policy::{AllowAll, Direction, FlowKey, FlowPolicy, Protocol, Reason, Verdict};
+pub use policy::{AllowAll, Direction, FlowKey, FlowPolicy, Protocol, ProtocolError, Reason, Verdict};
 
 /// Most bytes of a frame: an IPv4 or IPv6 packet of 65535 bytes, Ethernet header and one VLAN tag.
 pub const MAX_FRAME: usize = 65535 + 14 + 4;

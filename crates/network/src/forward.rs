@@ -1,8 +1,13 @@
 //! Forwarded ports as a person writes them: `[[bind:]host port:]guest port[/protocol]`.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use visor_host_net::Nat;
+use visor_nat::Forward;
 use visor_net::Protocol;
+
+use crate::nat::NetworkError;
 
 /// A port of the host that leads to a port of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,10 +35,9 @@ pub enum ForwardSpecError {
 }
 
 /// A forwarded port as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ForwardStatus {
-    /// `tcp` or `udp`.
-    #[serde(serialize_with = "as_text")]
+    /// TCP or UDP.
     pub protocol: Protocol,
     /// Where the host listens.
     pub bind: SocketAddr,
@@ -41,8 +45,21 @@ pub struct ForwardStatus {
     pub guest: SocketAddr,
 }
 
-pub(crate) fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(value)
+impl From<&Forward> for ForwardStatus {
+    fn from(f: &Forward) -> Self {
+        ForwardStatus { protocol: f.protocol, bind: f.bind, guest: f.guest }
+    }
+}
+
+/// Forwards a port to a guest.
+pub(crate) fn listen(nat: &Nat, spec: ForwardSpec, guest: IpAddr) -> Result<Forward, NetworkError> {
+    let (protocol, at, guest) = (spec.protocol, spec.bind, SocketAddr::new(guest, spec.port));
+    nat.with(|engine, _| engine.add_forward(protocol, at, guest)).map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            return NetworkError::Taken { protocol, at, holder: crate::port_holder(protocol, at) };
+        }
+        NetworkError::Listen { protocol, at, source }
+    })
 }
 
 impl std::str::FromStr for ForwardSpec {

@@ -12,15 +12,26 @@
 mod capturing;
 mod forward;
 mod holder;
+mod live;
 mod mac;
 mod nat;
 pub mod shared;
 mod splice;
+mod store;
 #[cfg(test)]
 mod tests;
+
+/// An error with what is behind it, in one line.
+pub(crate) fn words(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
 
 pub use capturing::Capturing;
 pub use forward::{ForwardSpec, ForwardSpecError, ForwardStatus};
 pub use holder::{Holder, port_holder};
+pub use live::GuestRequest;
 pub use mac::random_mac;
-pub use nat::{NatNetwork, NatSpec, NetworkError, Translation};
+pub use nat::{NatNetwork, NatSpec, NetBoot, NetworkError, Translation};
+pub use splice::splice;
+pub use store::Store;

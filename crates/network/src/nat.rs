@@ -3,18 +3,24 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::json;
 use visor_firewall::{Explanation, Firewall, Guest, Policy, PolicyError, Reach, Reload, Rule, RuleSet, Scope};
-use visor_host_net::{Nat, NatPort};
-use visor_nat::{Counters, NatConfig};
+use visor_host_net::{Directory, Nat, NatPort};
+use visor_nat::{BootFiles, Counters, NatConfig};
 use visor_net::{Direction, FlowKey, MacAddr, NetPort, Network, Protocol};
 use visor_switch::{Capture, CaptureSlot, Captured};
 
-use crate::forward::{ForwardSpec, ForwardStatus, as_text};
-use crate::holder::{Holder, port_holder};
+use crate::forward::{ForwardSpec, ForwardStatus, listen};
+use crate::holder::Holder;
+use crate::live::{GuestRequest, Rules, initial};
+use crate::store::Store;
+
+/// Most translations in an answer.
+const MAX_LISTED: usize = 2000;
 
 /// A network to be made.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +33,19 @@ pub struct NatSpec {
     pub forwards: Vec<ForwardSpec>,
     /// The guest's firewall.
     pub rules: RuleSet,
+    /// Where its permanent rules and the security groups are kept; `None` for a guest that is thrown away.
+    pub store: Option<Store>,
+    /// What the guest finds when it boots from the network.
+    pub boot: NetBoot,
+}
+
+/// What a guest that boots from its network finds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetBoot {
+    /// Files below this directory are served by TFTP at the router's address.
+    pub directory: Option<PathBuf>,
+    /// What it is told to fetch: a name below the directory, or a URL.
+    pub file: Option<String>,
 }
 
 /// Why a network could not be made or changed.
@@ -58,6 +77,14 @@ pub enum NetworkError {
     /// The translator cannot work.
     #[error("the address translator cannot start")]
     Nat(#[source] io::Error),
+    /// The directory of boot files.
+    #[error("cannot serve the files below {path}")]
+    BootFiles {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The capture's file.
     #[error("cannot write the capture {path}")]
     Capture {
@@ -76,10 +103,9 @@ fn by(holder: &Option<Holder>) -> String {
 }
 
 /// A translation under way.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Translation {
-    /// `tcp`, `udp` or `icmp`.
-    #[serde(serialize_with = "as_text")]
+    /// Which protocol.
     pub protocol: Protocol,
     /// The guest's end.
     pub guest: SocketAddr,
@@ -90,7 +116,7 @@ pub struct Translation {
     /// Opened from outside.
     pub inbound: bool,
     /// Of TCP the state, else `open`.
-    pub state: &'static str,
+    pub state: String,
     /// Since it was opened.
     pub age: Duration,
     /// Since the last packet.
@@ -109,7 +135,7 @@ impl From<visor_nat::NatEntry> for Translation {
             host: e.host,
             remote: e.remote,
             inbound: e.inbound,
-            state: e.state,
+            state: e.state.into(),
             age: e.age,
             idle: e.idle,
             sent: e.sent,
@@ -125,6 +151,8 @@ pub struct NatNetwork {
     port: Mutex<Option<NatPort>>,
     policy: Policy,
     guest: String,
+    given: RuleSet,
+    store: Option<Store>,
     capture: CaptureSlot,
 }
 
@@ -134,21 +162,37 @@ impl NatNetwork {
     /// # Errors
     /// [`NetworkError`] where the host gives no sockets, or a port to be forwarded is taken.
     pub fn open(spec: NatSpec) -> Result<Arc<Self>, NetworkError> {
-        let config = NatConfig { allow_host_loopback: spec.allow_host_loopback, ..NatConfig::default() };
+        let config = NatConfig {
+            allow_host_loopback: spec.allow_host_loopback,
+            boot_file: spec.boot.file,
+            ..NatConfig::default()
+        };
+        let files = spec.boot.directory.map(|path| {
+            let failed = |source| NetworkError::BootFiles { path: path.display().to_string(), source };
+            Directory::open(&path).map_err(failed)
+        });
+        let files = files.transpose()?;
         let mut addresses = BTreeSet::from([IpAddr::from(config.pool.0)]);
         let (nat, port) = Nat::open(config).map_err(NetworkError::Nat)?;
         let policy = Policy::new(Reach::Forwarded);
         // An IPv6 address is the guest's own choice; the only guest of a policy answers for any address.
         addresses.retain(IpAddr::is_ipv4);
-        policy.set_guest(&spec.guest, Guest { addresses, firewall: Firewall::new(spec.rules), ..Guest::default() });
-        nat.with(|engine, _| engine.set_policy(Arc::new(policy.clone())));
+        let rules = initial(spec.store.as_ref(), &spec.guest, &spec.rules);
+        policy.set_guest(&spec.guest, Guest { addresses, firewall: Firewall::new(rules), ..Guest::default() });
+        nat.with(|engine, _| {
+            engine.set_policy(Arc::new(policy.clone()));
+            engine.set_boot_files(files.map(|f| Box::new(f) as Box<dyn BootFiles>));
+        });
         let network = NatNetwork {
             nat,
             port: Mutex::new(Some(port)),
             policy,
             guest: spec.guest,
+            given: spec.rules,
+            store: spec.store,
             capture: CaptureSlot::default(),
         };
+        network.read_groups();
         for forward in spec.forwards {
             network.add_forward(forward)?;
         }
@@ -173,16 +217,9 @@ impl NatNetwork {
     /// # Errors
     /// [`NetworkError::Taken`], [`NetworkError::Listen`].
     pub fn add_forward(&self, spec: ForwardSpec) -> Result<ForwardStatus, NetworkError> {
-        let guest = SocketAddr::new(self.address(), spec.port);
-        let (protocol, at) = (spec.protocol, spec.bind);
-        let forward = self.nat.with(|engine, _| engine.add_forward(protocol, at, guest)).map_err(|source| {
-            if source.kind() == io::ErrorKind::AddrInUse {
-                return NetworkError::Taken { protocol, at, holder: port_holder(protocol, at) };
-            }
-            NetworkError::Listen { protocol, at, source }
-        })?;
-        self.policy.guest(&self.guest, |g| g.forwards.insert((protocol, spec.port)))?;
-        Ok(ForwardStatus { protocol, bind: forward.bind, guest })
+        let forward = listen(&self.nat, spec, self.address())?;
+        self.policy.guest(&self.guest, |g| g.forwards.insert((spec.protocol, spec.port)))?;
+        Ok(ForwardStatus::from(&forward))
     }
 
     /// Ends the forwarding to a port of the guest. Connections that exist go on.
@@ -204,8 +241,7 @@ impl NatNetwork {
 
     /// The forwarded ports, oldest first.
     pub fn forwards(&self) -> Vec<ForwardStatus> {
-        let status = |f: &visor_nat::Forward| ForwardStatus { protocol: f.protocol, bind: f.bind, guest: f.guest };
-        self.nat.with(|engine, _| engine.forwards().iter().map(status).collect())
+        self.nat.with(|engine, _| engine.forwards().iter().map(ForwardStatus::from).collect())
     }
 
     /// The translations under way.
@@ -247,8 +283,73 @@ impl NatNetwork {
     /// Why a connection is allowed or not: from the guest if `source` is its address, else to it.
     pub fn why(&self, protocol: Protocol, source: IpAddr, destination: SocketAddr) -> Explanation {
         // Any port of the kind that systems choose by themselves.
-        let source = SocketAddr::new(source, 49152);
-        self.policy.why(&FlowKey { protocol, source, destination })
+        let flow = FlowKey { protocol, source: SocketAddr::new(source, 49152), destination };
+        let mut why = self.policy.why(&flow);
+        let inward = destination.ip() == self.address();
+        if why.allowed && inward {
+            let port = (protocol, destination.port());
+            if !self.policy.guest(&self.guest, |g| g.forwards.contains(&port)).unwrap_or(false) {
+                why.allowed = false;
+                why.because +=
+                    &format!(", but no port of the host leads to port {}/{protocol} of {}", port.1, self.guest);
+                why.command = Some(format!("visor port add {} {}/{protocol}", self.guest, port.1));
+            }
+        } else if why.allowed {
+            self.obstacle(&flow, &mut why);
+        }
+        why
+    }
+
+    /// What the policy allows may be impossible all the same.
+    fn obstacle(&self, flow: &FlowKey, why: &mut Explanation) {
+        let IpAddr::V4(to) = flow.destination.ip() else { return };
+        let (found, alone) = self.nat.with(|engine, _| {
+            let alone = engine.config().contains(to);
+            (engine.obstacle(flow.destination, flow.protocol), alone)
+        });
+        if let Some(because) = found.or(alone.then_some("nobody else is in this network")) {
+            *why = Explanation { allowed: false, because: because.into(), rule: None, command: None };
+        }
+    }
+
+    /// Answers a question or makes a change, as asked by another process.
+    ///
+    /// # Errors
+    /// What is against it, in words.
+    pub fn request(&self, request: &GuestRequest) -> Result<serde_json::Value, String> {
+        let rules = Rules { policy: &self.policy, guest: &self.guest, given: &self.given, store: self.store.as_ref() };
+        if let Some(done) = rules.request(request, || _ = self.nat.with(|engine, now| engine.judge_again(now))) {
+            return done;
+        }
+        let words = |e: NetworkError| crate::words(&e);
+        Ok(match request {
+            GuestRequest::AddPort(text) => {
+                let spec = text.parse::<ForwardSpec>().map_err(|e| e.to_string())?;
+                json!(self.add_forward(spec).map_err(words)?)
+            }
+            GuestRequest::RemovePort { protocol, port } => json!(self.remove_forward(*protocol, *port).map_err(words)?),
+            GuestRequest::Ports => json!(self.forwards()),
+            GuestRequest::NatTable => json!(self.translations().into_iter().take(MAX_LISTED).collect::<Vec<_>>()),
+            GuestRequest::Why { protocol, source, destination: (to, port) } => {
+                let own = self.address();
+                json!(self.why(*protocol, source.unwrap_or(own), SocketAddr::new(to.unwrap_or(own), *port)))
+            }
+            GuestRequest::StartCapture(path) => json!(self.start_capture(path).map_err(words)?),
+            GuestRequest::StopCapture => json!(self.stop_capture().map_err(|e| e.to_string())?),
+            GuestRequest::Groups => {
+                self.read_groups();
+                json!(self.nat.with(|engine, now| engine.judge_again(now)))
+            }
+            other => return Err(format!("not understood: {other:?}")),
+        })
+    }
+
+    fn read_groups(&self) {
+        let Some(store) = &self.store else { return };
+        match store.groups() {
+            Ok(groups) => self.policy.set_groups(groups),
+            Err(e) => tracing::warn!(error = %e, "the security groups cannot be read"),
+        }
     }
 
     /// Begins to write what passes to a pcap file; ends a capture that is under way.

@@ -16,7 +16,7 @@ struct Bell {
 }
 
 /// Moves frames between `a` and `b` until the link of one is down. Each is told what the other takes undone.
-pub(crate) fn splice(mut a: impl NetPort, mut b: impl NetPort) {
+pub fn splice(mut a: impl NetPort, mut b: impl NetPort) {
     let bell = Arc::new(Bell::default());
     let ring = bell.clone();
     let notify: Notify = Arc::new(move || {

@@ -53,7 +53,8 @@ fn forwards_and_rules_change_while_it_lives() {
     net.remove_forward(Protocol::Tcp, 80).unwrap();
     assert!(net.remove_forward(Protocol::Tcp, 80).is_err() && !why().allowed && net.forwards().is_empty());
     let rule = "service http".parse().unwrap();
-    assert!(net.change_rule(visor_firewall::Scope::Runtime, Direction::Inbound, &rule, true) && why().allowed);
+    assert!(net.change_rule(visor_firewall::Scope::Runtime, Direction::Inbound, &rule, true) && !why().allowed);
+    assert!(why().because.contains("but no port of the host leads to port 80/tcp of vm"), "{}", why().because);
     assert_eq!(net.reload(true).dropped, [rule]);
     net.reload(false);
     assert!(!why().allowed && net.firewall().runtime().inbound.is_empty());

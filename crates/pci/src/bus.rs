@@ -116,6 +116,35 @@ impl PciBus {
         Ok(())
     }
 
+    /// Takes all functions of `device` off the bus, as when it is pulled out: they are reset, and no address leads to them any
+    /// more. They are dropped by the caller, who must not hold the bus while that takes time.
+    pub fn remove(&mut self, device: u8) -> Vec<Arc<Mutex<dyn PciDevice>>> {
+        let (gone, kept): (Vec<Slot>, Vec<Slot>) =
+            std::mem::take(&mut self.slots).into_iter().partition(|s| s.at.device == device);
+        self.slots = kept;
+        let mut functions = Vec::new();
+        for slot in gone {
+            for old in slot.bars.iter().filter_map(|b| b.claimed) {
+                release(&self.pio, &self.mmio, old);
+            }
+            let mut function = lock(&slot.function);
+            for (i, _) in slot.bars.iter().enumerate().filter(|(_, b)| b.claimed.is_some()) {
+                function.bar_moved(i as u8, None);
+            }
+            function.reset();
+            drop(function);
+            functions.push(slot.function);
+        }
+        // A BAR that found its place taken gets it now.
+        (0..self.slots.len()).for_each(|i| self.claim(i));
+        functions
+    }
+
+    /// Whether `device` has functions.
+    pub fn is_taken(&self, device: u8) -> bool {
+        self.slots.iter().any(|s| s.at.device == device)
+    }
+
     /// The routing of interrupt pins after reset, for ACPI's _PRT. Level-triggered, active high.
     pub fn routing(&self) -> Vec<IntxRoute> {
         intx::routing()

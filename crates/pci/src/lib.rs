@@ -25,6 +25,7 @@ mod intx;
 mod msi;
 mod msix;
 mod ports;
+mod rom;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ pub use interrupts::Interrupts;
 pub use intx::{IntxLine, IntxPin, IntxRoute, IntxRouter};
 pub use msi::Msi;
 pub use msix::{MsixLayout, NO_VECTOR};
+pub use rom::rom_for;
 
 /// Where a function sits on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,6 +127,9 @@ pub enum PciError {
         /// Its size in bytes.
         size: u64,
     },
+    /// A file that was to be an expansion ROM is none.
+    #[error("{0} bytes that are no PCI expansion ROM")]
+    Rom(usize),
     /// The capability list is full.
     #[error("no room for a PCI capability of {0} bytes")]
     Capability(usize),

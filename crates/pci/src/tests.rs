@@ -233,6 +233,26 @@ fn a_bar_over_another_waits_until_that_one_leaves() {
 }
 
 #[test]
+fn a_device_that_is_taken_out_leaves_nothing_behind() {
+    let rig = Rig::new();
+    rig.pci.lock().unwrap().assign_resources().unwrap();
+    assert_eq!(rig.load(0xc000_3fff), 2);
+    rig.probe.lock().unwrap().irq.set_intx(true);
+    assert_eq!(rig.irq.0.lock().unwrap().last(), Some(&(10, true)));
+    let gone = rig.pci.lock().unwrap().remove(AT.device);
+    assert_eq!(gone.len(), 1);
+    assert!(!rig.pci.lock().unwrap().is_taken(AT.device));
+    assert_eq!(rig.read32(AT, 0), !0);
+    assert_eq!((rig.load(0xc000_3fff), rig.load(0xc000_400c)), (0xff, 0xff));
+    assert_eq!(rig.irq.0.lock().unwrap().last(), Some(&(10, false)), "its pin falls");
+    let mut pci = rig.pci.lock().unwrap();
+    assert_eq!(pci.free_device().unwrap(), AT);
+    let again = Arc::new(Mutex::new(Probe::new(rig.msi.clone(), pci.intx(AT, IntxPin::A))));
+    pci.add(AT, again).unwrap();
+    assert!(pci.is_taken(AT.device));
+}
+
+#[test]
 fn resources_are_assigned_without_overlap() {
     let rig = Rig::new();
     rig.pci.lock().unwrap().assign_resources().unwrap();

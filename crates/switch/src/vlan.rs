@@ -13,6 +13,12 @@ pub struct VlanId(u16);
 #[error("{0} is not a VLAN; they are numbered 1 to 4094")]
 pub struct VlanIdError(pub u16);
 
+impl Default for VlanId {
+    fn default() -> Self {
+        VlanId::DEFAULT
+    }
+}
+
 impl VlanId {
     /// The VLAN of ports that say nothing else.
     pub const DEFAULT: VlanId = VlanId(1);

@@ -1,4 +1,4 @@
-//! Virtio 1.2 devices over PCI: console, entropy, block, network, input.
+//! Virtio 1.2 devices over PCI: console, entropy, block, SCSI, network, input.
 //!
 //! [`VirtioPci`] is the transport: a PCI function with the modern register layout (virtio 1.2 §4.1) around a [`VirtioDevice`].
 //! The two share [`Queues`]: split virtqueues over guest RAM, from which [`Chain`]s of buffers are taken and to which they are
@@ -15,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod blk;
+mod block_buffer;
 mod buffer;
 pub mod console;
 pub mod input;
@@ -22,6 +23,7 @@ pub mod net;
 mod pci;
 mod queues;
 pub mod rng;
+pub mod scsi;
 #[cfg(test)]
 mod testing;
 

@@ -1,7 +1,7 @@
 //! Linux guests that tests and measurements are made with: Debian's unmodified kernel, and an initial ramfs with busybox and
 //! programs in C that are compiled on the spot.
 //!
-//! - `bench/`: the guest benchmark, whose rows `cargo xtask bench guest` compares; [`mod@bench`] makes its guest;
+//! - `bench/`: the guest benchmark, whose rows `cargo xtask bench guest` compares; [`mod@bench`] makes its guest, and that of `disk/`, the disk benchmark of `cargo xtask bench disk`;
 //! - `stress/`: programs that try what CPU engines get wrong - changing code, faults, signals, debuggers, memory order, translations
 //!   that change, the kernel's own patching; [`stress`] makes and runs their guest;
 //! - [`ramfs`]: an initial ramfs; [`cc`]: the C compiler.

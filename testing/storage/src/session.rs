@@ -80,7 +80,7 @@ impl Session {
     ///
     /// # Errors
     /// If it goes on for ten minutes.
-    pub fn end(mut self) -> anyhow::Result<StopReason> {
+    pub fn end(self) -> anyhow::Result<StopReason> {
         match self.machine.wait_timeout(PATIENCE) {
             Some(reason) => Ok(reason),
             None => bail!("the guest goes on; all it said:\n{}", self.log),

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
+use super::{DiskArgs, disk_guest};
 use crate::shell::{cargo, root, step};
 
 /// Requests of a row of random ones, how many at a time, and how far apart: an odd number of blocks, so that all are visited.
@@ -16,22 +17,39 @@ const REQUESTS: u64 = 60_000;
 const DEPTH: &str = "32";
 const STEP: u64 = 4096 * 7919;
 
-/// Runs the comparison in `directory`, with a disk of `mib` MiB of data.
-pub(super) fn run(pairs: usize, directory: Option<&Path>, mib: u64) -> anyhow::Result<()> {
-    step("build", &mut cargo(&["build", "--release", "--package", "visor"]))?;
-    step("build", &mut cargo(&["build", "--release", "--package", "visor-disk", "--example", "backend"]))?;
-    let base = directory.map_or_else(|| root().join("target"), Path::to_owned);
-    let bench = Bench { folder: Folder::new(&base)?, pairs };
-    bench.source(mib)?;
-    println!("{:<44}{:>10}{:>10}{:>8}", "row", "visor, s", "other, s", "ratio");
-    bench.creation()?;
-    bench.copies()?;
-    bench.requests()
+/// Runs the comparison.
+pub(super) fn run(args: &DiskArgs) -> anyhow::Result<()> {
+    let profile = ["--profile", &args.profile, "--quiet"];
+    step("build", cargo(&["build", "--package", "visor"]).args(profile))?;
+    step("build", cargo(&["build", "--package", "visor-disk", "--example", "backend"]).args(profile))?;
+    let base = args.directory.clone().unwrap_or_else(|| root().join("target"));
+    let built = root().join("target").join(&args.profile);
+    let text = |p: PathBuf| p.to_string_lossy().into_owned();
+    let (visor, backend) = (text(built.join("visor")), text(built.join("examples/backend")));
+    let bench = Bench { folder: Folder::new(&base)?, pairs: args.pairs.max(1), visor, backend };
+    bench.source(args.mib)?;
+    println!("{:<46}{:>10}{:>10}{:>8}", "row", "visor, s", "other, s", "ratio");
+    let wanted = |part: &str| args.only.is_empty() || args.only.iter().any(|p| p == part);
+    if wanted("create") {
+        bench.creation(&args.static_size)?;
+    }
+    if wanted("copy") {
+        bench.copies()?;
+    }
+    if wanted("requests") {
+        bench.requests()?;
+    }
+    if wanted("guest") {
+        disk_guest::run(&bench.folder.0, &bench.visor, bench.pairs)?;
+    }
+    Ok(())
 }
 
 struct Bench {
     folder: Folder,
     pairs: usize,
+    visor: String,
+    backend: String,
 }
 
 impl Bench {
@@ -81,8 +99,8 @@ impl Bench {
         Ok(out.trim().parse().unwrap_or(elapsed))
     }
 
-    fn creation(&self) -> anyhow::Result<()> {
-        let (visor, new) = (visor(), self.path("new.qcow2"));
+    fn creation(&self, fixed: &str) -> anyhow::Result<()> {
+        let (visor, new) = (self.visor.clone(), self.path("new.qcow2"));
         self.row(
             "create 50 GiB dynamic / qemu-img",
             &[&visor, "-q", "disk", "create", &new, "--size", "50G"],
@@ -93,16 +111,18 @@ impl Bench {
         println!("    takes {taken} bytes");
         let raw = self.path("new.raw");
         self.row(
-            "create 1 GiB static / fallocate",
-            &[&visor, "-q", "disk", "create", &raw, "--size", "1G", "--alloc", "static"],
-            &["fallocate", "-l", "1G", &raw],
+            &format!("create {fixed} static / fallocate"),
+            &[&visor, "-q", "disk", "create", &raw, "--size", fixed, "--alloc", "static"],
+            &["fallocate", "-l", fixed, &raw],
             &[&raw],
-        )
+        )?;
+        println!("    takes {} bytes", std::fs::metadata(&raw)?.blocks() * 512);
+        Ok(std::fs::remove_file(&raw)?)
     }
 
     fn copies(&self) -> anyhow::Result<()> {
         let (visor, raw, q, z, out) =
-            (visor(), self.path("in.raw"), self.path("in.qcow2"), self.path("z.qcow2"), self.path("out"));
+            (self.visor.clone(), self.path("in.raw"), self.path("in.qcow2"), self.path("z.qcow2"), self.path("out"));
         output(&["qemu-img", "convert", "-f", "raw", "-O", "qcow2", &raw, &q])?;
         output(&["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", &raw, &z])?;
         let theirs = |from: &str, to: &str, input: &str, extra: &[&str]| -> Vec<String> {
@@ -146,12 +166,11 @@ impl Bench {
     }
 
     fn requests(&self) -> anyhow::Result<()> {
-        let backend = root().join("target/release/examples/backend").to_string_lossy().into_owned();
         let (count, step) = (REQUESTS.to_string(), STEP.to_string());
         for (name, file) in [("raw", "in.raw"), ("qcow2", "in.qcow2")] {
             let path = self.path(file);
             for (op, flag) in [("read", None), ("write", Some("-w"))] {
-                let ours = [&*backend, &path, op, &count, DEPTH, "4096", &step];
+                let ours = [&*self.backend, &path, op, &count, DEPTH, "4096", &step];
                 let mut theirs =
                     vec!["qemu-img", "bench", "-f", name, "-c", &count, "-d", DEPTH, "-s", "4096", "-S", &step];
                 theirs.extend(flag);
@@ -170,20 +189,16 @@ impl Bench {
     }
 }
 
-fn visor() -> String {
-    root().join("target/release/visor").to_string_lossy().into_owned()
+pub(super) fn print_row(name: &str, ours: f64, theirs: f64) {
+    println!("{name:<46}{ours:>10.4}{theirs:>10.4}{:>8.2}", ours / theirs.max(1e-9));
 }
 
-fn print_row(name: &str, ours: f64, theirs: f64) {
-    println!("{name:<44}{ours:>10.4}{theirs:>10.4}{:>8.2}", ours / theirs.max(1e-9));
-}
-
-fn median(mut v: Vec<f64>) -> f64 {
+pub(super) fn median(mut v: Vec<f64>) -> f64 {
     v.sort_by(f64::total_cmp);
     v.get(v.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn output(argv: &[&str]) -> anyhow::Result<String> {
+pub(super) fn output(argv: &[&str]) -> anyhow::Result<String> {
     let (program, args) = argv.split_first().context("nothing to run")?;
     let out = Command::new(program).args(args).stdin(Stdio::null()).output().with_context(|| {
         format!("cannot run {program}; the comparison needs qemu-utils: apt-get install qemu-utils")

@@ -2,12 +2,13 @@
 //!
 //! - `boot`: one kernel from exec to its first line; `guest`: the rows of the guest benchmark;
 //! - `firmware`: from exec to the boot loader's first byte, through SeaBIOS and OVMF;
-//! - `disk`: disk images against QEMU's tools;
+//! - `disk`: disk images against QEMU's tools; `disk_guest`: requests of a guest against QEMU's;
 //! - `net`: the address translator and others;
 //! - `side`: the commands of both sides, and a run of one; `table`: what is printed.
 
 mod boot;
 mod disk;
+mod disk_guest;
 mod firmware;
 mod guest;
 mod net;
@@ -64,18 +65,31 @@ pub(crate) enum What {
         #[arg(short = 'n', long, default_value_t = 15)]
         rounds: u32,
     },
-    /// Disk images: creating, converting, compacting and random requests against qemu-img.
-    Disk {
-        /// Pairs of runs; the medians are printed.
-        #[arg(short = 'n', long, default_value_t = 3)]
-        pairs: usize,
-        /// Where the images are made (default: target).
-        #[arg(long)]
-        directory: Option<PathBuf>,
-        /// Size of the disk that is copied, in MiB.
-        #[arg(long, default_value_t = 768)]
-        mib: u64,
-    },
+    /// Disk images: creating, converting, compacting and random requests against qemu-img; requests of a guest against QEMU's.
+    Disk(DiskArgs),
+}
+
+/// Arguments of `bench disk`.
+#[derive(clap::Args)]
+pub(crate) struct DiskArgs {
+    /// Pairs of runs; the medians are printed.
+    #[arg(short = 'n', long, default_value_t = 3)]
+    pairs: usize,
+    /// Where the images are made (default: target).
+    #[arg(long)]
+    directory: Option<PathBuf>,
+    /// Size of the disk that is copied, in MiB.
+    #[arg(long, default_value_t = 768)]
+    mib: u64,
+    /// Size of the static disk, as fallocate(1) has it.
+    #[arg(long, default_value = "8G")]
+    static_size: String,
+    /// Only these parts, by comma: create, copy, requests, guest.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Build with this profile.
+    #[arg(long, default_value = "release")]
+    profile: String,
 }
 
 /// Arguments of `bench guest`.
@@ -113,7 +127,7 @@ pub(crate) fn run(what: What) -> anyhow::Result<()> {
         What::Screen { rounds } => screen(rounds),
         What::Guest(args) => guest::run(&args),
         What::Net { seconds, rounds, only } => net::run(seconds, rounds, &only),
-        What::Disk { pairs, directory, mib } => disk::run(pairs, directory.as_deref(), mib),
+        What::Disk(args) => disk::run(&args),
     }
 }
 

@@ -56,6 +56,12 @@ impl Side {
         Ok(Side { name: "visor".to_owned(), words })
     }
 
+    /// A command in parts.
+    pub(super) fn with(name: &str, program: &[&str], more: &[&str], rest: &[&str]) -> Self {
+        let words = [program, more, rest].concat();
+        Side { name: name.to_owned(), words: words.into_iter().map(str::to_owned).collect() }
+    }
+
     /// QEMU: a path, or a whole command.
     pub(super) fn qemu(name: String, command: &str) -> anyhow::Result<Self> {
         let mut words: Vec<String> = split(command).collect();

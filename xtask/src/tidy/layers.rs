@@ -13,6 +13,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("visor-fpu", "visor-x86"),
     ("visor-engine-soft", "visor-apic"),
     ("visor-virtio", "visor-pci"),
+    ("visor-virtio", "visor-storage"),
     ("visor-iommu", "visor-pci"),
     ("visor-display", "visor-pci"),
     ("visor-storage", "visor-pci"),

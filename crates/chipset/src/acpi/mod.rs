@@ -21,6 +21,7 @@
 //! and, if RTC_EN is set, the RTC's interrupt; the registers are kept over it, with WAK_STS added.
 
 mod device;
+mod hotplug;
 mod reset;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use visor_device::{Clock, IrqLine, Nanos, TimerDevice, TimerSlot};
 use crate::PowerSink;
 
 pub use device::PmBlock;
+pub use hotplug::{EjectSink, PCI_PLUG_GPE, PCI_PLUG_PORT, PCI_PLUG_PORTS, PciPlug};
 pub use reset::{RESET_PORT, RESET_VALUE, ResetControl};
 
 /// First port of the block of 64 ports ([`PmBlock`]) where a BIOS puts it; register numbers here count from there.

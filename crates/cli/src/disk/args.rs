@@ -13,7 +13,10 @@ pub(crate) enum DiskCommand {
     #[command(after_help = "Examples:
   visor disk create data --size 10G                     grows as the guest writes (qcow2)
   visor disk create data --size 10G --alloc static      all space taken now (raw)
-  visor disk create ./work.qcow2 --size 20G --backing base.qcow2")]
+  visor disk create ./work.qcow2 --size 20G --backing base.qcow2
+  visor disk create web --backing https://store/debian.qcow2
+  visor disk create secret --size 10G --encrypt         asks for a passphrase; readable by cryptsetup
+  visor disk create secret --size 10G --encrypt --key-file secret.key")]
     Create(CreateArgs),
     /// List disks: capacity, space taken on the host, space used by the guest, and waste.
     #[command(
@@ -67,7 +70,8 @@ pub(crate) enum DiskCommand {
     #[command(after_help = "Examples:
   visor disk convert old.vmdk data --format qcow2
   visor disk convert data ./data.raw --alloc static
-  visor disk convert data ./data.qcow2 --compress")]
+  visor disk convert data ./data.qcow2 --compress
+  visor disk convert data secret --encrypt --key-file secret.key")]
     Convert(ConvertArgs),
     /// Change the size of a disk. Shrinking below the data is refused.
     #[command(
@@ -95,6 +99,11 @@ pub(crate) enum DiskCommand {
         #[arg(long)]
         json: bool,
     },
+    /// List, add and remove the keys of an encrypted disk.
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// Keep states of a disk, and go back to them.
     Snapshot {
         #[command(subcommand)]
@@ -115,12 +124,16 @@ pub(crate) enum DiskCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Offer a disk to others over NBD, until ctrl-C. There is no encryption: TCP is for trusted networks.
+    /// Offer disks to others over NBD, until ctrl-C. Without --tls-cert there is no encryption: TCP is for trusted networks then.
     #[command(after_help = "Examples:
   visor disk serve data --socket /run/user/1000/data.sock
   visor disk serve data --listen 127.0.0.1:10809 --read-only
+  visor disk serve data logs --listen 0.0.0.0:10809 --tls-cert server.pem --tls-key server.key --tls-ca ca.pem \\
+    --allow data=web1 --allow logs=web1 --allow logs=web2
   visor run tiny --disk 'nbd+unix:///data?socket=/run/user/1000/data.sock'")]
     Serve(ServeArgs),
+    #[command(flatten)]
+    Live(super::live::LiveCommand),
     /// Remove a disk that nobody uses.
     #[command(
         visible_alias = "delete",
@@ -130,6 +143,54 @@ pub(crate) enum DiskCommand {
         /// The disks.
         #[arg(required = true)]
         disks: Vec<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum KeyCommand {
+    /// List the keys of a disk: which slots are in use, not what is in them.
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  visor disk key ls secret\n  visor disk key ls secret --json\n  visor disk key ls ./work.luks"
+    )]
+    Ls {
+        /// The disk.
+        disk: String,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let another key open the disk too. Needs one that does.
+    #[command(after_help = "Examples:
+  visor disk key add secret                                        asks for both
+  visor disk key add secret --key-file old.key --new-key-file new.key
+  visor disk key add secret --keyring                              from now on without asking")]
+    Add {
+        /// The disk.
+        disk: String,
+        /// A key that opens it; otherwise the keyring or a person is asked.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+        /// The new key; otherwise a person is asked.
+        #[arg(long, value_name = "FILE")]
+        new_key_file: Option<PathBuf>,
+        /// Make a random key and keep it in the user's keyring.
+        #[arg(long, conflicts_with = "new_key_file")]
+        keyring: bool,
+    },
+    /// Remove a key for good.
+    #[command(
+        visible_alias = "delete",
+        after_help = "Examples:\n  visor disk key rm secret 0\n  visor -q disk key rm secret 1\n  visor disk key rm secret 1 --last     the data is lost for ever"
+    )]
+    Rm {
+        /// The disk.
+        disk: String,
+        /// Its slot, from `visor disk key ls`.
+        slot: u32,
+        /// Even if it is the last one.
+        #[arg(long)]
+        last: bool,
     },
 }
 
@@ -162,14 +223,15 @@ pub(crate) enum SnapshotCommand {
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct ServeArgs {
-    /// The disk.
-    pub(super) disk: String,
-    /// Its format, where the contents shall not decide.
+    /// The disks.
+    #[arg(required = true)]
+    pub(super) disks: Vec<String>,
+    /// Their format, where the contents shall not decide.
     #[arg(long, value_parser = parse_format)]
     pub(super) format: Option<Format>,
-    /// Name under which it is offered; the disk's own if left out.
+    /// Names under which they are offered, in the same order; the disks' own if left out.
     #[arg(long, value_name = "NAME")]
-    pub(super) export: Option<String>,
+    pub(super) export: Vec<String>,
     /// Listen at this socket.
     #[arg(long, value_name = "PATH", required_unless_present = "listen", conflicts_with = "listen")]
     pub(super) socket: Option<PathBuf>,
@@ -179,6 +241,22 @@ pub(crate) struct ServeArgs {
     /// Nobody may write.
     #[arg(long)]
     pub(super) read_only: bool,
+    /// Key of encrypted disks; otherwise the keyring or a person is asked.
+    #[arg(long, value_name = "FILE")]
+    pub(super) key_file: Option<PathBuf>,
+    /// Speak TLS only, with this certificate (PEM, with the chain behind it).
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// The certificate's key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(super) tls_key: Option<PathBuf>,
+    /// Only for clients with a certificate of this authority.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(super) tls_ca: Option<PathBuf>,
+    /// Only for the client whose certificate has this DNS name, or this fingerprint as `sha256:HEX`; for one export with `EXPORT=`.
+    /// Can be repeated.
+    #[arg(long, value_name = "[EXPORT=]NAME", requires = "tls_ca")]
+    pub(super) allow: Vec<String>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -213,9 +291,14 @@ pub(crate) struct CreateArgs {
     pub(super) size: Option<u64>,
     #[command(flatten)]
     pub(super) how: How,
-    /// Show this image where nothing was written yet.
-    #[arg(long, value_name = "FILE")]
+    /// Show this image where nothing was written yet: a disk, a file, or a file of a web server (`https://...`), which is read by ranges
+    /// and kept in a cache.
+    #[arg(long, value_name = "FILE|URL")]
     pub(super) backing: Option<String>,
+    #[command(flatten)]
+    pub(super) web: super::web::WebArgs,
+    #[command(flatten)]
+    pub(super) encrypt: super::encrypt::EncryptArgs,
     /// Print as JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -246,8 +329,13 @@ pub(crate) struct ConvertArgs {
     /// Format of the source, where its contents shall not decide.
     #[arg(long, value_parser = parse_format)]
     pub(super) source_format: Option<Format>,
+    /// Key of an encrypted source; otherwise the keyring or a person is asked.
+    #[arg(long, value_name = "FILE")]
+    pub(super) source_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub(super) how: How,
+    #[command(flatten)]
+    pub(super) encrypt: super::encrypt::EncryptArgs,
     /// Compress (qcow2).
     #[arg(long)]
     pub(super) compress: bool,

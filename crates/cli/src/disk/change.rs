@@ -8,6 +8,7 @@ use visor_disk::{Access, ConvertOptions, Format, ImageOptions, NewFile, Opened, 
 use visor_qcow2::{CreateOptions, FileStorage, Image, Preallocation, Report, Source};
 
 use super::args::Which;
+use super::live;
 use super::names::{self, find};
 use super::work::{Work, block_failure, host_failure, human, image_failure, open};
 use super::{create, failure};
@@ -186,12 +187,18 @@ fn find_zeroes(
 pub(super) fn resize(which: &Which, size: &str, quiet: bool) -> Result<u8, Failure> {
     let path = find(&which.disk)?;
     let bad = |e: String| Failure::new(format!("`{size}` is no size: {e}")).hint("write for example 20G or +5G");
+    let wanted = |old: u64| match size.strip_prefix('+') {
+        Some(more) => old.checked_add(parse_size(more).map_err(bad)?).ok_or_else(|| bad("too large".into())),
+        None => parse_size(size).map_err(bad),
+    };
+    if let Some((target, name, old)) = live::user_of(&path) {
+        let new = live::resize(&target, &name, wanted(old)?)?;
+        tell_size(&path, which, old, new, quiet);
+        return Ok(0);
+    }
     let opened = open(&path, Access::ReadWrite, which.format)?;
     let old = opened.source().size();
-    let new = match size.strip_prefix('+') {
-        Some(more) => old.checked_add(parse_size(more).map_err(bad)?).ok_or_else(|| bad("too large".into()))?,
-        None => parse_size(size).map_err(bad)?,
-    };
+    let new = wanted(old)?;
     match &opened {
         Opened::Qcow2(image) => {
             let mut work = Work::new(quiet)?;
@@ -200,12 +207,16 @@ pub(super) fn resize(which: &Which, size: &str, quiet: bool) -> Result<u8, Failu
         Opened::Raw(source) => resize_raw(&path, &**source, old, new)?,
         Opened::Foreign(format, _) => return Err(create::cannot_make(*format)),
     }
+    tell_size(&path, which, old, new, quiet);
+    Ok(0)
+}
+
+fn tell_size(path: &Path, which: &Which, old: u64, new: u64, quiet: bool) {
     if which.json {
         println!("{}", json!({ "disk": path, "before": old, "size": new }));
     } else if !quiet {
         println!("{}: {} before, {} now", path.display(), human(old), human(new));
     }
-    Ok(0)
 }
 
 fn resize_raw(path: &Path, source: &dyn Source, old: u64, new: u64) -> Result<(), Failure> {

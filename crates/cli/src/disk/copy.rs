@@ -9,9 +9,9 @@ use visor_disk::{Access, ConvertOptions, Copied, Format, NewFile, Opened, Target
 use visor_qcow2::{Compression, CreateOptions, FileStorage, Image, Source};
 
 use super::args::{AllocArg, CompressionArg, ConvertArgs, How};
-use super::create;
 use super::names::{find, place};
 use super::work::{Work, block_failure, host_failure, human, image_failure, open};
+use super::{create, encrypt, keys};
 use crate::progress::Unit;
 use crate::report::Failure;
 
@@ -21,8 +21,12 @@ pub(super) fn convert(args: &ConvertArgs, quiet: bool) -> Result<u8, Failure> {
         return Err(Failure::new(format!("disks of format {format} cannot be compressed")).hint("--format qcow2"));
     }
     let source_path = find(&args.source)?;
+    if args.encrypt.encrypt {
+        return to_encrypted(args, &source_path, quiet);
+    }
     let target = place(&args.target, format)?;
-    let source = open(&source_path, Access::ReadOnly, args.source_format)?;
+    plain_name(&target)?;
+    let source = source(args, &source_path)?;
     let mut options = create::options(&args.how);
     if args.compress {
         options.compression = match args.compression {
@@ -33,11 +37,49 @@ pub(super) fn convert(args: &ConvertArgs, quiet: bool) -> Result<u8, Failure> {
     copy(&source, &target, format, &args.how, options, args.compress, args.json, quiet)
 }
 
+/// What is in the source, decrypted if it is encrypted.
+fn source(args: &ConvertArgs, path: &Path) -> Result<Opened, Failure> {
+    if args.source_key_file.is_some() || keys::is_encrypted(path) {
+        return encrypt::open_source(path, args.source_format, args.source_key_file.as_deref());
+    }
+    open(path, Access::ReadOnly, args.source_format)
+}
+
+fn to_encrypted(args: &ConvertArgs, source_path: &Path, quiet: bool) -> Result<u8, Failure> {
+    if args.how.format.is_some_and(|f| f != Format::Raw) || args.compress {
+        return Err(Failure::new("copies into encrypted disks are raw, and noise cannot be compressed")
+            .hint("leave --format and --compress out"));
+    }
+    let target = encrypt::place(&args.target, Format::Raw)?;
+    let source = source(args, source_path)?.source();
+    encrypt::copy(&*source, &target, args.how.alloc, &args.encrypt, quiet)?;
+    if args.json {
+        println!("{}", json!({ "disk": target, "format": "raw", "size": source.size(), "encrypted": true }));
+    } else if !quiet {
+        println!("{}  raw, encrypted, {}", target.display(), human(source.size()));
+    }
+    Ok(0)
+}
+
+/// A name that says that a disk is encrypted must not lie.
+fn plain_name(target: &Path) -> Result<(), Failure> {
+    if keys::is_encrypted(target) {
+        return Err(Failure::new(format!("{} is the name of an encrypted disk", target.display()))
+            .hint("--encrypt makes one; otherwise choose another name"));
+    }
+    Ok(())
+}
+
 pub(super) fn clone(disk: &str, new: &str, linked: bool, as_json: bool, quiet: bool) -> Result<u8, Failure> {
     let path = find(disk)?;
     let how = How { alloc: AllocArg::Dynamic, format: None, cluster_size: None, extended_l2: false };
+    // A copy of a volume is a volume, and has the same keys.
+    let place = |format: Format| match keys::is_encrypted(&path) {
+        true => encrypt::place(new, format),
+        false => place(new, format).and_then(|p| plain_name(&p).map(|()| p)),
+    };
     if linked {
-        let target = place(new, Format::Qcow2)?;
+        let target = place(Format::Qcow2)?;
         let size = create::overlay(&target, &path, None, Format::Qcow2, &how, quiet)?;
         if as_json {
             println!("{}", json!({ "disk": target, "size": size, "backing": path }));
@@ -46,9 +88,9 @@ pub(super) fn clone(disk: &str, new: &str, linked: bool, as_json: bool, quiet: b
         }
         return Ok(0);
     }
-    let source = open(&path, Access::ReadOnly, None)?;
+    let source = open(&path, Access::ReadOnly, encrypt::outer(&path))?;
     let format = source.format();
-    let target = place(new, format)?;
+    let target = place(format)?;
     let mut options = create::options(&how);
     if let Opened::Qcow2(image) = &source {
         let i = image.describe();

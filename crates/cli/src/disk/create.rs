@@ -4,19 +4,26 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
-use visor_disk::{Access, Alloc, Format, ImageOptions, NewFile, Opened, RawDisk, open_image};
+use visor_disk::{Access, Alloc, Format, ImageOptions, NewFile, Opened, RawDisk, is_remote, open_image};
 use visor_qcow2::{CreateOptions, FileStorage, Image, Preallocation, Storage};
 
 use super::args::{AllocArg, CreateArgs, How};
 use super::work::{Work, block_failure, host_failure, human, image_failure};
-use super::{failure, names};
+use super::{encrypt, failure, names, web};
 use crate::progress::Unit;
 use crate::report::Failure;
 
 pub(super) fn create(args: &CreateArgs, quiet: bool) -> Result<u8, Failure> {
+    if args.encrypt.encrypt {
+        return encrypted(args, quiet);
+    }
+    if args.encrypt.key_file.is_some() {
+        return Err(Failure::new("a key is for encrypted disks").hint("--encrypt"));
+    }
     let format = format(&args.how, args.backing.is_some());
     let path = names::place(&args.disk, format)?;
     let size = match &args.backing {
+        Some(url) if is_remote(url) => web_overlay(&path, url, args, format, quiet)?,
         Some(backing) => overlay(&path, &names::find(backing)?, args.size, format, &args.how, quiet)?,
         None => {
             let size = args.size.unwrap_or_default();
@@ -28,12 +35,39 @@ pub(super) fn create(args: &CreateArgs, quiet: bool) -> Result<u8, Failure> {
             size
         }
     };
-    let taken = std::fs::metadata(&path).map_or(0, |m| std::os::unix::fs::MetadataExt::blocks(&m) * 512);
+    tell(args, &path, format, size, quiet)
+}
+
+/// An encrypted disk: a raw file unless another format is wanted.
+fn encrypted(args: &CreateArgs, quiet: bool) -> Result<u8, Failure> {
+    let (Some(size), None) = (args.size, &args.backing) else {
+        return Err(Failure::new("an encrypted disk cannot show an image that is not encrypted")
+            .hint("visor disk convert IMAGE NEW --encrypt copies it into an encrypted disk"));
+    };
+    let format = args.how.format.unwrap_or(Format::Raw);
+    let path = encrypt::place(&args.disk, format)?;
+    match format {
+        Format::Raw => encrypt::create_raw(&path, size, args.how.alloc, &args.encrypt)?,
+        _ => {
+            let whole = size.checked_add(visor_luks::Luks::DATA_OFFSET).ok_or_else(|| Failure::new("too large"))?;
+            qcow2(&path, CreateOptions { size: whole, ..options(&args.how) }, quiet)?;
+            encrypt::finish(&path, format, &args.encrypt)?;
+        }
+    }
+    tell(args, &path, format, size, quiet)
+}
+
+fn tell(args: &CreateArgs, path: &Path, format: Format, size: u64, quiet: bool) -> Result<u8, Failure> {
+    let taken = std::fs::metadata(path).map_or(0, |m| std::os::unix::fs::MetadataExt::blocks(&m) * 512);
+    let encrypted = args.encrypt.encrypt;
     if args.json {
-        let value = json!({ "path": path, "format": format.name(), "size": size, "allocated": taken });
+        let value = json!({
+            "path": path, "format": format.name(), "size": size, "allocated": taken, "encrypted": encrypted,
+        });
         println!("{}", serde_json::to_string_pretty(&value)?);
     } else if !quiet {
-        println!("{}  {format}, {}, {} taken", path.display(), human(size), human(taken));
+        let how = if encrypted { ", encrypted" } else { "" };
+        println!("{}  {format}{how}, {}, {} taken", path.display(), human(size), human(taken));
     }
     Ok(0)
 }
@@ -95,7 +129,8 @@ pub(super) fn overlay(
         return Err(Failure::new("only qcow2 disks have a backing file").hint("--format qcow2"));
     }
     // Open while the new image is made: its user must not be changing it.
-    let open = ImageOptions { policy: names::policy(), ..ImageOptions::new(Access::ReadOnly) };
+    let open =
+        ImageOptions { policy: names::policy(), remote: super::web::opener(), ..ImageOptions::new(Access::ReadOnly) };
     let base = open_image(backing, &open).map_err(failure)?;
     let source = base.source();
     let size = size.unwrap_or(source.size());
@@ -113,6 +148,23 @@ pub(super) fn overlay(
         let _ = std::fs::remove_file(path);
         failure(e)
     })?;
+    Ok(size)
+}
+
+/// A qcow2 image over a file of a web server. Returns its size.
+fn web_overlay(path: &Path, url: &str, args: &CreateArgs, format: Format, quiet: bool) -> Result<u64, Failure> {
+    if format != Format::Qcow2 {
+        return Err(Failure::new("only qcow2 disks have a backing file").hint("--format qcow2"));
+    }
+    let (source, base) = web::backing(url, &args.web)?;
+    let size = args.size.unwrap_or(source.size());
+    let create = CreateOptions {
+        size,
+        backing: Some((url.to_owned(), Some(base.name().to_owned()))),
+        backing_source: Some(source),
+        ..options(&args.how)
+    };
+    qcow2(path, create, quiet)?;
     Ok(size)
 }
 

@@ -102,7 +102,12 @@ pub(super) fn list(disks: &[String], as_json: bool) -> Result<u8, Failure> {
 
 /// A disk in use may be looked at, too: what is shown is what its file holds at the moment.
 fn look(path: &Path) -> Result<(Format, Usage), String> {
-    let options = ImageOptions { lock: false, policy: names::policy(), ..ImageOptions::new(Access::ReadOnly) };
+    let options = ImageOptions {
+        lock: false,
+        policy: names::policy(),
+        remote: super::web::opener(),
+        ..ImageOptions::new(Access::ReadOnly)
+    };
     let image = open_image(path, &options).map_err(|e| e.to_string())?;
     let usage = usage(path, &image).map_err(|f| f.error.to_string())?;
     Ok((image.format(), usage))
@@ -132,6 +137,10 @@ pub(super) fn info(which: &Which) -> Result<u8, Failure> {
     ];
     if let Opened::Qcow2(image) = &image {
         facts.extend(qcow2_facts(image, &path)?);
+    }
+    if super::keys::is_encrypted(&path) {
+        let (_, luks) = super::encrypt::header(&path, Access::ReadOnly)?;
+        facts.push(("encryption", super::encrypt::facts(&luks)));
     }
     if which.json {
         let map: serde_json::Map<String, Value> = facts.into_iter().map(|(k, v)| (k.replace(' ', "_"), v)).collect();

@@ -1,26 +1,35 @@
 //! `visor disk`: virtual disks as files.
 //!
 //! - `args`: the commands as data; `names`: from a name to a file;
-//! - `create`, `inspect` (ls, info), `map`, `change` (check, compact, resize, rm), `copy` (convert, clone), `snapshot`, `serve`, `bench`.
+//! - `create`, `inspect` (ls, info), `map`, `change` (check, compact, resize, rm), `copy` (convert, clone), `snapshot`, `serve`, `bench`;
+//! - `live`: disks of machines that run;
+//! - `encrypt`: encrypted disks; `keys`: where their keys come from; `web`: files of web servers.
 
 mod args;
 mod bench;
 mod change;
 mod copy;
 mod create;
+mod encrypt;
 mod inspect;
+mod keys;
+mod live;
 mod map;
 mod names;
 mod serve;
 mod snapshot;
+mod web;
 mod work;
 
 use visor_block::{BlockError, BlockErrorKind};
 use visor_machine::MachineError;
 
 pub(crate) use args::DiskCommand;
+pub(crate) use encrypt::outer;
+pub(crate) use keys::{is_encrypted, open as unlock};
 pub(crate) use names::{find, policy};
 pub(crate) use serve::connect;
+pub(crate) use web::{WebArgs, disk as web_disk, opener};
 
 use crate::report::Failure;
 
@@ -36,9 +45,11 @@ pub(crate) fn main(command: &DiskCommand, quiet: bool) -> Result<u8, Failure> {
         DiskCommand::Convert(args) => copy::convert(args, quiet),
         DiskCommand::Resize { which, size } => change::resize(which, size, quiet),
         DiskCommand::Clone { disk, new, linked, json } => copy::clone(disk, new, *linked, *json, quiet),
+        DiskCommand::Key { command } => encrypt::key(command, quiet),
         DiskCommand::Snapshot { command } => snapshot::main(command, quiet),
         DiskCommand::Bench { size, directory, json } => bench::bench(*size, directory.as_deref(), *json, quiet),
         DiskCommand::Serve(args) => serve::serve(args, quiet),
+        DiskCommand::Live(command) => live::main(command, quiet),
         DiskCommand::Rm { disks } => change::remove(disks, quiet),
     }
 }

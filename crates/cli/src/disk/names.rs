@@ -7,7 +7,7 @@ use visor_disk::{Format, Policy};
 use crate::report::Failure;
 
 /// Endings of disk files, the formats that are made here first.
-const ENDINGS: [&str; 7] = ["qcow2", "raw", "img", "vmdk", "vdi", "vhd", "vhdx"];
+const ENDINGS: [&str; 9] = ["qcow2", "raw", "luks", "luks.qcow2", "img", "vmdk", "vdi", "vhd", "vhdx"];
 
 /// Where disks with plain names live: `$XDG_DATA_HOME/visor/disks`, or the same under `~/.local/share`.
 pub(crate) fn directory() -> Result<PathBuf, Failure> {
@@ -47,6 +47,11 @@ pub(crate) fn find(name: &str) -> Result<PathBuf, Failure> {
 
 /// The file of a new disk.
 pub(crate) fn place(name: &str, format: Format) -> Result<PathBuf, Failure> {
+    place_as(name, format.name())
+}
+
+/// The file of a new disk, with this ending where a plain name is given.
+pub(super) fn place_as(name: &str, ending: &str) -> Result<PathBuf, Failure> {
     let path = Path::new(name);
     if name.contains('/') || path.extension().is_some_and(|e| ENDINGS.iter().any(|x| e == *x)) {
         return Ok(path.into());
@@ -67,7 +72,7 @@ pub(crate) fn place(name: &str, format: Format) -> Result<PathBuf, Failure> {
     let folder = directory()?;
     std::fs::create_dir_all(&folder)
         .map_err(|e| anyhow::Error::from(e).context(format!("cannot make {}", folder.display())))?;
-    Ok(folder.join(format!("{name}.{}", format.name())))
+    Ok(folder.join(format!("{name}.{ending}")))
 }
 
 /// The names and files of all disks in the user's folder, sorted.
@@ -76,13 +81,20 @@ pub(crate) fn all() -> Result<Vec<(String, PathBuf)>, Failure> {
     let Ok(entries) = std::fs::read_dir(directory()?) else { return Ok(list) };
     for path in entries.flatten().map(|e| e.path()) {
         let known = path.extension().and_then(|e| e.to_str()).is_some_and(|e| ENDINGS.contains(&e));
-        let name = path.file_stem().and_then(|n| n.to_str()).filter(|n| !n.starts_with('.'));
+        let stem = path.file_stem().and_then(|n| n.to_str()).filter(|n| !n.starts_with('.'));
+        let name = stem.map(|n| n.strip_suffix(".luks").unwrap_or(n));
         if let (true, Some(name)) = (known && path.is_file(), name) {
             list.push((name.to_owned(), path));
         }
     }
     list.sort();
     Ok(list)
+}
+
+/// The name of a disk without what says its format.
+pub(super) fn bare(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    stem.strip_suffix(".luks").unwrap_or(&stem).to_owned()
 }
 
 fn stored(name: &str) -> Option<PathBuf> {

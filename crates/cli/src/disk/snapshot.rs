@@ -1,11 +1,13 @@
 //! `visor disk snapshot`.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use visor_disk::Access;
 
 use super::args::{SnapshotArgs, SnapshotCommand, Which};
+use super::live;
 use super::names::find;
 use super::work::{human, image_failure, open_qcow2};
 use crate::report::Failure;
@@ -15,13 +17,24 @@ const NEEDS: &str = "has no snapshots";
 pub(super) fn main(command: &SnapshotCommand, quiet: bool) -> Result<u8, Failure> {
     match command {
         SnapshotCommand::Ls(which) => list(which),
-        SnapshotCommand::Create(args) => change(args, quiet, "created", |image, name| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as u32);
-            image.create_snapshot(name, now)
-        }),
+        SnapshotCommand::Create(args) => create(args, quiet),
         SnapshotCommand::Revert(args) => change(args, quiet, "restored", |image, name| image.revert_snapshot(name)),
         SnapshotCommand::Rm(args) => change(args, quiet, "removed", |image, name| image.delete_snapshot(name)),
     }
+}
+
+/// Of a disk that is in use, its machine makes the snapshot: what the guest has not written yet is not in it.
+fn create(args: &SnapshotArgs, quiet: bool) -> Result<u8, Failure> {
+    let path = find(&args.disk)?;
+    if let Some((target, name, _)) = live::user_of(&path) {
+        live::snapshot(&target, &name, &args.snapshot)?;
+        tell(&path, args, "created", quiet);
+        return Ok(0);
+    }
+    change(args, quiet, "created", |image, name| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as u32);
+        image.create_snapshot(name, now)
+    })
 }
 
 fn change(
@@ -33,12 +46,16 @@ fn change(
     let path = find(&args.disk)?;
     let image = open_qcow2(&path, Access::ReadWrite, None, NEEDS)?;
     f(&image, &args.snapshot).and_then(|()| image.flush()).map_err(image_failure(&path))?;
+    tell(&path, args, done, quiet);
+    Ok(0)
+}
+
+fn tell(path: &Path, args: &SnapshotArgs, done: &str, quiet: bool) {
     if args.json {
         println!("{}", json!({ "disk": path, "snapshot": args.snapshot, "result": done }));
     } else if !quiet {
         println!("{}: snapshot `{}` {done}", path.display(), args.snapshot);
     }
-    Ok(0)
 }
 
 fn list(which: &Which) -> Result<u8, Failure> {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::Signal;
 use visor_block::BlockError;
-use visor_disk::{Access, DiskSource, Format, ImageOptions, NbdAddress, Opened, open_image};
+use visor_disk::{Access, DiskSource, Format, ImageOptions, NbdAddress, Opened, TlsFiles, is_remote, open_image};
 use visor_qcow2::{Error, ErrorKind, Image};
 
-use super::{failure, names};
+use super::{WebArgs, failure, names};
 use crate::progress::{Phases, Unit};
 use crate::report::Failure;
 use crate::terminal::{catch_signals, take_signals};
@@ -49,10 +49,14 @@ impl Work {
 /// Opens an image for work on itself.
 pub(super) fn open(path: &Path, access: Access, format: Option<Format>) -> Result<Opened, Failure> {
     if let Some(text) = path.to_str().filter(|t| NbdAddress::is_one(t)) {
-        let disk = super::connect(text, access == Access::ReadOnly)?;
+        let disk = super::connect(text, access == Access::ReadOnly, &TlsFiles::default())?;
         return Ok(Opened::Foreign(Format::Raw, Arc::new(DiskSource(disk))));
     }
-    let options = ImageOptions { format, policy: names::policy(), ..ImageOptions::new(access) };
+    if let Some(url) = path.to_str().filter(|t| is_remote(t)) {
+        return Ok(Opened::Foreign(Format::Raw, super::web::source(url, format, &WebArgs::default())?.0));
+    }
+    let options =
+        ImageOptions { format, policy: names::policy(), remote: super::web::opener(), ..ImageOptions::new(access) };
     open_image(path, &options).map_err(failure)
 }
 

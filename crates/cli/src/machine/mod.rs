@@ -1,13 +1,20 @@
 //! Commands for machines that run, by their names. Each asks the machine's process through its control socket.
 //!
 //! - `list`: `ls`, `info`; `power`: `stop`, `kill`, `pause`, `resume`, `restart`;
+//! - `exec`: `exec`, `shell`; `console`, `screen`, `disc`, `timeline`: what they are called after; `launch`: starting in the background;
 //! - `args`: their command lines.
 //!
 //! Other commands find a machine by [`find`] and ask it by [`Target::call`]; how a verb is added stands on the page of `visor_control`.
 
 mod args;
+mod console;
+mod disc;
+pub(crate) mod exec;
+mod launch;
 mod list;
 mod power;
+mod screen;
+mod timeline;
 
 use std::time::Duration;
 
@@ -16,6 +23,7 @@ use serde::de::DeserializeOwned;
 use visor_control::{CallError, ClaimError, Client, Found, PlaceError, Places, near};
 
 pub(crate) use self::args::MachineCommand;
+pub(crate) use self::launch::{LaunchArgs, run};
 use crate::report::Failure;
 
 /// Runs a command for machines.
@@ -28,6 +36,14 @@ pub(crate) fn main(command: &MachineCommand, quiet: bool) -> Result<u8, Failure>
         MachineCommand::Pause { names } => power::simple(names, "power.pause"),
         MachineCommand::Resume { names } => power::simple(names, "power.resume"),
         MachineCommand::Restart { names } => power::simple(names, "power.reset"),
+        MachineCommand::Console { name, log } => console::console(name, *log, quiet),
+        MachineCommand::Exec { name, argv, env, cwd } => exec::exec(name, argv, env, cwd.as_deref(), quiet),
+        MachineCommand::Shell { name } => exec::exec(name, &["sh".into(), "-l".into()], &[], None, quiet),
+        MachineCommand::Screenshot { name, file } => screen::screenshot(name, file.as_deref()),
+        MachineCommand::Screen { name, json } => screen::screen(name, *json),
+        MachineCommand::Type(args) => screen::type_keys(args),
+        MachineCommand::Timeline { name, svg, json } => timeline::timeline(name, svg.as_deref(), *json),
+        MachineCommand::Cd { command } => disc::main(command, quiet),
     }
 }
 
@@ -44,9 +60,12 @@ pub(crate) fn find(name: &str) -> Result<Target, Failure> {
     if let Some(found) = place.find() {
         return Ok(Target(found));
     }
+    let last_words = std::fs::read_to_string(place.log()).unwrap_or_default();
+    let last_words = last_words.lines().find(|l| l.starts_with("error: ")).map(ToOwned::to_owned);
     let running = places.running();
     let names: Vec<&str> = running.iter().map(|f| f.place.name()).collect();
-    let failure = Failure::new(format!("no machine called `{name}` runs"));
+    let mut failure = Failure::new(format!("no machine called `{name}` runs"));
+    failure.hints.extend(last_words.map(|w| format!("what it said when it ended: {w}")));
     Err(match near(name, names.iter().copied()) {
         Some(n) => failure.hint(format!("did you mean `{n}`? `visor ls` lists what runs")),
         None if names.is_empty() => {

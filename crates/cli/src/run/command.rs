@@ -12,6 +12,7 @@ use visor_guest::protocol::{ErrorKind, ExecSpec, Failure as Refusal, Stream};
 use super::agent::Agent;
 use super::console::seconds_since;
 use super::end::End;
+use super::execs::Execs;
 use super::live::{Happened, Live, Want, at_terminal, flush};
 use super::streams::{Input, Output};
 use super::tail::Tail;
@@ -43,6 +44,7 @@ pub(super) struct Command<'a> {
     look: Look,
     argv: Vec<String>,
     agent: Agent,
+    execs: Execs,
     id: Option<ExecId>,
     status: Option<End>,
     tty: bool,
@@ -68,6 +70,7 @@ impl<'a> Command<'a> {
             look,
             argv,
             agent: live.agent()?,
+            execs: Execs::default(),
             id: None,
             status: None,
             tty: at_terminal(),
@@ -152,6 +155,7 @@ impl<'a> Command<'a> {
 
     fn serve_agent(&mut self) {
         if let Err(lost) = self.agent.pump() {
+            self.execs.lost(&lost.to_string());
             // Before the command runs, the next session does as well.
             if self.id.is_some() && self.status.is_none() {
                 let failure = Failure::from(anyhow::Error::from(lost).context("the command was lost"));
@@ -160,8 +164,11 @@ impl<'a> Command<'a> {
             return;
         }
         while let Some(event) = self.agent.next_event() {
-            self.take(event);
+            if let Some(event) = self.execs.take(event) {
+                self.take(event);
+            }
         }
+        self.execs.pump(self.live.wishes(), &mut self.agent);
         // Answers of this round: the start of the command, credits.
         let _ = self.agent.pump();
     }
@@ -287,7 +294,7 @@ impl<'a> Command<'a> {
 }
 
 /// The guest cannot run the command; statuses as of a shell.
-fn refused(refusal: &Refusal) -> Failure {
+pub(super) fn refused(refusal: &Refusal) -> Failure {
     let status = match refusal.kind {
         ErrorKind::NotFound => 127,
         ErrorKind::NotPermitted => 126,

@@ -10,6 +10,7 @@ use visor_guest::host::HostEvent;
 use super::agent::Agent;
 use super::boot::{BootWatch, nothing_to_boot};
 use super::end::End;
+use super::execs::Execs;
 use super::live::{Happened, Live, Want, flush, is_terminal};
 use super::streams::{Input, Output};
 use super::tail::{Curtain, Tail};
@@ -39,6 +40,8 @@ pub(super) struct Look {
     pub(super) banner: bool,
     /// Show the firmware's log.
     pub(super) log: bool,
+    /// Nobody looks: the machine runs in the background.
+    pub(super) background: bool,
 }
 
 /// The console of a running machine.
@@ -51,12 +54,14 @@ pub(super) struct Console<'a> {
     typed: Vec<u8>,
     raw: Option<RawTerminal>,
     agent: Option<Agent>,
+    execs: Execs,
     curtain: Option<Curtain>,
     announce: Option<String>,
     tail: Tail,
     boot: BootWatch,
     /// The firmware has nothing to boot, and what it says about that has come by then.
     giving_up: Option<Instant>,
+    background: bool,
 }
 
 impl<'a> Console<'a> {
@@ -76,11 +81,13 @@ impl<'a> Console<'a> {
             typed: Vec::new(),
             raw: if interactive { Some(RawTerminal::enter()?) } else { None },
             agent: if look.agent { Some(live.agent()?) } else { None },
+            execs: Execs::default(),
             curtain: look.curtain.then(Curtain::default),
             announce: look.announce,
             tail: Tail::default(),
             boot: BootWatch::new(look.log),
             giving_up: None,
+            background: look.background,
         })
     }
 
@@ -181,18 +188,20 @@ impl<'a> Console<'a> {
     }
 
     /// Shows the firmware's log, and notices when there is nothing to boot: a person is told, a program gets an end.
+    /// A machine in the background waits for a person to look after it.
     fn look_at_boot(&mut self, bytes: &[u8]) {
         let end = if self.raw.is_some() { "\r\n" } else { "\n" };
         if !self.boot.look(self.live, bytes, end) {
             return;
         }
-        if self.raw.is_none() {
+        let failure = nothing_to_boot(&self.live.boot_devices());
+        self.live.note_trouble(&failure);
+        if self.raw.is_none() && !self.background {
             self.giving_up = Some(Instant::now() + LAST_WORDS);
             return;
         }
-        let failure = nothing_to_boot(&self.live.boot_devices());
-        eprint!("visor: {}\r\n", failure.error);
-        failure.hints.iter().for_each(|h| eprint!("  {h}\r\n"));
+        eprint!("visor: {}{end}", failure.error);
+        failure.hints.iter().for_each(|h| eprint!("  {h}{end}"));
     }
 
     fn open_curtain(&mut self, state: &str) {
@@ -225,13 +234,20 @@ impl<'a> Console<'a> {
     fn serve_agent(&mut self) {
         let Some(agent) = &mut self.agent else { return };
         // A guest that restarts is greeted again by the agent's next session.
-        let _ = agent.pump();
+        if let Err(lost) = agent.pump() {
+            self.execs.lost(&lost.to_string());
+        }
         let mut ready = false;
         while let Some(event) = agent.next_event() {
+            let Some(event) = self.execs.take(event) else { continue };
             match event {
                 HostEvent::Ready(_) => ready = true,
                 other => tracing::debug!(?other, "from the agent"),
             }
+        }
+        self.execs.pump(self.live.wishes(), agent);
+        if let Err(lost) = agent.pump() {
+            self.execs.lost(&lost.to_string());
         }
         if ready {
             self.tell_size();
@@ -240,7 +256,7 @@ impl<'a> Console<'a> {
 
     fn tell_size(&mut self) {
         let Some(agent) = self.agent.as_mut().filter(|a| a.is_ready()) else { return };
-        if let Some((cols, rows)) = terminal::size() {
+        if let Some((cols, rows)) = self.live.attached_size().or_else(terminal::size) {
             agent.session.resize_console(cols, rows);
             // A frame of some bytes; what does not go now goes with the next event of the port.
             let _ = agent.pump();

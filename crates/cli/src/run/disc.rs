@@ -26,6 +26,11 @@ pub(super) fn check(discs: &[std::path::PathBuf], spec: &MachineSpec, quiet: boo
     Ok(())
 }
 
+/// Tells what is odd about a disc that is to be put into a drive.
+pub(crate) fn look_at_disc(path: &Path) -> Result<(), Failure> {
+    look(path, None)
+}
+
 /// What is in a drive, in words.
 pub(super) fn describe(tray: &Tray) -> String {
     let state = tray.state();

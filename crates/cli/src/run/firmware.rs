@@ -1,7 +1,7 @@
 //! From the command line to a firmware.
 
 use visor_image::{FirmwareFile, FirmwareStore, ImageStore};
-use visor_machine::{BootClass, FileSource, FirmwareKind, FirmwareSpec, MachineSpec, VarsSpec};
+use visor_machine::{BootClass, FileSource, FirmwareKind, FirmwareSpec, MachineSpec, NicModel, VarsSpec};
 
 use crate::args::{BootArg, FirmwareArg, RunArgs};
 use crate::image::Watcher;
@@ -32,8 +32,28 @@ pub(super) fn plan(args: &RunArgs, quiet: bool) -> Result<Option<FirmwareSpec>, 
 pub(super) fn screen(args: &RunArgs, spec: &mut MachineSpec, quiet: bool) -> Result<(), Failure> {
     spec.display = spec.firmware.is_some() || args.screen.wanted();
     // Without firmware the ROM only serves to read text, by its font.
-    if spec.firmware.is_some() || args.screen.reads_text() {
+    let read = args.screen.reads_text() || args.screen.wanted() && args.network.name().is_some();
+    if spec.firmware.is_some() || read {
         spec.video_bios = Some(find(FirmwareFile::VgaBios, quiet)?);
+    }
+    Ok(())
+}
+
+/// Gives network cards what firmware needs to boot from them, if they are to be booted from.
+pub(super) fn network_roms(args: &RunArgs, spec: &mut MachineSpec, quiet: bool) -> Result<(), Failure> {
+    let a = &args.firmware;
+    if spec.firmware.is_none() || !(a.boot.contains(&BootArg::Net) || a.boot_menu) {
+        return Ok(());
+    }
+    if a.boot == [BootArg::Net] && spec.nics.is_empty() {
+        return Err(Failure::new("--boot net needs a network, and there is none").hint("leave out `--net none`"));
+    }
+    for nic in &mut spec.nics {
+        let file = match nic.model {
+            NicModel::Virtio => FirmwareFile::PxeVirtio,
+            NicModel::E1000 => FirmwareFile::PxeE1000,
+        };
+        nic.rom = Some(find(file, quiet)?);
     }
     Ok(())
 }

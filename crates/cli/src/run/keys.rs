@@ -23,13 +23,18 @@ pub(crate) enum Step {
     Sleep(Duration),
     /// Keys, one chord after the other.
     Press(Vec<Chord>),
+    /// The machine is switched off, as by pulling the plug.
+    End,
 }
 
 impl std::str::FromStr for Step {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let (verb, rest) = s.split_once(':').ok_or("write wait:TEXT, type:TEXT, press:KEYS or sleep:TIME")?;
+        if s == "end" {
+            return Ok(Step::End);
+        }
+        let (verb, rest) = s.split_once(':').ok_or("write wait:TEXT, type:TEXT, press:KEYS, sleep:TIME or end")?;
         match verb {
             "wait" if !rest.is_empty() => Ok(Step::Wait(rest.into())),
             "type" => match strokes(&unescape(rest)) {
@@ -42,7 +47,7 @@ impl std::str::FromStr for Step {
                 Ok(Step::Press(vec![chord]))
             }
             "sleep" => crate::args::parse_time(rest).map(Step::Sleep),
-            _ => Err(format!("no step is called {verb:?}; steps are wait, type, press and sleep")),
+            _ => Err(format!("no step is called {verb:?}; steps are wait, type, press, sleep and end")),
         }
     }
 }
@@ -75,7 +80,20 @@ pub(super) struct Typist {
 struct Hands {
     screen: Arc<dyn Display>,
     input: Arc<dyn InputSink>,
-    stop: Arc<AtomicBool>,
+    over: Box<dyn Fn() -> bool + Send>,
+    end: Box<dyn Fn() + Send>,
+}
+
+/// Follows a script in this thread; false if `over` became true before its end. `end` switches the machine off.
+pub(super) fn follow(
+    steps: &[Step],
+    screen: Arc<dyn Display>,
+    input: Arc<dyn InputSink>,
+    over: impl Fn() -> bool + Send + 'static,
+    end: impl Fn() + Send + 'static,
+) -> bool {
+    let hands = Hands { screen, input, over: Box::new(over), end: Box::new(end) };
+    steps.iter().all(|step| hands.follow(step))
 }
 
 impl Typist {
@@ -83,13 +101,13 @@ impl Typist {
         steps: Vec<Step>,
         screen: Arc<dyn Display>,
         input: Arc<dyn InputSink>,
+        end: impl Fn() + Send + 'static,
     ) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let hands = Hands { screen, input, stop: stop.clone() };
+        let over = stop.clone();
+        let hands = Hands { screen, input, over: Box::new(move || over.load(Ordering::SeqCst)), end: Box::new(end) };
         let thread = std::thread::Builder::new().name("typist".into()).spawn(move || {
-            for step in &steps {
-                hands.follow(step);
-            }
+            let _ = steps.iter().all(|step| hands.follow(step));
         })?;
         Ok(Typist { stop, thread: Some(thread) })
     }
@@ -106,18 +124,27 @@ impl Drop for Typist {
 }
 
 impl Hands {
-    fn follow(&self, step: &Step) {
+    /// Does a step; false if it was over before that was done.
+    fn follow(&self, step: &Step) -> bool {
         match step {
-            Step::Wait(text) => while !self.shows(text) && self.rest(LOOK) {},
+            Step::Wait(text) => {
+                while !self.shows(text) {
+                    if !self.rest(LOOK) {
+                        return false;
+                    }
+                }
+                true
+            }
             Step::Sleep(time) => {
                 let end = Instant::now() + *time;
                 while Instant::now() < end && self.rest(end.saturating_duration_since(Instant::now())) {}
+                Instant::now() >= end
             }
-            Step::Press(chords) => {
-                for chord in chords {
-                    self.press(chord);
-                }
+            Step::End => {
+                (self.end)();
+                true
             }
+            Step::Press(chords) => chords.iter().all(|chord| self.press(chord)),
         }
     }
 
@@ -125,11 +152,11 @@ impl Hands {
         self.screen.text().is_some_and(|rows| rows.iter().any(|row| row.contains(text)))
     }
 
-    fn press(&self, chord: &Chord) {
+    fn press(&self, chord: &Chord) -> bool {
         let end = Instant::now() + PATIENCE;
         while !self.input.is_idle() && Instant::now() < end && self.rest(PACE / 4) {}
         if self.stopped() {
-            return;
+            return false;
         }
         // Modifiers first, so that a guest that counts time sees an order.
         let (down, up): (Vec<_>, Vec<_>) =
@@ -140,10 +167,11 @@ impl Hands {
         // Enter may start something that resets the keyboard.
         let slow = chord.0.contains(&Key::ENTER);
         self.rest(if slow { PACE * 4 } else { PACE / 2 });
+        true
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        (self.over)()
     }
 
     /// Sleeps; false if the machine has ended.
@@ -165,6 +193,7 @@ mod tests {
         assert_eq!(parse("wait:boot: "), Ok(Step::Wait("boot: ".into())));
         assert_eq!(parse("sleep:1500ms"), Ok(Step::Sleep(Duration::from_millis(1500))));
         assert_eq!(parse("press:Ctrl+C"), Ok(Step::Press(vec![Chord(vec![Key::LEFT_CTRL, Key::C])])));
+        assert_eq!(parse("end"), Ok(Step::End));
         let Ok(Step::Press(chords)) = parse("type:a:\\\\\\n") else { panic!() };
         assert_eq!(chords.len(), 4);
         assert_eq!(chords[3].0, [Key::ENTER]);

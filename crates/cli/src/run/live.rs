@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use visor_engine::EngineErrorKind;
+use visor_guest::protocol::ExecSpec;
 use visor_machine::{
     ChosenEngine, FileSource, Machine, MachineError, MachineErrorKind, MachineSpec, MachineState, SerialInput,
     SerialOutput, StopReason, Timeline, choose_with,
@@ -15,6 +16,8 @@ use visor_machine::{
 
 use super::agent::Agent;
 use super::end::End;
+use super::execs::Line;
+use super::hub::Hub;
 use super::screen::{Attendants, ScreenArgs};
 use super::spec::{engine_options, wish};
 use super::stats;
@@ -25,7 +28,7 @@ use crate::report::Failure;
 use crate::terminal;
 
 /// How long a guest may take to switch itself off.
-const FAREWELL: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(60);
 
 /// A machine that was started, and what wakes the main thread.
 pub(super) struct Live {
@@ -39,9 +42,14 @@ pub(super) struct Live {
     limit: Option<Duration>,
     /// The time limit was over and has been told of: it ends no wait any more.
     over: Cell<bool>,
+    /// It stands because the host is full, and that was told.
+    standing: Cell<bool>,
     wake: Wake,
     wishes: Wishes,
-    /// A disk can be written to, so the guest must get the chance to finish its writes.
+    hub: Arc<Hub>,
+    /// What keeps the guest from booting, in words.
+    trouble: Arc<OnceLock<Vec<String>>>,
+    /// The guest must get the chance to end in order: a disk can be written to, or it is a whole system of its own.
     precious: bool,
 }
 
@@ -50,7 +58,20 @@ pub(super) struct Live {
 pub(super) struct Wishes {
     /// To end the machine in order, for which it has this time.
     end: Arc<Mutex<Option<Duration>>>,
+    /// The size of the terminal behind the console.
+    size: Arc<Mutex<Size>>,
+    /// Commands to be started in the guest.
+    execs: Arc<Mutex<Vec<ExecWish>>>,
     wake: Wake,
+}
+
+/// A command, and who waits for it.
+pub(super) type ExecWish = (ExecSpec, Arc<Line>);
+
+#[derive(Default)]
+struct Size {
+    now: Option<(u16, u16)>,
+    fresh: bool,
 }
 
 impl Wishes {
@@ -58,6 +79,25 @@ impl Wishes {
     pub(super) fn end(&self, patience: Duration) {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(patience);
         self.wake.wake();
+    }
+
+    /// The console is looked at on a terminal of this size.
+    pub(super) fn resize(&self, columns: u16, rows: u16) {
+        *self.size.lock().unwrap_or_else(PoisonError::into_inner) = Size { now: Some((columns, rows)), fresh: true };
+        self.wake.wake();
+    }
+
+    /// A command is to be run in the guest, as soon as its agent is ready.
+    pub(super) fn exec(&self, spec: ExecSpec) -> Arc<Line> {
+        let line = Line::new(self.wake.clone());
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner).push((spec, line.clone()));
+        self.wake.wake();
+        line
+    }
+
+    /// What was asked for since the last call.
+    pub(super) fn take_execs(&self) -> Vec<ExecWish> {
+        std::mem::take(&mut self.execs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn patience(&self) -> Option<Duration> {
@@ -89,7 +129,8 @@ pub(super) struct Happened {
 impl Live {
     /// Starts a machine. Signals are events of [`Live::wait`] from here on. `tell` gets what was decided, line by line.
     pub(super) fn start(spec: MachineSpec, args: &RunArgs, tell: impl Fn(&str)) -> Result<Self, Failure> {
-        let precious = args.disk.iter().any(|d| !d.ends_with(",ro"));
+        let system = boots_by_itself(args);
+        let precious = system || args.disk.iter().any(|d| !d.ends_with(",ro"));
         let config = spec.validate().map_err(failure)?;
         let engine =
             choose_with(wish(args.engine), &engine_options(&args.tuning, args.stats.is_some())).map_err(|e| {
@@ -121,7 +162,10 @@ impl Live {
             started,
             limit,
             over: Cell::new(false),
-            wishes: Wishes { end: Arc::default(), wake: wake.clone() },
+            standing: Cell::new(false),
+            wishes: Wishes { end: Arc::default(), size: Arc::default(), execs: Arc::default(), wake: wake.clone() },
+            hub: Arc::default(),
+            trouble: Arc::default(),
             wake,
             precious,
         })
@@ -140,6 +184,32 @@ impl Live {
     /// What runs its CPUs.
     pub(super) fn engine_name(&self) -> String {
         self.engine.engine.caps().name.to_string()
+    }
+
+    /// The console's output for who attaches.
+    pub(super) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// What keeps the guest from booting, if something does: what, then what to do.
+    pub(super) fn trouble(&self) -> &Arc<OnceLock<Vec<String>>> {
+        &self.trouble
+    }
+
+    /// Notes that for who asks.
+    pub(super) fn note_trouble(&self, failure: &Failure) {
+        let lines = std::iter::once(failure.error.to_string()).chain(failure.hints.iter().cloned());
+        let _ = self.trouble.set(lines.collect());
+    }
+
+    /// The size of the terminal of whoever has attached to the console last.
+    pub(super) fn attached_size(&self) -> Option<(u16, u16)> {
+        self.wishes.size.lock().unwrap_or_else(PoisonError::into_inner).now
+    }
+
+    /// Whether that has changed since the last call.
+    fn attached_resized(&self) -> bool {
+        std::mem::take(&mut self.wishes.size.lock().unwrap_or_else(PoisonError::into_inner).fresh)
     }
 
     /// The end, once somebody has asked for it by the machine's control socket.
@@ -170,9 +240,27 @@ impl Live {
         }
         let input = input.is_some_and(|i| fds[i].revents().is_some_and(|r| !r.is_empty()));
         self.wake.forget();
+        self.tell_of_room();
         let (resized, signals): (Vec<_>, Vec<_>) =
             terminal::take_signals().into_iter().partition(|s| *s == Signal::SIGWINCH);
-        Ok(Happened { input, signals, resized: !resized.is_empty() })
+        Ok(Happened { input, signals, resized: !resized.is_empty() | self.attached_resized() })
+    }
+
+    /// Says when the machine stands because the host is full, and when it goes on.
+    fn tell_of_room(&self) {
+        let waiting = self.machine.disks().waiting();
+        if waiting.is_empty() == self.standing.get() {
+            self.standing.set(!waiting.is_empty());
+            // The terminal may be in raw mode.
+            match waiting.is_empty() {
+                true => eprint!("\r\nvisor: there is room again; the machine goes on\r\n"),
+                false => eprint!(
+                    "\r\nvisor: the machine stands still, because the host has no room for what its guest writes ({}).\r\n\
+                     visor: make room on the host; it goes on by itself and nothing is lost\r\n",
+                    waiting.join("; ")
+                ),
+            }
+        }
     }
 
     /// The time limit, once it is over.
@@ -187,6 +275,7 @@ impl Live {
         let mut bytes = vec![0; most];
         let n = self.serial.read_timeout(&mut bytes, Duration::ZERO).unwrap_or(0);
         bytes.truncate(n);
+        self.hub.push(&bytes);
         bytes
     }
 
@@ -232,6 +321,9 @@ impl Live {
             None if !self.machine.power_button() => return Ok(()),
             None => {}
         }
+        if asked.is_none() && is_terminal(std::io::stderr()) {
+            eprint!("\r\nvisor: the guest is asked to power off; ctrl-C ends the machine at once\r\n");
+        }
         let end = Instant::now() + asked.unwrap_or(FAREWELL);
         while self.stopped().is_none() && Instant::now() < end && self.timed_out().is_none() {
             if let Some(agent) = &mut agent {
@@ -266,6 +358,8 @@ impl Live {
         self.attendants = Attendants::default();
         self.machine.stop();
         self.machine.wait();
+        self.take_serial(1 << 20);
+        self.hub.close();
         let cpus = self.machine.stats();
         let report = stats::Report::new(self.engine.engine.caps().name, &self.engine.reason, &cpus, elapsed);
         match format {
@@ -273,6 +367,11 @@ impl Live {
             StatsFormat::Json => report.json(),
         }
     }
+}
+
+/// Whether the arguments boot a system from a disk or a disc, rather than a kernel or an image of ours.
+fn boots_by_itself(args: &RunArgs) -> bool {
+    args.image.is_none() && args.kernel.is_none()
 }
 
 /// A kernel that cannot be booted is named.

@@ -4,8 +4,9 @@
 //! - `live`: the running machine, and the poll in which the main thread waits for everything;
 //! - `network`: what it is connected to;
 //! - `console`, `command`: the jobs;
-//! - `agent`: the session with the agent in the guest;
+//! - `agent`: the session with the agent in the guest; `execs`: commands that others run through it;
 //! - `control`: its control socket, if it has a name;
+//! - `hub`: the console's output for who attaches;
 //! - `streams`, `tail`, `wake`: bytes on their way;
 //! - `end`, `stats`, `timeline`: what is reported.
 //!
@@ -18,7 +19,9 @@ mod console;
 mod control;
 mod disc;
 mod end;
+mod execs;
 mod firmware;
+mod hub;
 mod keys;
 mod live;
 mod network;
@@ -33,14 +36,22 @@ mod wake;
 use self::command::Command;
 use self::console::Console;
 use self::control::Named;
+pub(crate) use self::disc::look_at_disc;
 use self::end::{End, Purpose};
 use self::live::{Live, is_terminal};
-pub(crate) use self::network::NetworkArgs;
+pub(crate) use self::network::{NetworkArgs, parse_rule};
 pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
+pub(crate) use self::spec::split_disk;
 use self::tail::Tail;
 use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;
+
+/// Finds out whether a machine can be started, for who starts it in the background: images are built, firmware is fetched, files
+/// are opened and closed again.
+pub(crate) fn rehearse(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(), Failure> {
+    spec::plan(args, verbose, quiet).map(drop)
+}
 
 /// Runs a machine and gives the exit status.
 pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failure> {
@@ -52,6 +63,7 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
         }
     };
     let network = network::attach(&args.network, &mut spec, args.image.is_some(), tell)?;
+    firmware::network_roms(args, &mut spec, quiet)?;
     let purpose = if matches!(job, Job::Command(_)) { Purpose::Command } else { Purpose::Machine };
     let mut live = Live::start(spec, args, tell)?;
     network.report(&args.network, tell);
@@ -73,14 +85,23 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
 fn work(live: &Live, job: Job, args: &RunArgs, verbose: u8, quiet: bool) -> Result<(End, Option<Tail>), Failure> {
     // Boot messages would break the line.
     let announced = !quiet && verbose == 0 && is_terminal(std::io::stderr());
+    let background = args.detach;
     let announce = args.image.clone().filter(|_| announced);
     match job {
         Job::Serial => {
-            let look = console::Look { curtain: false, agent: false, announce: None, banner: !quiet, log: verbose > 0 };
+            let look = console::Look {
+                curtain: false,
+                agent: false,
+                announce: None,
+                banner: !quiet,
+                log: verbose > 0,
+                background,
+            };
             Console::open(live, look)?.run()
         }
         Job::Shell => {
-            let look = console::Look { curtain: verbose == 0, agent: true, announce, banner: !quiet, log: false };
+            let look =
+                console::Look { curtain: verbose == 0, agent: true, announce, banner: !quiet, log: false, background };
             Console::open(live, look)?.run()
         }
         Job::Command(argv) => {

@@ -8,8 +8,8 @@ use serde_json::json;
 use visor_firewall::{Rule, RuleSet, What};
 use visor_machine::{MachineSpec, NicModel, NicSpec};
 use visor_net::{MacAddr, Network};
-use visor_network::shared::SharedNetwork;
-use visor_network::{Capturing, ForwardSpec, NatNetwork, NatSpec, NetworkError, random_mac};
+use visor_network::shared::{Plug, SharedNetwork, VlanSpec};
+use visor_network::{Capturing, ForwardSpec, GuestRequest, NatNetwork, NatSpec, NetBoot, NetworkError, random_mac};
 
 use crate::report::Failure;
 
@@ -27,6 +27,12 @@ pub(crate) struct NetworkArgs {
     /// Which network device the guest finds.
     #[arg(long, value_enum, default_value_t = NicArg::Virtio)]
     nic: NicArg,
+    /// The VLAN of the guest's device in a network made with `visor net create`; with --trunk, that of frames without a tag.
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(1..=4094))]
+    vlan: Option<u16>,
+    /// VLANs that the guest's device sees with their tags.
+    #[arg(long, value_name = "ID,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4094))]
+    trunk: Vec<u16>,
     /// The device's Ethernet address; without it a random one.
     #[arg(long, value_name = "ADDRESS")]
     mac: Option<MacAddr>,
@@ -37,6 +43,13 @@ pub(crate) struct NetworkArgs {
     /// Let the guest reach the host's own services under 10.0.2.2.
     #[arg(long)]
     allow_host_loopback: bool,
+    /// Serve the files below this directory to the guest by TFTP at 10.0.2.2, for booting from the network (`--boot net`).
+    #[arg(long, value_name = "DIRECTORY")]
+    tftp: Option<PathBuf>,
+    /// What a guest that boots from the network is told to fetch: a file below the directory of --tftp, or a URL, which iPXE
+    /// knows.
+    #[arg(long, value_name = "FILE|URL")]
+    bootfile: Option<String>,
     /// Open the guest's firewall: a service (`http`), a port (`8080/tcp`) or a rule (`service ssh from 10.0.0.0/8`). Forwarded ports
     /// are open by themselves.
     #[arg(long, value_name = "RULE", value_parser = parse_rule)]
@@ -80,8 +93,13 @@ pub(super) enum Attached {
 }
 
 impl NetworkArgs {
+    /// Gives the machine a name.
+    pub(crate) fn set_name(&mut self, name: &str) {
+        self.name = Some(name.into());
+    }
+
     /// The name that the machine is to have.
-    pub(super) fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 }
@@ -96,6 +114,18 @@ impl Attached {
             tell(&format!("address {address}"));
         }
         report_forwards(&welcome.forwards, args, tell);
+    }
+
+    /// Answers a question about the network, or makes a change.
+    ///
+    /// # Errors
+    /// What is against it, in words.
+    pub(super) fn request(&self, request: &GuestRequest) -> Result<serde_json::Value, String> {
+        match self {
+            Attached::None => Err("the machine has no network (it was started with --net none)".into()),
+            Attached::Nat(network) => network.request(request),
+            Attached::Shared(network, _) => network.request(request),
+        }
     }
 
     /// Where it is plugged in, for `visor info`.
@@ -146,7 +176,7 @@ enum NicArg {
 }
 
 /// A rule, or just the name of a service or a port.
-fn parse_rule(text: &str) -> Result<Rule, String> {
+pub(crate) fn parse_rule(text: &str) -> Result<Rule, String> {
     let bare = !text.contains(char::is_whitespace) && !matches!(text, "ping" | "everything");
     let rule = match text.starts_with(|c: char| c.is_ascii_digit()) {
         true if bare => What::port(text).map(Rule::allow),
@@ -171,8 +201,11 @@ pub(super) fn attach(
             (args.mac.is_some(), "--mac"),
             (!args.publish.is_empty(), "--publish"),
             (args.allow_host_loopback, "--allow-host-loopback"),
+            (args.tftp.is_some(), "--tftp"),
+            (args.bootfile.is_some(), "--bootfile"),
             (!args.fw_allow.is_empty(), "--fw-allow"),
             (args.capture.is_some(), "--capture"),
+            (args.vlan.is_some() || !args.trunk.is_empty(), "--vlan"),
         ];
         return match useless.iter().find(|(given, _)| *given) {
             Some((_, option)) => Err(Failure::new(format!("{option} needs a network, and there is none"))
@@ -187,23 +220,48 @@ pub(super) fn attach(
         tell(&format!("network {name}, device {model:?} {mac}"));
         return Ok(attached);
     }
+    if args.vlan.is_some() || !args.trunk.is_empty() {
+        return Err(Failure::new("a guest that is alone in its network has no VLANs")
+            .hint("make a network for several: visor net create lab; then --net lab --vlan 10"));
+    }
+    let store = args.name.as_ref().map(|_| crate::net::places().store());
     let nat = NatSpec {
+        store,
         guest: spec.name.clone(),
         allow_host_loopback: args.allow_host_loopback,
         forwards: args.publish.clone(),
         rules: RuleSet { inbound: args.fw_allow.clone(), ..RuleSet::default() },
+        boot: net_boot(args)?,
     };
     let network = NatNetwork::open(nat).map_err(failure)?;
     if let Some(path) = &args.capture {
         network.start_capture(path).map_err(failure)?;
     }
     let preset = network.preset();
-    advise(spec, image, &[("visor.address", &preset)]);
+    let own = args.name.as_deref().unwrap_or_default();
+    advise(spec, image, &[("visor.hostname", own), ("visor.address", &preset)]);
     let forwards: Vec<String> = network.forwards().iter().map(ToString::to_string).collect();
     report_forwards(&forwards, args, &tell);
     tell(&format!("network nat, device {model:?} {mac}"));
-    spec.nics.push(NicSpec { model, mac, network: network.clone() });
+    spec.nics.push(NicSpec { model, mac, network: network.clone(), rom: None });
     Ok(Attached::Nat(network))
+}
+
+/// What the guest finds when it boots from the network.
+fn net_boot(args: &NetworkArgs) -> Result<NetBoot, Failure> {
+    let file = &args.bootfile;
+    if let Some(name) = file.as_ref().filter(|f| args.tftp.is_none() && !f.contains("://")) {
+        return Err(Failure::new(format!("nobody serves the boot file {name}"))
+            .hint("--tftp DIRECTORY serves the files of a directory; or give a URL"));
+    }
+    if let (Some(directory), Some(name)) = (&args.tftp, file)
+        && !name.contains("://")
+        && !directory.join(name.trim_start_matches('/')).is_file()
+    {
+        return Err(Failure::new(format!("there is no file {name} below {}", directory.display()))
+            .hint("--bootfile names a file below the directory of --tftp"));
+    }
+    Ok(NetBoot { directory: args.tftp.clone(), file: file.clone() })
 }
 
 /// Tells the init of our images what is known in advance, so that the first command has a network. The user's words come after.
@@ -225,13 +283,22 @@ fn shared(
         return Err(Failure::new("--allow-host-loopback is decided when a network is made")
             .hint(format!("visor net create {name} --allow-host-loopback")));
     }
+    if args.tftp.is_some() || args.bootfile.is_some() {
+        return Err(Failure::new("--tftp and --bootfile are for a network of the guest's own").hint("leave out --net"));
+    }
     if args.name.is_none() {
         let [.., a, b, c] = mac.0;
         spec.name = format!("vm-{a:02x}{b:02x}{c:02x}");
     }
     let place = crate::net::running(name)?;
     let forwards = args.publish.iter().map(ToString::to_string).collect();
-    let network = Arc::new(SharedNetwork::new(place, forwards, args.fw_allow.clone()));
+    let plug = Plug {
+        forwards,
+        rules: args.fw_allow.clone(),
+        vlans: VlanSpec { untagged: args.vlan, tagged: args.trunk.clone() },
+        named: args.name.is_some(),
+    };
+    let network = Arc::new(SharedNetwork::new(place, plug));
     let guest = spec.name.clone();
     let plugged = network.prepare(&guest, mac);
     plugged.map_err(|e| anyhow::Error::from(e).context(format!("cannot plug into the network {name}")))?;
@@ -241,7 +308,7 @@ fn shared(
     if let Some(path) = &args.capture {
         capturing.start(path).map_err(failure)?;
     }
-    spec.nics.push(NicSpec { model, mac, network: capturing.clone() });
+    spec.nics.push(NicSpec { model, mac, network: capturing.clone(), rom: None });
     Ok(Attached::Shared(network, capturing))
 }
 
@@ -254,6 +321,7 @@ fn failure(error: NetworkError) -> Failure {
         NetworkError::Listen { at, .. } if at.port() < 1024 => {
             Some(format!("ports below 1024 need privileges; give one above, such as {}", u32::from(at.port()) + 8000))
         }
+        NetworkError::BootFiles { .. } => Some("--tftp wants a directory that you may read".into()),
         NetworkError::Nat(_) => Some("`--net none` starts the machine without a network".into()),
         _ => None,
     };

@@ -1,6 +1,7 @@
 //! The machine's screen: its last picture and text as files.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use visor_machine::{Machine, VncAddress, VncOptions, VncServer};
 
@@ -24,7 +25,7 @@ pub(crate) struct ScreenArgs {
     #[arg(long, value_name = "ADDRESS", value_parser = parse_vnc)]
     pub(crate) vnc: Option<VncArg>,
     /// Use the keyboard by script, in the order given: `wait:TEXT` on the screen, `type:TEXT` (\n is Enter), `press:ctrl+alt+delete`,
-    /// `sleep:2s`.
+    /// `sleep:2s`, `end` (switches the machine off).
     #[arg(long, value_name = "STEP")]
     pub(crate) keys: Vec<Step>,
 }
@@ -55,7 +56,7 @@ impl ScreenArgs {
     }
 
     /// Starts what serves the screen.
-    pub(super) fn attend(&self, machine: &Machine, tell: impl Fn(&str)) -> Result<Attendants, Failure> {
+    pub(super) fn attend(&self, machine: &Arc<Machine>, tell: impl Fn(&str)) -> Result<Attendants, Failure> {
         let mut attendants = Attendants::default();
         let (Some(screen), Some(input)) = (machine.screen(), machine.input()) else { return Ok(attendants) };
         if let Some(vnc) = &self.vnc {
@@ -67,7 +68,10 @@ impl ScreenArgs {
             attendants._vnc = Some(server);
         }
         if !self.keys.is_empty() {
-            let typist = Typist::start(self.keys.clone(), screen, input);
+            let typist = {
+                let machine = machine.clone();
+                Typist::start(self.keys.clone(), screen, input, move || machine.stop())
+            };
             attendants._typist = Some(typist.map_err(anyhow::Error::from)?);
         }
         Ok(attendants)

@@ -1,16 +1,17 @@
 //! From the command line to a machine and what to do with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use visor_disk::{Access, Format, ImageOptions, Limits, NbdAddress, Throttle};
+use visor_disk::{Access, Format, ImageOptions, Limits, NbdAddress, Throttle, TlsFiles, is_remote};
 use visor_engine::EngineOptions;
 use visor_image::Image;
-use visor_machine::{Cd, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
+use visor_machine::{Cd, CdBus, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
 use super::live::is_terminal;
 use super::{disc, firmware};
 use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs, parse_size};
+use crate::disk::WebArgs;
 use crate::image;
 use crate::report::Failure;
 
@@ -35,7 +36,7 @@ pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineS
         return Ok((spec, Job::Serial));
     };
     let image = image::find_or_build(name, quiet)?;
-    let job = job(&args.argv, is_terminal(std::io::stdin()));
+    let job = job(&args.argv, is_terminal(std::io::stdin()) || args.detach);
     let mut spec = machine(args, Some(image.kernel()))?;
     boot_image(&mut spec, &image, &job, args.append.as_deref(), verbose)?;
     firmware::screen(args, &mut spec, quiet)?;
@@ -54,6 +55,7 @@ fn job(argv: &[String], at_terminal: bool) -> Job {
 
 fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failure> {
     let bus = bus(args);
+    let cd_bus = if bus == DiskBus::Scsi { CdBus::Scsi } else { CdBus::Ide };
     let open = |d: &String| open_disk(d).map(|d| d.on(bus));
     Ok(MachineSpec {
         kernel: kernel.map(FileSource::Path),
@@ -63,14 +65,21 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         initrd: args.initrd.clone().map(FileSource::Path),
         cmdline: args.append.clone().unwrap_or_default(),
         disks: args.disk.iter().map(open).collect::<Result<_, _>>()?,
-        cds: args.iso.iter().map(|i| Cd::open(i)).collect::<Result<_, _>>()?,
+        cds: drives(args, cd_bus)?,
         debug_exit: args.debug_exit,
         iommu: args.iommu,
         edu: args.edu,
         no_reboot: args.no_reboot,
-        timeline: args.firmware.timeline.is_some(),
+        timeline: args.firmware.timeline.is_some() || args.network.name().is_some(),
         ..MachineSpec::default()
     })
+}
+
+/// The CD-ROM drives: those with discs, then the empty one.
+fn drives(args: &RunArgs, bus: CdBus) -> Result<Vec<Cd>, Failure> {
+    let mut drives = args.iso.iter().map(|i| Cd::open(i)).collect::<Result<Vec<_>, _>>()?;
+    drives.extend(args.cd.then(Cd::default));
+    Ok(drives.into_iter().map(|drive| Cd { bus, ..drive }).collect())
 }
 
 /// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system.
@@ -79,6 +88,7 @@ fn bus(args: &RunArgs) -> DiskBus {
     match args.bus {
         None if through_firmware => DiskBus::Ide,
         None | Some(BusArg::Virtio) => DiskBus::Virtio,
+        Some(BusArg::Scsi) => DiskBus::Scsi,
         Some(BusArg::Ide) => DiskBus::Ide,
     }
 }
@@ -137,21 +147,48 @@ fn kernel_args(own: &str, job: &Job, append: Option<&str>, verbose: u8) -> Strin
     words.join(" ")
 }
 
-fn open_disk(text: &str) -> Result<Disk, Failure> {
+/// Opens a disk that is written as `--disk` has it.
+pub(super) fn open_disk(text: &str) -> Result<Disk, Failure> {
     let wish = disk(text)?;
     let mut disk = if NbdAddress::is_one(wish.name) {
-        let backend = crate::disk::connect(wish.name, wish.access == Access::ReadOnly)?;
-        Disk { backend, serial: "nbd".into(), bus: visor_machine::DiskBus::default() }
+        let backend = crate::disk::connect(wish.name, wish.access == Access::ReadOnly, &wish.tls)?;
+        Disk { backend, serial: "nbd".into(), file: None, bus: visor_machine::DiskBus::default() }
+    } else if is_remote(wish.name) {
+        if wish.access != Access::ReadOnly {
+            return Err(Failure::new(format!("{} can only be read", wish.name))
+                .hint(format!("--disk {},ro attaches it like that", wish.name))
+                .hint(format!(
+                    "visor disk create NAME --backing {} makes a disk of it that can be written",
+                    wish.name
+                )));
+        }
+        let access = WebArgs { ca: wish.tls.ca.clone(), auth_file: wish.auth_file.map(Into::into), cache: wish.cache };
+        let backend = crate::disk::web_disk(wish.name, wish.format, &access)?;
+        Disk { backend, serial: "web".into(), file: None, bus: visor_machine::DiskBus::default() }
     } else {
         let path = crate::disk::find(wish.name)?;
-        let options =
-            ImageOptions { format: wish.format, policy: crate::disk::policy(), ..ImageOptions::new(wish.access) };
-        Disk::open(&path, &options).map_err(crate::disk::machine_failure)?
+        let format = wish.format.or_else(|| crate::disk::outer(&path));
+        let options = ImageOptions {
+            format,
+            policy: crate::disk::policy(),
+            remote: crate::disk::opener(),
+            ..ImageOptions::new(wish.access)
+        };
+        let mut disk = Disk::open(&path, &options).map_err(crate::disk::machine_failure)?;
+        if wish.encrypted || wish.key_file.is_some() || crate::disk::is_encrypted(&path) {
+            disk.backend = crate::disk::unlock(disk.backend, &path, wish.key_file)?;
+        }
+        disk
     };
-    if !wish.limits.is_none() {
-        disk.backend = Arc::new(Throttle::new(disk.backend, wish.limits).map_err(crate::disk::failure)?);
-    }
+    // Without limits too: they can be set while the machine runs.
+    disk.backend = Arc::new(Throttle::new(disk.backend, wish.limits).map_err(crate::disk::failure)?);
     Ok(disk)
+}
+
+/// A disk as the command line has it: its name, and the rest with the comma.
+pub(crate) fn split_disk(text: &str) -> Result<(&str, &str), Failure> {
+    let name = disk(text)?.name;
+    Ok(text.split_at(name.len()))
 }
 
 /// A disk as the command line has it.
@@ -161,15 +198,42 @@ struct DiskWish<'a> {
     access: Access,
     format: Option<Format>,
     limits: Limits,
+    /// A volume of LUKS, which is opened with this key, that of the keyring, or a person's.
+    encrypted: bool,
+    key_file: Option<&'a Path>,
+    /// Of a disk of the network.
+    tls: TlsFiles,
+    /// Of a file of a web server.
+    auth_file: Option<&'a Path>,
+    cache: Option<u64>,
 }
 
-/// `FILE` with `,ro`, `,format=NAME`, `,iops=N`, `,bps=SIZE` behind it.
+/// `FILE` with `,ro`, `,format=NAME`, `,iops=N`, `,bps=SIZE`, `,key-file=FILE`, `,tls-ca=FILE`,
+/// `,tls-cert=FILE`, `,tls-key=FILE`, `,tls-name=NAME` behind it.
 fn disk(text: &str) -> Result<DiskWish<'_>, Failure> {
-    let mut wish = DiskWish { name: text, access: Access::ReadWrite, format: None, limits: Limits::default() };
+    let mut wish = DiskWish {
+        name: text,
+        access: Access::ReadWrite,
+        format: None,
+        limits: Limits::default(),
+        encrypted: false,
+        key_file: None,
+        tls: TlsFiles::default(),
+        auth_file: None,
+        cache: None,
+    };
     while let Some((rest, word)) = wish.name.rsplit_once(',') {
         let bad = |what: String| Failure::new(what).hint("write for example data,ro,iops=500,bps=20M");
         match word.split_once('=') {
             None if word == "ro" => wish.access = Access::ReadOnly,
+            Some(("key-file", f)) if !f.is_empty() => wish.key_file = Some(Path::new(f)),
+            Some(("auth-file", f)) => wish.auth_file = Some(Path::new(f)),
+            Some(("cache", n)) => wish.cache = Some(parse_size(n).map_err(|e| bad(format!("size of the cache: {e}")))?),
+            Some(("tls-ca", f)) => wish.tls.ca = Some(f.into()),
+            Some(("tls-cert", f)) => wish.tls.cert = Some(f.into()),
+            Some(("tls-key", f)) => wish.tls.key = Some(f.into()),
+            Some(("tls-name", n)) => wish.tls.server_name = Some(n.to_owned()),
+            Some(("format", "luks")) => (wish.encrypted, wish.format) = (true, Some(Format::Raw)),
             Some(("format", f)) => {
                 let names: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
                 let unknown = || bad(format!("no disk format `{f}`; there are {}", names.join(", ")));
@@ -193,12 +257,26 @@ mod tests {
 
     #[test]
     fn disks() {
-        let plain = |name, access, format| DiskWish { name, access, format, limits: Limits::default() };
+        let plain = |name, access, format| DiskWish {
+            name,
+            access,
+            format,
+            limits: Limits::default(),
+            encrypted: false,
+            key_file: None,
+            tls: TlsFiles::default(),
+            auth_file: None,
+            cache: None,
+        };
         assert_eq!(disk("a,b.img").unwrap(), plain("a,b.img", Access::ReadWrite, None));
         assert_eq!(disk("/x/c.img,ro").unwrap(), plain("/x/c.img", Access::ReadOnly, None));
         assert_eq!(disk("c,format=qcow2,ro").unwrap(), plain("c", Access::ReadOnly, Some(Format::Qcow2)));
         let limits = Limits { iops: 500, bps: 20 << 20 };
         assert_eq!(disk("c,iops=500,bps=20M").unwrap(), DiskWish { limits, ..plain("c", Access::ReadWrite, None) });
+        assert_eq!(split_disk("a,b.img,ro,iops=5").unwrap(), ("a,b.img", ",ro,iops=5"));
+        let key = disk("c.img,format=luks,key-file=/k").unwrap();
+        assert_eq!((key.name, key.encrypted, key.format), ("c.img", true, Some(Format::Raw)));
+        assert_eq!(key.key_file, Some(Path::new("/k")));
         assert!(disk("c,iops=many").is_err());
         assert!(disk("c,format=floppy").is_err());
     }

@@ -34,7 +34,7 @@ pub(super) fn line(e: &TimelineEvent) -> String {
 }
 
 /// A bar for each phase, from its beginning to that of the next.
-fn svg(events: &[TimelineEvent]) -> String {
+pub(super) fn svg(events: &[TimelineEvent]) -> String {
     let end = events.last().map_or(Duration::ZERO, |e| e.at).as_secs_f64().max(0.001) * 1.05;
     let (width, height) = (NAMES + BARS + 90.0, ROW * (events.len() as f64 + 1.0) + 20.0);
     let mut out = format!(

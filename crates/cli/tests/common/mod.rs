@@ -58,3 +58,8 @@ pub(crate) fn multiboot(code: &[u8]) -> Vec<u8> {
     let words = [MAGIC, FLAGS, 0u32.wrapping_sub(MAGIC + FLAGS), BASE, BASE, 0, 0, entry];
     words.iter().flat_map(|w| w.to_le_bytes()).chain(code.iter().copied()).collect()
 }
+
+/// Runs a program of the host to its end.
+pub(crate) fn run_outside(program: &str, args: &[&str]) -> Output {
+    Command::new(program).args(args).stdin(Stdio::null()).output().unwrap()
+}

@@ -1,14 +1,16 @@
 //! The client: a disk that is an export of a server.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use visor_block::{BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, SECTOR};
 
-use super::address::{NbdAddress, Stream};
+use super::address::NbdAddress;
+use super::stream::Stream;
+use super::tls::{TlsClient, TlsFiles};
 use super::wire::*;
 
 /// Time between attempts to connect again.
@@ -17,17 +19,19 @@ const RETRY: Duration = Duration::from_millis(200);
 const HANDSHAKE: Duration = Duration::from_secs(20);
 
 /// How to use an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct NbdOptions {
     /// Never write.
     pub read_only: bool,
     /// How long a lost connection is tried again before its requests fail.
     pub patience: Duration,
+    /// What to use where the address wants TLS; by default the host's authorities, and no certificate of our own.
+    pub tls: Option<TlsClient>,
 }
 
 impl Default for NbdOptions {
     fn default() -> Self {
-        NbdOptions { read_only: false, patience: Duration::from_secs(60) }
+        NbdOptions { read_only: false, patience: Duration::from_secs(60), tls: None }
     }
 }
 
@@ -88,9 +92,12 @@ impl NbdDisk {
     ///
     /// # Errors
     /// [`BlockErrorKind::Io`] if there is no such server or export, or it speaks another protocol.
-    pub fn connect(address: &NbdAddress, options: NbdOptions) -> Result<Self, BlockError> {
+    pub fn connect(address: &NbdAddress, mut options: NbdOptions) -> Result<Self, BlockError> {
         let fail = |e| BlockError { kind: BlockErrorKind::Io, what: format!("cannot use {address}"), source: Some(e) };
-        let (stream, size, flags) = handshake(address).map_err(fail)?;
+        if address.tls() && options.tls.is_none() {
+            options.tls = Some(TlsClient::new(&TlsFiles::default()).map_err(fail)?);
+        }
+        let (stream, size, flags) = handshake(address, options.tls.as_ref()).map_err(fail)?;
         let read_only = options.read_only || flags & READ_ONLY != 0;
         let geometry = BlockGeometry { sectors: size / SECTOR, physical_block: 4096, read_only };
         let reader = stream.try_clone().map_err(fail)?;
@@ -300,7 +307,7 @@ impl Shared {
             if self.lock().ended {
                 return None;
             }
-            match handshake(&self.address) {
+            match handshake(&self.address, self.options.tls.as_ref()) {
                 Ok((stream, size, flags)) => {
                     // Another disk under the same name is not the one the guest has mounted.
                     if size / SECTOR != self.geometry.sectors || flags & READ_ONLY & !self.flags != 0 {
@@ -379,7 +386,7 @@ fn lost(address: &NbdAddress) -> BlockError {
 }
 
 /// Connects and chooses the export. Returns the connection, the size and the flags.
-fn handshake(address: &NbdAddress) -> io::Result<(Stream, u64, u16)> {
+fn handshake(address: &NbdAddress, tls: Option<&TlsClient>) -> io::Result<(Stream, u64, u16)> {
     let mut s = address.connect(HANDSHAKE)?;
     s.limit(Some(HANDSHAKE))?;
     if u64_from(&mut s)? != MAGIC || u64_from(&mut s)? != OPTION_MAGIC {
@@ -389,23 +396,19 @@ fn handshake(address: &NbdAddress) -> io::Result<(Stream, u64, u16)> {
     if offered & FIXED_NEWSTYLE == 0 {
         return Err(protocol("the server knows no options"));
     }
-    s.write_all(&u32::from(offered & (FIXED_NEWSTYLE | NO_ZEROES)).to_be_bytes())?;
+    s.send(&u32::from(offered & (FIXED_NEWSTYLE | NO_ZEROES)).to_be_bytes())?;
+    // Without TLS where it is wanted, nothing more is said, not even which export.
+    if let Some(tls) = tls.filter(|_| address.tls()) {
+        s = start_tls(s, tls, address)?;
+    }
     let name = address.export().as_bytes();
     let mut data = (name.len() as u32).to_be_bytes().to_vec();
     data.extend(name);
     data.extend([0, 0]);
-    option(&mut s, OPT_GO, &data)?;
+    option(&s, OPT_GO, &data)?;
     let mut export = None;
     loop {
-        if u64_from(&mut s)? != OPTION_REPLY_MAGIC || u32_from(&mut s)? != OPT_GO {
-            return Err(protocol("an answer to another question"));
-        }
-        let (kind, len) = (u32_from(&mut s)?, u32_from(&mut s)? as usize);
-        if len > MAX_NAME * 2 {
-            return Err(protocol("an answer that is too long"));
-        }
-        let mut body = vec![0; len];
-        s.read_exact(&mut body)?;
+        let (kind, body) = answer(&mut s, OPT_GO)?;
         match kind {
             REP_ACK => break,
             REP_INFO if body.len() >= 12 && body[..2] == INFO_EXPORT.to_be_bytes() => {
@@ -413,6 +416,7 @@ fn handshake(address: &NbdAddress) -> io::Result<(Stream, u64, u16)> {
                 export = Some((u64_from(&mut rest)?, u16_from(&mut rest)?));
             }
             REP_INFO => {}
+            REP_ERR_TLS_REQUIRED => return Err(protocol("the server wants TLS: write nbds:// instead of nbd://")),
             kind => {
                 let why = String::from_utf8_lossy(&body).into_owned();
                 let what = if kind == REP_ERR_UNKNOWN { "no such export" } else { "the server refuses" };
@@ -428,10 +432,32 @@ fn handshake(address: &NbdAddress) -> io::Result<(Stream, u64, u16)> {
     Ok((s, size, flags))
 }
 
-fn option(s: &mut Stream, option: u32, data: &[u8]) -> io::Result<()> {
+fn start_tls(mut s: Stream, tls: &TlsClient, address: &NbdAddress) -> io::Result<Stream> {
+    option(&s, OPT_STARTTLS, &[])?;
+    match answer(&mut s, OPT_STARTTLS)? {
+        (REP_ACK, _) => s.secure(tls.connection(address.host())?),
+        _ => Err(protocol("the server has no TLS")),
+    }
+}
+
+/// A reply to an option: its kind and data.
+fn answer(s: &mut Stream, option: u32) -> io::Result<(u32, Vec<u8>)> {
+    if u64_from(s)? != OPTION_REPLY_MAGIC || u32_from(s)? != option {
+        return Err(protocol("an answer to another question"));
+    }
+    let (kind, len) = (u32_from(s)?, u32_from(s)? as usize);
+    if len > MAX_NAME * 2 {
+        return Err(protocol("an answer that is too long"));
+    }
+    let mut body = vec![0; len];
+    s.read_exact(&mut body)?;
+    Ok((kind, body))
+}
+
+fn option(s: &Stream, option: u32, data: &[u8]) -> io::Result<()> {
     let mut message = OPTION_MAGIC.to_be_bytes().to_vec();
     message.extend(option.to_be_bytes());
     message.extend((data.len() as u32).to_be_bytes());
     message.extend(data);
-    s.write_all(&message)
+    s.send(&message)
 }

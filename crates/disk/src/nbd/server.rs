@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use visor_block::{BlockBackend, BlockBuffer, BlockError, BlockErrorKind, BlockOp, BlockRequest, SECTOR, Sector};
 
-use super::address::Stream;
+use super::stream::Stream;
+use super::tls::{TlsServer, is_allowed};
 use super::wire::*;
 
 /// Connections served at a time.
@@ -31,12 +32,16 @@ pub struct NbdExport {
     pub backend: Arc<dyn BlockBackend>,
     /// Nobody may write.
     pub read_only: bool,
+    /// Only for clients with one of these certificates: DNS names in them, or `sha256:` and a fingerprint. For others it does not
+    /// exist. Needs a server with TLS that asks for certificates.
+    pub allow: Option<Vec<String>>,
 }
 
 /// A server, listening.
 pub struct NbdServer {
     listener: Listener,
     exports: Arc<BTreeMap<String, NbdExport>>,
+    tls: Option<TlsServer>,
     stop: Arc<AtomicBool>,
 }
 
@@ -46,8 +51,8 @@ enum Listener {
 }
 
 impl NbdServer {
-    /// Listens at an address such as `127.0.0.1:10809`. There is no encryption and no authentication: whoever reaches the
-    /// address has the disks.
+    /// Listens at an address such as `127.0.0.1:10809`. Without [`NbdServer::secured`] there is no encryption and
+    /// no authentication: whoever reaches the address has the disks.
     ///
     /// # Errors
     /// The host's.
@@ -68,7 +73,12 @@ impl NbdServer {
     }
 
     fn new(listener: Listener, exports: BTreeMap<String, NbdExport>) -> Self {
-        NbdServer { listener, exports: Arc::new(exports), stop: Arc::default() }
+        NbdServer { listener, exports: Arc::new(exports), tls: None, stop: Arc::default() }
+    }
+
+    /// The same, speaking TLS only.
+    pub fn secured(self, tls: TlsServer) -> Self {
+        NbdServer { tls: Some(tls), ..self }
     }
 
     /// The port, where it listens at TCP.
@@ -97,16 +107,17 @@ impl NbdServer {
                     break Ok(());
                 }
                 let accepted = match &self.listener {
-                    Listener::Tcp(l) => l.accept().map(|(s, _)| Stream::Tcp(s)),
-                    Listener::Unix(l) => l.accept().map(|(s, _)| Stream::Unix(s)),
+                    Listener::Tcp(l) => l.accept().map(|(s, _)| Stream::from(s)),
+                    Listener::Unix(l) => l.accept().map(|(s, _)| Stream::from(s)),
                 };
                 match accepted {
                     Ok(stream) if Arc::strong_count(&count) <= MAX_CONNECTIONS => {
                         let (held, exports, open) = (count.clone(), self.exports.clone(), open.clone());
+                        let tls = self.tls.clone();
                         let stream = Arc::new(stream);
                         lock(&open).push(stream.clone());
                         scope.spawn(move || {
-                            if let Err(e) = connection(&stream, &exports) {
+                            if let Err(e) = connection(&stream, &exports, tls.as_ref()) {
                                 tracing::debug!("a client left: {e}");
                             }
                             stream.shut();
@@ -131,55 +142,106 @@ fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Serves one client.
-fn connection(stream: &Arc<Stream>, exports: &BTreeMap<String, NbdExport>) -> io::Result<()> {
-    stream.blocking()?;
-    stream.limit(Some(HANDSHAKE))?;
-    let mut reader = BufReader::with_capacity(256 << 10, stream.try_clone()?);
-    let Some(export) = negotiate(stream, &mut reader, exports)? else { return Ok(()) };
-    stream.limit(None)?;
-    transmit(stream, &mut reader, &export)
+/// How the talk about exports ended.
+enum Outcome {
+    Export(NbdExport),
+    Left,
+    StartTls,
 }
 
-/// Answers options until the client has chosen.
-fn negotiate(
-    stream: &Stream,
-    reader: &mut dyn Read,
-    exports: &BTreeMap<String, NbdExport>,
-) -> io::Result<Option<NbdExport>> {
+/// Serves one client.
+fn connection(stream: &Stream, exports: &BTreeMap<String, NbdExport>, tls: Option<&TlsServer>) -> io::Result<()> {
+    stream.blocking()?;
+    stream.limit(Some(HANDSHAKE))?;
+    // Nothing is read ahead before the transmission, since what follows STARTTLS is another protocol's.
+    let mut stream = stream.try_clone()?;
     let mut hello = MAGIC.to_be_bytes().to_vec();
     hello.extend(OPTION_MAGIC.to_be_bytes());
     hello.extend((FIXED_NEWSTYLE | NO_ZEROES).to_be_bytes());
     stream.send(&hello)?;
-    let flags = u32_from(reader)?;
-    for _ in 0..MAX_OPTIONS {
-        if u64_from(reader)? != OPTION_MAGIC {
-            return Err(protocol("an option does not start as one"));
+    let flags = u32_from(&mut stream)?;
+    let mut talk = Talk { flags, secure: false, tls: tls.is_some(), exports: visible(exports, None) };
+    let mut outcome = talk.negotiate(&mut stream)?;
+    if let (Outcome::StartTls, Some(tls)) = (&outcome, tls) {
+        stream = stream.secure(tls.connection()?)?;
+        talk = Talk { flags, secure: true, tls: true, exports: visible(exports, stream.peer().as_deref()) };
+        outcome = talk.negotiate(&mut stream)?;
+    }
+    let Outcome::Export(export) = outcome else { return Ok(()) };
+    stream.limit(None)?;
+    let mut reader = BufReader::with_capacity(256 << 10, stream.try_clone()?);
+    transmit(&Arc::new(stream), &mut reader, &export)
+}
+
+/// The exports that exist for this client.
+fn visible(exports: &BTreeMap<String, NbdExport>, peer: Option<&[u8]>) -> BTreeMap<String, NbdExport> {
+    let may = |e: &NbdExport| match (&e.allow, peer) {
+        (None, _) => true,
+        (Some(allowed), Some(peer)) => is_allowed(peer, allowed),
+        (Some(_), None) => false,
+    };
+    exports.iter().filter(|(_, e)| may(e)).map(|(n, e)| (n.clone(), e.clone())).collect()
+}
+
+/// The talk about exports.
+struct Talk {
+    flags: u32,
+    /// This is inside TLS.
+    secure: bool,
+    /// There is TLS.
+    tls: bool,
+    exports: BTreeMap<String, NbdExport>,
+}
+
+impl Talk {
+    /// Answers options until the client has chosen.
+    fn negotiate(&self, stream: &mut Stream) -> io::Result<Outcome> {
+        for _ in 0..MAX_OPTIONS {
+            if u64_from(stream)? != OPTION_MAGIC {
+                return Err(protocol("an option does not start as one"));
+            }
+            let (option, len) = (u32_from(stream)?, u32_from(stream)? as usize);
+            if len > 2 * MAX_NAME {
+                return Err(protocol("an option that is too long"));
+            }
+            let mut data = vec![0; len];
+            stream.read_exact(&mut data)?;
+            if let Some(outcome) = self.option(stream, option, &data)? {
+                return Ok(outcome);
+            }
         }
-        let (option, len) = (u32_from(reader)?, u32_from(reader)? as usize);
-        if len > 2 * MAX_NAME {
-            return Err(protocol("an option that is too long"));
-        }
-        let mut data = vec![0; len];
-        reader.read_exact(&mut data)?;
+        Err(protocol("too many options"))
+    }
+
+    fn option(&self, stream: &Stream, option: u32, data: &[u8]) -> io::Result<Option<Outcome>> {
         match option {
+            OPT_ABORT => {
+                stream.send(&answer(option, REP_ACK, &[]))?;
+                return Ok(Some(Outcome::Left));
+            }
+            OPT_STARTTLS if self.tls && !self.secure && data.is_empty() => {
+                stream.send(&answer(option, REP_ACK, &[]))?;
+                return Ok(Some(Outcome::StartTls));
+            }
+            OPT_STARTTLS if self.tls => stream.send(&answer(option, REP_ERR_INVALID, &[]))?,
+            // This option has no way to say no.
+            OPT_EXPORT_NAME if self.tls && !self.secure => return Ok(Some(Outcome::Left)),
+            _ if self.tls && !self.secure => {
+                stream.send(&answer(option, REP_ERR_TLS_REQUIRED, b"this server speaks TLS only"))?;
+            }
             OPT_EXPORT_NAME => {
-                let Some(export) = choose(exports, &data) else { return Ok(None) };
+                let Some(export) = choose(&self.exports, data) else { return Ok(Some(Outcome::Left)) };
                 let mut answer = size(export).to_be_bytes().to_vec();
                 answer.extend(flags_of(export).to_be_bytes());
-                if flags & u32::from(NO_ZEROES) == 0 {
+                if self.flags & u32::from(NO_ZEROES) == 0 {
                     answer.extend([0; 124]);
                 }
                 stream.send(&answer)?;
-                return Ok(Some(export.clone()));
-            }
-            OPT_ABORT => {
-                stream.send(&answer(option, REP_ACK, &[]))?;
-                return Ok(None);
+                return Ok(Some(Outcome::Export(export.clone())));
             }
             OPT_LIST => {
                 let mut all = Vec::new();
-                for name in exports.keys() {
+                for name in self.exports.keys() {
                     let mut entry = (name.len() as u32).to_be_bytes().to_vec();
                     entry.extend(name.as_bytes());
                     all.extend(answer(option, REP_SERVER, &entry));
@@ -188,14 +250,13 @@ fn negotiate(
                 stream.send(&all)?;
             }
             OPT_INFO | OPT_GO => {
-                if let Some(export) = info(stream, option, &data, exports)?.filter(|_| option == OPT_GO) {
-                    return Ok(Some(export));
-                }
+                let export = info(stream, option, data, &self.exports)?.filter(|_| option == OPT_GO);
+                return Ok(export.map(Outcome::Export));
             }
             _ => stream.send(&answer(option, REP_ERR_UNSUPPORTED, &[]))?,
         }
+        Ok(None)
     }
-    Err(protocol("too many options"))
 }
 
 /// Answers what an export is.

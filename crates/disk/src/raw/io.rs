@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::RawOptions;
 use crate::format::Format;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use visor_block::{BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest};
+use visor_block::{BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, SECTOR};
 
 /// Bytes moved at a time between file and guest.
 const CHUNK: usize = 256 << 10;
@@ -18,8 +19,8 @@ const CHUNK: usize = 256 << 10;
 pub(super) struct RawFile {
     file: File,
     path: PathBuf,
-    /// Bytes it had when it was opened.
-    bytes: u64,
+    /// Bytes it had when it was opened, or was given since.
+    bytes: AtomicU64,
     geometry: BlockGeometry,
     discard: bool,
     guard: bool,
@@ -27,12 +28,45 @@ pub(super) struct RawFile {
 
 impl RawFile {
     pub(super) fn new(file: File, path: PathBuf, bytes: u64, geometry: BlockGeometry, options: &RawOptions) -> Self {
+        let bytes = AtomicU64::new(bytes);
         RawFile { file, path, bytes, geometry, discard: options.discard, guard: options.guard }
+    }
+
+    pub(super) fn geometry(&self) -> BlockGeometry {
+        BlockGeometry { sectors: self.bytes.load(Ordering::Acquire).div_ceil(SECTOR), ..self.geometry }
+    }
+
+    /// Makes the file longer; one whose space was all taken stays so.
+    pub(super) fn grow(&self, sectors: u64) -> Result<(), BlockError> {
+        let (old, now) = (self.bytes.load(Ordering::Acquire), self.geometry().sectors);
+        let bytes = sectors.checked_mul(SECTOR).filter(|b| i64::try_from(*b).is_ok());
+        let Some(bytes) = bytes.filter(|_| sectors >= now && !self.geometry.read_only) else {
+            let what = format!("{} has {now} sectors and cannot get {sectors} while it is in use", self.path.display());
+            return Err(BlockError::new(BlockErrorKind::OutOfRange, what));
+        };
+        let meta = self.file.metadata().map_err(|e| self.error("resize", bytes, e))?;
+        if !meta.is_file() {
+            let what = format!("{} is a device, whose size is the host's business", self.path.display());
+            return Err(BlockError::new(BlockErrorKind::Unsupported, what));
+        }
+        let full = meta.blocks() * 512 >= old;
+        let grown = match full && bytes > old {
+            true => fallocate(&self.file, FallocateFlags::empty(), old as i64, (bytes - old) as i64).map_err(io::Error::from),
+            false => self.file.set_len(bytes),
+        };
+        match grown {
+            Err(e) if unsupported(&e) => self.file.set_len(bytes),
+            other => other,
+        }
+        .and_then(|()| self.file.sync_all())
+        .map_err(|e| self.error("resize", bytes, e))?;
+        self.bytes.store(bytes, Ordering::Release);
+        Ok(())
     }
 
     /// Carries out and completes `request`.
     pub(super) fn serve(&self, mut request: BlockRequest) {
-        let result = crate::request::check(&request, &self.geometry).and_then(|at| match request.op {
+        let result = crate::request::check(&request, &self.geometry()).and_then(|at| match request.op {
             BlockOp::Read => self.read(&mut request, at),
             BlockOp::Write => self.write(&request, at),
             BlockOp::Flush if self.geometry.read_only => Ok(()),
@@ -51,7 +85,7 @@ impl RawFile {
             let from = at + done as u64;
             let got = self.read_some(&mut chunk[..n], from).map_err(|e| self.error("read", from, e))?;
             // Only the rest of the last sector lies behind the end.
-            if got < n && from + (got as u64) < self.bytes {
+            if got < n && from + (got as u64) < self.bytes.load(Ordering::Relaxed) {
                 let what = format!("{} is shorter than when it was opened", self.path.display());
                 return Err(BlockError::new(BlockErrorKind::Io, what));
             }

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use visor_block::{BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockRequest, SECTOR};
+use visor_block::{BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockRequest, DiskResize, SECTOR};
 
 pub(crate) use io::classify;
 
@@ -62,8 +62,9 @@ impl Default for RawOptions {
 
 /// An open raw image.
 pub struct RawDisk {
-    geometry: BlockGeometry,
+    file: Arc<RawFile>,
     pool: Pool,
+    threads: usize,
 }
 
 impl RawDisk {
@@ -78,6 +79,14 @@ impl RawDisk {
             lock(&file, path, access == Access::ReadWrite)?;
         }
         Self::from_file(file, path, access, options)
+    }
+
+    /// The disk in `file`, which will be `path` (see [`crate::NewFile`]), for writing.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn from_handle(file: File, path: &Path, options: &RawOptions) -> Result<Self, BlockError> {
+        Self::from_file(file, path, Access::ReadWrite, options)
     }
 
     /// The disk in `file`, which is `path` and locked already.
@@ -97,9 +106,10 @@ impl RawDisk {
         let geometry = BlockGeometry { sectors: bytes.div_ceil(SECTOR), physical_block, read_only };
         let raw = Arc::new(RawFile::new(file, path.to_owned(), bytes, geometry, options));
         let threads = options.threads.clamp(1, MAX_THREADS);
+        let worker = raw.clone();
         let pool =
-            Pool::new(threads, "disk", move |r| raw.serve(r)).map_err(|e| host_error("no threads for", path, e))?;
-        Ok(RawDisk { geometry, pool })
+            Pool::new(threads, "disk", move |r| worker.serve(r)).map_err(|e| host_error("no threads for", path, e))?;
+        Ok(RawDisk { file: raw, pool, threads })
     }
 
     /// Makes a new image of `size` bytes, which reads as zeroes. An existing file is never touched.
@@ -136,7 +146,7 @@ pub(crate) fn open_file(path: &Path, access: Access) -> Result<File, BlockError>
 
 impl BlockBackend for RawDisk {
     fn geometry(&self) -> BlockGeometry {
-        self.geometry
+        self.file.geometry()
     }
 
     fn submit(&self, request: BlockRequest) {
@@ -145,6 +155,20 @@ impl BlockBackend for RawDisk {
 
     fn drain(&self) {
         self.pool.drain();
+    }
+
+    fn means(&self) -> String {
+        format!("{} threads", self.threads)
+    }
+
+    fn as_resize(&self) -> Option<&dyn DiskResize> {
+        Some(self)
+    }
+}
+
+impl DiskResize for RawDisk {
+    fn resize(&self, sectors: u64) -> Result<(), BlockError> {
+        self.file.grow(sectors)
     }
 }
 

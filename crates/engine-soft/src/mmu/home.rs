@@ -22,7 +22,7 @@ pub(crate) const SPACES: usize = 8;
 /// Bytes for the CPU's state.
 const CPU_BYTES: usize = 8192;
 /// Most indirect branch targets kept of the kernel, and of each user address space.
-const KERNEL_TARGETS: usize = 4096;
+const KERNEL_TARGETS: usize = 16384;
 const USER_TARGETS: usize = 2048;
 
 const _: () = assert!(size_of::<Cpu>() <= CPU_BYTES);
@@ -32,6 +32,8 @@ const _: () = assert!(size_of::<Cpu>() <= CPU_BYTES);
 pub(crate) struct KernelTables {
     pub(crate) tables: Tables,
     pub(crate) targets: Targets<KERNEL_TARGETS>,
+    /// Which kind of code they lead to; 0 is 64-bit code.
+    pub(crate) layout: u32,
 }
 
 /// Tables that each address space has of its own.
@@ -42,6 +44,8 @@ pub(crate) struct UserTables {
     /// Supervisor with RFLAGS.AC, which lifts SMAP.
     pub(crate) ac: Tables,
     pub(crate) targets: Targets<USER_TARGETS>,
+    /// Which kind of code they lead to; 0 is 64-bit code.
+    pub(crate) layout: u32,
 }
 
 /// Offsets from the GS base.
@@ -60,6 +64,10 @@ pub(crate) const KERNEL_TARGETS_AT: TargetsAt =
     targets_at::<KERNEL_TARGETS>(KERNEL_AT + offset_of!(KernelTables, targets));
 /// Of user code.
 pub(crate) const USER_TARGETS_AT: TargetsAt = targets_at::<USER_TARGETS>(USER_AT + offset_of!(UserTables, targets));
+/// Offsets from the GS base of what says which kind of code the targets are.
+pub(crate) const KERNEL_LAYOUT_AT: i32 = (KERNEL_AT + offset_of!(KernelTables, layout)) as i32;
+/// Likewise.
+pub(crate) const USER_LAYOUT_AT: i32 = (USER_AT + offset_of!(UserTables, layout)) as i32;
 /// Bits of a linear address that select an entry there.
 pub(crate) const KERNEL_TARGETS_MASK: u64 = Targets::<KERNEL_TARGETS>::MASK;
 /// Likewise.

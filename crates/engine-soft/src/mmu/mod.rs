@@ -17,8 +17,8 @@ mod walk;
 pub(crate) use access::{Word, peek, poke};
 pub(crate) use home::CpuBox;
 pub(crate) use home::{
-    Home, KERNEL_AT, KERNEL_TARGETS_AT, KERNEL_TARGETS_MASK, KernelTables, SPACES, TargetsAt, USER_AT, USER_TARGETS_AT,
-    USER_TARGETS_MASK, UserTables,
+    Home, KERNEL_AT, KERNEL_LAYOUT_AT, KERNEL_TARGETS_AT, KERNEL_TARGETS_MASK, KernelTables, SPACES, TargetsAt,
+    USER_AT, USER_LAYOUT_AT, USER_TARGETS_AT, USER_TARGETS_MASK, UserTables,
 };
 pub(crate) use space::Privilege;
 pub(crate) use tables::{ENTRIES, LoadTable, StoreTable, Tables};

@@ -76,6 +76,8 @@ pub(crate) struct Mmu {
     upper_not_global: bool,
     /// A global page in the lower half was cached: INVLPG there concerns every space.
     lower_global: bool,
+    /// The kernel's branch targets know some in the lower half.
+    lower_targets: std::cell::Cell<bool>,
     clock: u64,
     /// Flushes of more than one page.
     pub(crate) flushes: u64,
@@ -110,6 +112,7 @@ impl Mmu {
             upper_code: Filter::default(),
             upper_not_global: false,
             lower_global: false,
+            lower_targets: std::cell::Cell::new(false),
             clock: 2,
             flushes: 0,
         };
@@ -139,9 +142,42 @@ impl Mmu {
             match (user, lin >> 63 != 0) {
                 (true, false) => (*self.home.user(self.space.slot)).targets.put(lin, code),
                 (false, true) => (*self.home.kernel()).targets.put(lin, code),
+                (false, false) => {
+                    self.lower_targets.set(true);
+                    (*self.home.kernel()).targets.put(lin, code);
+                }
                 // What is remembered there would not be forgotten in time.
-                _ => {}
+                (true, true) => {}
             }
+        }
+    }
+
+    /// Branch targets of the kernel, or of user code of this address space, are those of code of kind `layout` from here on.
+    #[inline]
+    pub(crate) fn lay_out_targets(&self, user: bool, layout: u32) {
+        // SAFETY: as in `put_target`.
+        unsafe {
+            if user {
+                let tables = self.home.user(self.space.slot);
+                if (*tables).layout != layout {
+                    (*tables).layout = layout;
+                    (*tables).targets.clear();
+                }
+            } else {
+                let tables = self.home.kernel();
+                if (*tables).layout != layout {
+                    (*tables).layout = layout;
+                    (*tables).targets.clear();
+                }
+            }
+        }
+    }
+
+    /// The lower half of the address space shows something else: what the kernel's branch targets know of it is void.
+    fn forget_lower_targets(&self) {
+        if self.lower_targets.replace(false) {
+            // SAFETY: as in `put_target`.
+            unsafe { (*self.home.kernel()).targets.clear() };
         }
     }
 
@@ -353,6 +389,7 @@ impl Mmu {
             self.move_lower();
         }
         self.code_generation[0] = self.space.generation;
+        self.forget_lower_targets();
         self.look_at_space();
     }
 
@@ -361,6 +398,7 @@ impl Mmu {
         self.space.generation = self.clock;
         self.space.code = Filter::default();
         self.code_generation[0] = self.clock;
+        self.forget_lower_targets();
         Self::forget_targets(&self.home, self.space.slot);
     }
 

@@ -38,7 +38,8 @@ pub(super) enum Spot {
     /// At R14, where a check of its own left it; the jumps are taken if that failed.
     Own { check: Check, misses: Vec<Hole> },
     /// At R14 plus an offset, in the range of a group.
-    Shared { group: u8, at: i32, check: Check },
+    /// (With `walks`, of a loop's.)
+    Shared { group: u8, at: i32, check: Check, walks: bool },
 }
 
 /// Which access of an instruction.
@@ -75,16 +76,18 @@ impl Spot {
 impl Build<'_> {
     /// Gets an access of `insn` ready: afterwards it may be made at the spot returned, with the flags as `check` says. RCX is lost.
     pub(super) fn reach(&mut self, insn: &Insn, which: Which, check: Check) -> Spot {
+        if let Some(spot) = self.walk_to(insn, which, check) {
+            return spot;
+        }
         let member = self.member(matches!(which, Which::Stack(..)).into());
         let Some(m) = member else {
-            self.address_of(insn, which);
+            self.address_of(insn, which, 0);
             let misses = self.check(check);
             return Spot::Own { check, misses };
         };
         let start = self.asm.here();
         if m.leads {
-            self.address_of(insn, which);
-            self.asm.add_constant(Host::R14, -m.at);
+            self.address_of(insn, which, -m.at);
             let g = self.group(m.group);
             let access = if g.store { Access::Store } else { Access::Load };
             let whole = Check { access, size: g.size, align: g.align, keep_flags: check.keep_flags };
@@ -100,16 +103,19 @@ impl Build<'_> {
             self.asm.load(Host::R14, Rm::State(field!(ranges) + 8 * i32::from(m.group)));
             self.set_range(m.group);
         }
-        Spot::Shared { group: m.group, at: m.at, check }
+        Spot::Shared { group: m.group, at: m.at, check, walks: false }
     }
 
-    fn address_of(&mut self, insn: &Insn, which: Which) {
+    /// R14 becomes the linear address of the access, plus `by`; RCX may be lost, the flags stay.
+    pub(super) fn address_of(&mut self, insn: &Insn, which: Which, by: i32) {
         match which {
-            Which::Operand => self.operand_address(&insn.ins),
+            Which::Operand => {
+                self.operand_address(&insn.ins, by);
+            }
             Which::Stack(register, offset) => {
                 if let Place::Host(h) = regs::place(register) {
                     self.loses(Host::R14);
-                    self.asm.lea(true, Host::R14, Sum { base: Some(h), index: None, disp: offset });
+                    self.asm.lea(true, Host::R14, Sum { base: Some(h), index: None, disp: offset + by });
                 }
             }
         }
@@ -133,8 +139,9 @@ impl Build<'_> {
                 self.load_mark(*check, rcx_kept);
                 check.size
             }
-            Spot::Shared { group, check, .. } => {
-                self.asm.load(Host::RCX, Rm::State(field!(marks) + 8 * i32::from(*group)));
+            Spot::Shared { group, check, walks, .. } => {
+                let marks = if *walks { field!(walk_marks) } else { field!(marks) };
+                self.asm.load(Host::RCX, Rm::State(marks + 8 * i32::from(*group)));
                 check.size
             }
         };
@@ -142,21 +149,21 @@ impl Build<'_> {
         self.or_tell_write(hole, spot.at(), size, insn);
     }
 
-    /// R14 becomes the linear address of the memory operand of `ins`; RCX is lost, the flags stay.
-    pub(super) fn operand_address(&mut self, ins: &Instruction) {
-        self.effective_address(ins);
+    /// R14 becomes the linear address of the memory operand of `ins`, plus `by`; RCX is lost, the flags stay.
+    pub(super) fn operand_address(&mut self, ins: &Instruction, by: i32) {
+        self.effective_address(ins, by);
         if let Some(seg) = segment(ins) {
             self.asm.load(Host::RCX, Rm::State(frame::segment_base(seg)));
             self.asm.lea(true, Host::R14, Sum { base: Some(Host::R14), index: Some((Host::RCX, 0)), disp: 0 });
         }
     }
 
-    /// R14 becomes the effective address of the memory operand of `ins`.
-    pub(super) fn effective_address(&mut self, ins: &Instruction) {
+    /// R14 becomes the effective address of the memory operand of `ins`, plus `by`, which is 0 for addresses of 32 bits.
+    pub(super) fn effective_address(&mut self, ins: &Instruction, by: i32) {
         self.loses(Host::R14);
         if ins.is_ip_rel_memory_operand() {
             // The decoder counts from the page.
-            self.linear(Host::R14, ins.ip_rel_memory_address() as i64);
+            self.linear(Host::R14, (ins.ip_rel_memory_address() as i64).wrapping_add(by.into()));
             if ins.memory_base() == Register::EIP {
                 self.asm.load32(Host::R14, Rm::Reg(Host::R14));
             }
@@ -166,15 +173,19 @@ impl Build<'_> {
         let index = (ins.memory_index() != Register::None).then(|| self.part(ins.memory_index(), Host::RCX));
         let scale = ins.memory_index_scale().trailing_zeros() as u8;
         let wide = !is_32(ins.memory_base()) && !is_32(ins.memory_index());
-        let disp = ins.memory_displacement64() as i32;
+        let own = ins.memory_displacement64() as i32;
+        let (disp, rest) = own.checked_add(by).map_or((own, by), |sum| (sum, 0));
         match (base, index) {
             (Some(b), None) if disp == 0 && wide => {
                 if b != Host::R14 {
                     self.asm.mov(Host::R14, b);
                 }
             }
-            (None, None) => self.asm.constant(Host::R14, ins.memory_displacement64()),
+            (None, None) => self.asm.constant(Host::R14, ins.memory_displacement64().wrapping_add(by as u64)),
             _ => self.asm.lea(wide, Host::R14, Sum { base, index: index.map(|i| (i, scale)), disp }),
+        }
+        if base.is_some() || index.is_some() {
+            self.asm.add_constant(Host::R14, rest);
         }
     }
 
@@ -200,10 +211,8 @@ impl Build<'_> {
         if check.keep_flags {
             save_flags(&mut self.asm);
         }
+        self.entry_of_address();
         let a = &mut self.asm;
-        a.load32(Host::RCX, Rm::Reg(Host::R14));
-        a.shr32(Host::RCX, 9);
-        a.group_imm32(false, 4, Rm::Reg(Host::RCX), ((ENTRIES - 1) << 3) as i32);
         a.op(true, &[0x03], Host::R14.0, Rm::Table(tables.neg_tag));
         a.group_imm32(true, 7, Rm::Reg(Host::R14), 4096 - check.size as i32);
         let mut out = vec![a.jcc(cond::A)];
@@ -225,6 +234,19 @@ impl Build<'_> {
             restore_flags(a);
         }
         out
+    }
+
+    /// RCX becomes the offset of the entry that the linear address in R14 maps to; the flags are lost.
+    pub(super) fn entry_of_address(&mut self) {
+        let a = &mut self.asm;
+        // BMI2 as well.
+        if self.host.pext {
+            a.rotate_address(9);
+        } else {
+            a.load32(Host::RCX, Rm::Reg(Host::R14));
+            a.shr32(Host::RCX, 9);
+        }
+        a.group_imm32(false, 4, Rm::Reg(Host::RCX), ((ENTRIES - 1) << 3) as i32);
     }
 
     fn check_keeping_flags(&mut self, check: Check, tables: TableAt) -> Vec<Hole> {
@@ -327,15 +349,16 @@ fn is_32(register: Register) -> bool {
 
 /// Offsets of a table's arrays from the GS base.
 #[derive(Clone, Copy, Debug)]
-struct TableAt {
-    neg_tag: i32,
-    host: i32,
-    addend: i32,
+pub(super) struct TableAt {
+    pub(super) neg_tag: i32,
+    pub(super) host: i32,
+    pub(super) addend: i32,
     /// Of stores only.
-    mark: i32,
+    pub(super) mark: i32,
 }
 
-fn tables(privilege: Privilege, access: Access) -> TableAt {
+/// Where the tables for an access are.
+pub(super) fn tables(privilege: Privilege, access: Access) -> TableAt {
     use std::mem::offset_of;
     let pair = match privilege {
         Privilege::Supervisor => KERNEL_AT + offset_of!(KernelTables, tables),

@@ -198,10 +198,33 @@ impl Asm {
     /// `to = from` with its bits under the mask at `mask` moved together (PEXT); keeps the flags.
     pub(super) fn pext(&mut self, to: Host, from: Host, mask: i32) {
         // VEX.LZ.F3.0F38.W1 F5 /r with a GS prefix; the mask is the memory operand.
+        self.bits_under_mask(2, to, from, mask);
+    }
+
+    /// `to` = the low bits of `from` put where the mask at `mask` has bits (PDEP); keeps the flags.
+    pub(super) fn pdep(&mut self, to: Host, from: Host, mask: i32) {
+        // VEX.LZ.F2.0F38.W1 F5 /r.
+        self.bits_under_mask(3, to, from, mask);
+    }
+
+    fn bits_under_mask(&mut self, pp: u8, to: Host, from: Host, mask: i32) {
         self.raw(&[0x65, 0xc4]);
         let r = u8::from(to.0 < 8) << 7;
-        self.raw(&[r | 0x62, 0x80 | (!from.0 & 15) << 3 | 2, 0xf5]);
+        self.raw(&[r | 0x62, 0x80 | (!from.0 & 15) << 3 | pp, 0xf5]);
         self.modrm(to.0 & 7, Rm::State(mask));
+    }
+
+    /// RCX becomes the lower half of R14, rotated right by `by` (RORX); keeps the flags.
+    pub(super) fn rotate_address(&mut self, by: u8) {
+        self.raw(&[0xc4, 0xc3, 0x7b, 0xf0, 0xce, by]);
+    }
+
+    /// `to = from` with its halves exchanged (RORX); keeps the flags.
+    pub(super) fn rorx32(&mut self, to: Host, from: Host) {
+        // VEX.LZ.F2.0F3A.W1 F0 /r ib.
+        let r = u8::from(to.0 < 8) << 7;
+        let b = u8::from(from.0 < 8) << 5;
+        self.raw(&[0xc4, r | 0x40 | b | 3, 0xfb, 0xf0, 0xc0 | (to.0 & 7) << 3 | (from.0 & 7), 32]);
     }
 
     /// `op to, imm8` of the group 83h: 4 is AND, 7 is CMP.
@@ -284,7 +307,10 @@ fn extensions(rm: Rm) -> (u8, u8) {
 
 /// Condition codes (SDM 2 table B-10).
 pub(super) mod cond {
+    pub(in super::super) const AE: u8 = 3;
+    pub(in super::super) const E: u8 = 4;
     pub(in super::super) const NE: u8 = 5;
+    pub(in super::super) const BE: u8 = 6;
     pub(in super::super) const A: u8 = 7;
 }
 
@@ -318,6 +344,10 @@ mod tests {
         assert_eq!(text(|a| a.mov(h(15), h(0))), "mov r15,rax");
         assert_eq!(text(|a| a.load8(h(1), Rm::State(16))), "movzx ecx,byte [gs:10h]");
         assert_eq!(text(|a| a.pext(h(1), h(14), 0x40)), "pext rcx,r14,[gs:40h]");
+        assert_eq!(text(|a| a.rotate_address(9)), "rorx ecx,r14d,9");
+        assert_eq!(text(|a| a.pdep(h(1), h(1), 0x40)), "pdep rcx,rcx,[gs:40h]");
+        assert_eq!(text(|a| a.rorx32(h(2), h(0))), "rorx rdx,rax,20h");
+        assert_eq!(text(|a| a.rorx32(h(9), h(14))), "rorx r9,r14,20h");
         assert_eq!(text(|a| a.constant(h(14), 5)), "mov r14d,5");
         assert_eq!(text(|a| a.constant(h(1), !0)), "mov rcx,0FFFFFFFFFFFFFFFFh");
         assert_eq!(text(|a| a.constant(h(14), 1 << 40)), "mov r14,10000000000h");

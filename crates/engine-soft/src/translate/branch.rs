@@ -38,6 +38,16 @@ impl Build<'_> {
         self.looks_up(missing, way);
     }
 
+    /// As [`Build::go`] for the branch that may close a loop.
+    fn go_round(&mut self, off: i64, insn: &Insn) {
+        if self.is_loop() {
+            let round = self.asm.jmp();
+            self.goes_round(round);
+        } else {
+            self.go(off, insn);
+        }
+    }
+
     /// Links across pages hold until the engine breaks them: the code is the kernel's.
     fn is_linked_everywhere(&self) -> bool {
         self.page.is_some_and(|p| p >> 63 != 0)
@@ -57,23 +67,28 @@ impl Build<'_> {
         let over = self.asm.jcc(condition ^ 1);
         let r14 = self.r14();
         self.poll_if_backward(insn, target);
-        self.go(target, insn);
+        self.go_round(target, insn);
         self.asm.fill_here(over);
         self.set_r14(r14);
     }
 
     fn poll_if_backward(&mut self, insn: &Insn, target: i64) {
         if target <= i64::from(insn.off) {
-            let way = self.way(target);
-            self.poll(way, insn.live_taken != 0);
+            self.poll_at(target, insn.live_taken != 0);
         }
+    }
+
+    /// Leaves to offset `off` of the page if something wants attention. With `keep` the flags stay.
+    pub(super) fn poll_at(&mut self, off: i64, keep: bool) {
+        let way = self.way(off);
+        self.poll(way, keep);
     }
 
     /// Relative jump.
     pub(super) fn jmp(&mut self, insn: &Insn) {
         let target = insn.target();
         self.poll_if_backward(insn, target);
-        self.go(target, insn);
+        self.go_round(target, insn);
     }
 
     /// LOOP and JRCXZ.
@@ -149,7 +164,7 @@ impl Build<'_> {
             self.fetch(Host::R14, insn.ins.op0_register().number());
             return Vec::new();
         }
-        self.operand_address(&insn.ins);
+        self.operand_address(&insn.ins, 0);
         let misses = self.check(check);
         self.asm.load(Host::R14, Rm::Checked(0));
         misses

@@ -8,6 +8,7 @@ use super::context::Context;
 use super::hoist::{self, Groups, Member};
 use super::regs::{self, Host, Place};
 use super::stubs::Stubs;
+use super::turns;
 use super::unit::Insn;
 use crate::op::REG_BLOCK_RIP;
 
@@ -64,9 +65,9 @@ pub(super) struct Built {
 
 /// Code to be put behind the rest.
 enum Cold {
-    /// The instruction, which begins at `start`, is tried again once the TLB has its pages, or is interpreted and goes on at
-    /// `back`.
-    Interpret { from: Vec<Hole>, site: u32, start: usize, back: usize },
+    /// The instruction, which begins at `start`, is tried again once the TLB has its pages; or goes on at `ready`, behind its check,
+    /// where it finds bytes of two pages; or is interpreted and goes on at `back`.
+    Interpret { from: Vec<Hole>, site: u32, start: usize, ready: Option<usize>, back: usize },
     /// The range of a group is not served: once the TLB has the page of the access itself, its code at `start` is tried again;
     /// otherwise it goes on at instruction `insn` of the other version.
     Range { from: Vec<Hole>, site: u32, start: usize, insn: usize },
@@ -94,9 +95,13 @@ pub(super) struct Build<'a> {
     ways: Vec<Way>,
     cold: Vec<Cold>,
     pub(super) encoder: Encoder,
-    /// Which accesses share checks, and whether this is the version of the unit in which they do.
-    groups: Groups,
-    sharing: bool,
+    /// Which accesses share checks, in the version of the unit at work.
+    pub(super) groups: Groups,
+    version: Version,
+    /// The unit is a loop with a version without checks, and this instruction, the last one, closes it.
+    closes: Option<usize>,
+    /// Jumps to that version.
+    round: Vec<Hole>,
     /// The instruction at work, by its place in the unit.
     current: usize,
     /// The range whose host address R14 holds.
@@ -105,9 +110,22 @@ pub(super) struct Build<'a> {
     apart: Vec<(Hole, usize)>,
     /// Where the instructions of that version begin, from the first that it has.
     starts: (usize, Vec<usize>),
+    /// Something had to be interpreted where that cannot be.
+    spoilt: bool,
     /// The vector (x87) registers are known to be loaded.
     pub(super) vectors_loaded: bool,
     pub(super) x87_loaded: bool,
+}
+
+/// The versions of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// Groups of accesses share checks.
+    Shared,
+    /// Every access checks for itself.
+    Apart,
+    /// None does: the turns of a loop that stay in their pages.
+    Rounds,
 }
 
 /// What the host offers to translated code.
@@ -115,8 +133,12 @@ pub(super) struct Build<'a> {
 pub(super) struct HostFlavour {
     /// PEXT, as fast as other instructions.
     pub(super) pext: bool,
+    /// Loops have a version without checks.
+    pub(super) rounds: bool,
     /// Count instructions.
     pub(super) count: bool,
+    /// The guest's CPUID has RDTSCP.
+    pub(super) rdtscp: bool,
     /// Groups of accesses are tried again when their page has been filled in. For tests, which run code but once.
     pub(super) retry_ranges: bool,
 }
@@ -143,11 +165,14 @@ impl<'a> Build<'a> {
             cold: Vec::new(),
             encoder: Encoder::new(64),
             groups: Groups::default(),
-            sharing: false,
+            version: Version::Apart,
+            closes: None,
+            round: Vec::new(),
             current: 0,
             r14: None,
             apart: Vec::new(),
             starts: (0, Vec::new()),
+            spoilt: false,
             vectors_loaded: false,
             x87_loaded: false,
         }
@@ -161,39 +186,105 @@ impl<'a> Build<'a> {
         self.asm.store(counter, Host::RCX);
     }
 
-    /// Emits `unit`.
-    pub(super) fn unit(&mut self, unit: &[Insn]) {
+    /// Emits `unit`, whose entry is at `entry`.
+    pub(super) fn unit(&mut self, unit: &[Insn], entry: usize) {
         self.groups = hoist::find(unit);
-        self.sharing = !self.groups.groups.is_empty();
-        self.version(unit, 0);
-        let ranges = self.cold.iter().filter_map(|c| if let Cold::Range { insn, .. } = c { Some(*insn) } else { None });
-        let Some(first) = self.apart.iter().map(|(_, i)| *i).chain(ranges).min() else { return };
-        self.sharing = false;
-        let starts = self.version(unit, first);
-        self.starts = (first, starts.clone());
-        for (hole, i) in std::mem::take(&mut self.apart) {
-            self.asm.fill(hole, starts[i - first] as i64);
+        let turns = if self.host.rounds { turns::find(unit) } else { None };
+        self.closes = turns.as_ref().map(|_| unit.len() - 1);
+        let version = if self.groups.groups.is_empty() { Version::Apart } else { Version::Shared };
+        let mut starts = (0, self.version(version, unit, 0).unwrap_or_default());
+        if let Some(turns) = turns {
+            let from = std::mem::take(&mut self.round);
+            self.rounds(unit, turns, from, entry);
         }
+        if version == Version::Shared {
+            let ranges =
+                self.cold.iter().filter_map(|c| if let Cold::Range { insn, .. } = c { Some(*insn) } else { None });
+            let Some(first) = self.apart.iter().map(|(_, i)| *i).chain(ranges).min() else { return };
+            starts = (first, self.version(Version::Apart, unit, first).unwrap_or_default());
+            for hole in std::mem::take(&mut self.round) {
+                self.asm.fill(hole, entry as i64);
+            }
+        }
+        for (hole, i) in std::mem::take(&mut self.apart) {
+            self.asm.fill(hole, starts.1[i - starts.0] as i64);
+        }
+        self.starts = starts;
     }
 
-    /// Emits `unit` from instruction `first` on, and tells where each begins.
-    fn version(&mut self, unit: &[Insn], first: usize) -> Vec<usize> {
+    /// Emits `unit` from instruction `first` on, and tells where each begins. `None` if the version has no place for one that must
+    /// be interpreted.
+    pub(super) fn version(&mut self, version: Version, unit: &[Insn], first: usize) -> Option<Vec<usize>> {
+        self.version = version;
         let mut starts = Vec::new();
-        for (i, insn) in unit.iter().enumerate().skip(first) {
+        self.r14 = None;
+                let made_for = self.context;
+        for (i, insn) in unit.iter().enumerate() {
+            if i < first {
+                self.follow_rights(insn);
+                continue;
+            }
             self.current = i;
-            if !self.sharing {
+            if version == Version::Apart {
                 // Whoever comes here from the other version may not have loaded them.
                 (self.r14, self.vectors_loaded, self.x87_loaded) = (None, false, false);
             }
             starts.push(self.asm.here());
             super::one(self, insn);
+            self.follow_rights(insn);
+            if self.spoilt {
+                return None;
+            }
+        }
+        if version == Version::Rounds {
+            return Some(starts);
         }
         if let Some(last) = unit.last()
             && last.kind.falls_through()
         {
             self.go(last.next().into(), last);
         }
-        starts
+        self.context = made_for;
+        Some(starts)
+    }
+
+    /// How much there is, for [`Build::forget_since`].
+    pub(super) fn mark(&self) -> [usize; 5] {
+        [self.asm.here(), self.sites.len(), self.ways.len(), self.cold.len(), self.apart.len()]
+    }
+
+    /// Forgets all that was emitted since `mark`.
+    pub(super) fn forget_since(&mut self, mark: [usize; 5]) {
+        self.asm.bytes.truncate(mark[0]);
+        self.sites.truncate(mark[1]);
+        self.ways.truncate(mark[2]);
+        self.cold.truncate(mark[3]);
+        self.apart.truncate(mark[4]);
+        self.spoilt = false;
+    }
+
+    /// The instruction at work closes a loop that has a version without checks.
+    pub(super) fn is_loop(&self) -> bool {
+        self.closes == Some(self.current)
+    }
+
+    /// `from` goes on there.
+    pub(super) fn goes_round(&mut self, from: Hole) {
+        self.round.push(from);
+    }
+
+    /// Code behind `insn` may have other rights.
+    fn follow_rights(&mut self, insn: &Insn) {
+        if let super::classify::Kind::System(what) = insn.kind {
+            self.context = what.leads_to(self.context);
+        }
+    }
+
+    /// Goes to a stub that executes `insn`, or has it interpreted.
+    pub(super) fn stub_or_interpret(&mut self, insn: &Insn, stub: impl Fn(&Stubs) -> At) {
+        let site = self.site(insn);
+        self.asm.constant(Host::R14, site.into());
+        self.jump_to_stub(stub(self.stubs));
     }
 
     /// A number under which the interpreter finds `insn`.
@@ -228,12 +319,22 @@ impl<'a> Build<'a> {
     /// The interpreter executes `insn`, whose code begins at `start`, if one of `from` jumps; the code goes on here. Nothing of it
     /// must have been done where they jump.
     pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+        self.or_collect(from, start, None, insn);
+    }
+
+    /// Likewise. `ready`: the code behind its check, if all that it does with memory is one load.
+    pub(super) fn or_collect(&mut self, from: Vec<Hole>, start: usize, ready: Option<usize>, insn: &Insn) {
         if from.is_empty() {
+            return;
+        }
+        if self.version == Version::Rounds {
+            let i = self.current;
+            self.apart.extend(from.into_iter().map(|h| (h, i)));
             return;
         }
         let site = self.site(insn);
         let back = self.asm.here();
-        self.cold.push(Cold::Interpret { from, site, start, back });
+        self.cold.push(Cold::Interpret { from, site, start, ready, back });
     }
 
     /// The interpreter executes the branch `insn`, whose code begins at `start`, if one of `from` jumps.
@@ -244,7 +345,12 @@ impl<'a> Build<'a> {
 
     /// What the memory operand (0) or the stack access (1) of the instruction at work is to a group.
     pub(super) fn member(&self, which: usize) -> Option<Member> {
-        if self.sharing { self.groups.members[self.current][which] } else { None }
+        if self.version == Version::Shared { self.groups.members[self.current][which] } else { None }
+    }
+
+    /// Likewise to a range of the loop, in the version without checks.
+    pub(super) fn walker(&self, which: usize) -> Option<Member> {
+        if self.version == Version::Rounds { self.groups.members[self.current][which] } else { None }
     }
 
     /// The range of group `n`.
@@ -301,6 +407,7 @@ impl<'a> Build<'a> {
 
     /// The interpreter executes `insn` here, and the code goes on.
     pub(super) fn interpret(&mut self, insn: &Insn) {
+        self.spoilt = self.version == Version::Rounds;
         let site = self.site(insn);
         self.asm.constant(Host::R14, site.into());
         self.call_stub(self.stubs.call_interpreter);
@@ -435,15 +542,19 @@ impl<'a> Build<'a> {
         let way = self.way(start);
         for cold in std::mem::take(&mut self.cold) {
             match cold {
-                Cold::Interpret { from, site, start, back } => {
+                Cold::Interpret { from, site, start, ready, back } => {
                     from.into_iter().for_each(|h| self.asm.fill_here(h));
                     self.asm.constant(Host::R14, site.into());
-                    self.call_stub(self.stubs.call_refill);
+                    self.call_stub(if ready.is_some() { self.stubs.call_load } else { self.stubs.call_refill });
                     let hole = self.asm.jmp();
                     self.asm.fill(hole, back as i64);
-                    // Where `call_refill` returns to have the instruction tried again.
+                    // Where the stub returns to have the instruction tried again.
                     let again = self.asm.jmp();
                     self.asm.fill(again, start as i64);
+                    if let Some(ready) = ready {
+                        let on = self.asm.jmp();
+                        self.asm.fill(on, ready as i64);
+                    }
                 }
                 Cold::Range { from, site, start, insn } => {
                     from.into_iter().for_each(|h| self.asm.fill_here(h));

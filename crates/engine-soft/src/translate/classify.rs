@@ -3,6 +3,7 @@
 use iced_x86::{Code, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind};
 
 use super::context::Context;
+use super::system::{self, System};
 
 /// How an instruction is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(super) enum Kind {
     CallIndirect,
     /// Near return.
     Return,
+    /// An instruction on the system's state.
+    System(System),
     /// The interpreter executes it.
     Interpret {
         /// The unit ends behind it.
@@ -48,19 +51,28 @@ impl Kind {
     /// The unit ends behind it.
     pub(super) fn ends(self) -> bool {
         use Kind::*;
-        matches!(self, Jmp | Call | Indirect | CallIndirect | Return | Counted | Interpret { ends: true })
+        matches!(
+            self,
+            Jmp | Call
+                | Indirect
+                | CallIndirect
+                | Return
+                | Counted
+                | Interpret { ends: true }
+                | System(self::System::Syscall | self::System::Sysret)
+        )
     }
 
     /// If the unit ends behind it, the code goes on with the next instruction.
     pub(super) fn falls_through(self) -> bool {
         use Kind::*;
-        !matches!(self, Jmp | Call | Indirect | CallIndirect | Return | Interpret { ends: true })
+        self == Counted || !self.ends()
     }
 }
 
 /// How `ins`, of 64-bit code, is translated for `context`.
 pub(super) fn classify(ins: &Instruction, context: Context) -> Kind {
-    if let Some(kind) = branch(ins) {
+    if let Some(kind) = branch(ins).or_else(|| system::classify(ins, context)) {
         return kind;
     }
     if ins.is_invalid() || ins.flow_control() != FlowControl::Next {

@@ -16,8 +16,10 @@ use super::helpers;
 use super::lockstep::Lockstep;
 use super::map::{Key, Map};
 use super::stubs::{Helpers, HostCpu, Stubs};
+use super::tally::Tally;
 use super::translate;
 use super::unit::{self, Insn};
+use super::verify::verify;
 use crate::account::Phase;
 use crate::changed::Changed;
 use crate::cpu::Cpu;
@@ -55,16 +57,20 @@ pub(crate) struct Translator {
     stubs: Stubs,
     enter: extern "sysv64" fn(u64, u64),
     flavour: HostFlavour,
-    host: HostCpu,
+    pub(super) host: HostCpu,
+    /// What is emitted is proved to be harmless, and refused where it is not.
+    verify: bool,
+    refused: u64,
     alarm: Alarm,
     /// What the far links and the branch targets of the kernel were made under.
     upper: u64,
-    units: u8,
+    units: u16,
     /// GS base of this thread, where the CPU cannot set it by itself.
     window: u64,
     /// The site of a branch that a helper has executed before the code was left.
     pub(super) branched: Option<u32>,
     pub(super) stats: TranslatorCounts,
+    pub(super) tally: Tally,
     page: Box<[u8; PAGE as usize]>,
     /// Translate only these, by number.
     bisect: Option<Range<u64>>,
@@ -89,10 +95,12 @@ impl Translator {
     pub(crate) fn new(options: &SoftOptions, perf_map: Option<Arc<PerfMap>>) -> std::io::Result<Box<Self>> {
         let mut cache = CodeCache::new(options.code_cache as usize)?;
         let features = HostFeatures::detect().without(options.absent);
-        let host = HostCpu { avx: features.avx, fsgsbase: features.fsgsbase };
+        let pext = features.pext;
+        let host = HostCpu { avx: features.avx, fsgsbase: features.fsgsbase, pext };
         let functions = Helpers {
             interpret: helpers::interpret as *const () as u64,
             refill: helpers::refill as *const () as u64,
+            load: helpers::load as *const () as u64,
             only_refill: helpers::only_refill as *const () as u64,
             wrote_code: helpers::wrote_code as *const () as u64,
         };
@@ -103,14 +111,23 @@ impl Translator {
             map: Map::new(cache, if options.eager { 0 } else { HOT }),
             stubs,
             enter,
-            flavour: HostFlavour { pext: features.pext, retry_ranges: options.eager, count: options.count },
+            flavour: HostFlavour {
+                pext,
+                rounds: !options.lockstep,
+                rdtscp: false,
+                retry_ranges: options.eager,
+                count: options.count,
+            },
             host,
+            verify: options.verify,
+            refused: 0,
             alarm: Alarm::default(),
             upper: 0,
             units: 0,
             window: 0,
             branched: None,
             stats: TranslatorCounts::default(),
+            tally: Tally::default(),
             page: Box::new([0; PAGE as usize]),
             bisect: options.bisect.clone(),
             met: 0,
@@ -143,6 +160,10 @@ impl Translator {
         let helper = |name, count| HelperStats { name, count, nanos: 0 };
         out.exits.helpers.push(helper("tlb_refill", self.stats.refills));
         out.exits.helpers.push(helper("store_to_code_frame", self.stats.checked_writes));
+        if self.verify {
+            out.exits.helpers.push(helper("verifier_refused", self.refused));
+        }
+        self.tally.report(&mut out.exits.helpers);
     }
 
     /// To be called when the thread begins to run `cpu`; what is returned is kept until it stops.
@@ -176,9 +197,13 @@ impl Translator {
     /// # Errors
     /// The exception of an instruction fetch, in `cpu.fault`.
     pub(crate) fn run(&mut self, cpu: &mut Cpu) -> Guest<bool> {
+        let mut arrived = false;
         loop {
             let Some(context) = Context::of(cpu) else { return Ok(false) };
             let Found::Code(entry) = self.find(cpu, context)? else { return Ok(false) };
+            if std::mem::take(&mut arrived) && self.lockstep.is_none() {
+                self.put_target(cpu, context);
+            }
             if let Some(mut lockstep) = self.lockstep.take() {
                 lockstep.rehearse(cpu, context);
                 self.lockstep = Some(lockstep);
@@ -191,17 +216,22 @@ impl Translator {
                     cpu.rip = self.way_out(cpu, id);
                     // Units that are compared run one by one.
                     if !attention(cpu) && self.lockstep.is_none() {
+                        // The code that was left need not be of the context that was entered.
+                        let Some(context) = Context::of(cpu) else { return Ok(false) };
                         self.link(cpu, id, context)?;
                     }
                 }
+                Exit::Arrive => arrived = true,
                 Exit::Interpret => {
+                    let before = Context::of(cpu);
                     self.stats.interpreted += 1;
+                    self.tally.add(self.map.sites[id as usize].site.ins.mnemonic());
                     helpers::execute(cpu, &mut self.map, id);
-                    self.learn_target(cpu, context, id);
+                    self.learn_target(cpu, before, id);
                 }
                 Exit::Done => {
                     if let Some(id) = self.branched.take() {
-                        self.learn_target(cpu, context, id);
+                        self.learn_target(cpu, Context::of(cpu), id);
                     }
                 }
             }
@@ -234,11 +264,12 @@ impl Translator {
         Ok(())
     }
 
-    /// If the instruction of site `id` was an indirect branch: puts where it went into the table.
-    fn learn_target(&mut self, cpu: &Cpu, context: Context, id: u32) {
-        if self.lockstep.is_none()
+    /// If the instruction of site `id` was an indirect branch, executed in context `before`: puts where it went into the table.
+    fn learn_target(&mut self, cpu: &Cpu, before: Option<Context>, id: u32) {
+        if let Some(context) = before
+            && self.lockstep.is_none()
             && self.map.sites[id as usize].site.is_indirect()
-            && Context::of(cpu) == Some(context)
+            && Context::of(cpu) == before
         {
             self.put_target(cpu, context);
         }
@@ -314,8 +345,17 @@ impl Translator {
         };
         let first = (self.map.sites.len() as u32, self.map.ways.len() as u32);
         let at = self.map.cache.next();
+        self.flavour.rdtscp = cpu.cpuid.has(visor_x86::cpuid::feature::RDTSCP);
         let build = Build::new(&self.stubs, at, first, key.context, key.page, self.flavour);
         let built = translate(build, &unit, start);
+        if self.verify
+            && let Err(why) = verify(&built, key.context, at, &self.stubs)
+        {
+            tracing::error!("translated code at {:x} is refused: {why}", cpu.rip);
+            self.refused += 1;
+            self.map.give_up(key);
+            return;
+        }
         if let Some(map) = &self.perf_map {
             let ring = if key.context.is_user() { "user" } else { "kernel" };
             map.add(self.map.cache.address(at), built.code.len() as u64, &format!("{ring}:{:x}", cpu.rip));
@@ -364,6 +404,7 @@ impl Translator {
             self.units = context.units();
             cpu.mmu.home.clear_targets();
         }
+        cpu.mmu.lay_out_targets(context.is_user(), context.layout());
     }
 }
 

@@ -3,8 +3,11 @@
 use std::sync::atomic::AtomicU32;
 
 use visor_fpu::{FpuState, MXCSR_DEFAULT};
+use visor_x86::regs::{Cr4, Rflags};
+use visor_x86::segment::Segment;
 
 use super::hoist::GROUPS;
+use super::turns::WALKS;
 use crate::cpu::Cpu;
 use crate::mmu::ENTRIES;
 use crate::translate::Translator;
@@ -21,6 +24,8 @@ pub(super) enum Exit {
     Interpret = 2,
     /// RIP is exact.
     Done = 3,
+    /// RIP is exact, and belongs into the table of branch targets.
+    Arrive = 4,
 }
 
 impl Exit {
@@ -29,10 +34,14 @@ impl Exit {
             0 => Exit::Link,
             1 => Exit::Poll,
             2 => Exit::Interpret,
+            4 => Exit::Arrive,
             _ => Exit::Done,
         }
     }
 }
+
+/// Bytes of the widest load.
+pub(super) const LOAD: usize = 32;
 
 /// Part of the CPU, so that generated code reaches it through GS.
 #[derive(Debug)]
@@ -58,9 +67,17 @@ pub(crate) struct Frame {
     pub(super) jump_to: u64,
     /// Where it goes in the guest.
     pub(super) jump_lin: u64,
+    /// Bytes of a load from two pages.
+    pub(super) load: [u8; LOAD],
     /// Host addresses of the ranges that are checked as a whole, and their frames' code marks.
     pub(super) ranges: [u64; GROUPS],
     pub(super) marks: [u64; GROUPS],
+    /// What leads from linear to host addresses in the ranges of a loop, and their frames' code marks.
+    pub(super) walks: [u64; WALKS],
+    pub(super) walk_marks: [u64; WALKS],
+    /// Turns that all of them stay in their pages, and the value of the register that counts them after as many.
+    pub(super) turns_left: u32,
+    pub(super) turns_end: u64,
     /// Guest instructions, where they are counted.
     pub(super) instructions: u64,
     /// What a scratch register held.
@@ -80,6 +97,13 @@ pub(crate) struct Frame {
     /// Bits of an address that select an entry of the branch targets of the kernel and of user code.
     pub(super) kernel_targets_mask: u64,
     pub(super) user_targets_mask: u64,
+    /// All bits but RFLAGS.IF, DF, AC.
+    pub(super) all_but_if: u64,
+    pub(super) all_but_df: u64,
+    pub(super) all_but_ac: u64,
+    /// CR4.TSD and CR4.FSGSBASE.
+    pub(super) cr4_tsd: u64,
+    pub(super) cr4_fsgsbase: u64,
 }
 
 impl Default for Frame {
@@ -96,8 +120,13 @@ impl Default for Frame {
             exit_id: 0,
             jump_to: 0,
             jump_lin: 0,
+            load: [0; LOAD],
             ranges: [0; GROUPS],
             marks: [0; GROUPS],
+            walks: [0; WALKS],
+            walk_marks: [0; WALKS],
+            turns_left: 0,
+            turns_end: 0,
             instructions: 0,
             spill: 0,
             flags: 0,
@@ -109,6 +138,11 @@ impl Default for Frame {
             low_mask_16: 15,
             kernel_targets_mask: crate::mmu::KERNEL_TARGETS_MASK,
             user_targets_mask: crate::mmu::USER_TARGETS_MASK,
+            all_but_if: !Rflags::IF.bits(),
+            all_but_df: !Rflags::DF.bits(),
+            all_but_ac: !Rflags::AC.bits(),
+            cr4_tsd: Cr4::TSD.bits(),
+            cr4_fsgsbase: Cr4::FSGSBASE.bits(),
         }
     }
 }
@@ -131,4 +165,34 @@ pub(super) const STATUS: i32 = std::mem::offset_of!(Cpu, status) as i32;
 /// Offset of the base of segment `seg`.
 pub(super) fn segment_base(seg: usize) -> i32 {
     (std::mem::offset_of!(Cpu, seg_base) + 8 * seg) as i32
+}
+
+/// Offsets of IA32_KERNEL_GS_BASE and IA32_TSC_AUX.
+pub(super) const KERNEL_GS_BASE: i32 = std::mem::offset_of!(Cpu, msr.kernel_gs_base) as i32;
+pub(super) const TSC_AUX: i32 = std::mem::offset_of!(Cpu, msr.tsc_aux) as i32;
+
+/// Offsets of the parts of a segment register.
+pub(super) struct SegmentAt {
+    pub(super) selector: i32,
+    pub(super) base: i32,
+    pub(super) limit: i32,
+    pub(super) attr: i32,
+}
+
+/// Where segment register `seg` is.
+pub(super) fn segment(seg: usize) -> SegmentAt {
+    use std::mem::offset_of;
+    let at = offset_of!(Cpu, seg) + seg * size_of::<Segment>();
+    let part = |offset: usize| (at + offset) as i32;
+    SegmentAt {
+        selector: part(offset_of!(Segment, selector)),
+        base: part(offset_of!(Segment, base)),
+        limit: part(offset_of!(Segment, limit)),
+        attr: part(offset_of!(Segment, attr)),
+    }
+}
+
+/// Offset of the base in segment register `seg` itself.
+pub(super) fn hidden_base(seg: usize) -> i32 {
+    segment(seg).base
 }

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use visor_memory::Frame;
 
-use super::build::NO_SITE;
+use super::build::{NO_SITE, Site};
+use super::context::Context;
 use super::map::{Lowered, Map};
 use crate::cpu::{Cpu, Mode, attention};
 use crate::decode::lower;
@@ -17,7 +18,12 @@ pub(super) extern "sysv64" fn interpret(cpu: *mut Cpu, site: u64) -> u32 {
     // is not part of the CPU.
     let (cpu, translator) = unsafe { (&mut *cpu, &mut *(*cpu).frame.translator) };
     translator.stats.interpreted += 1;
-    u32::from(!execute(cpu, &mut translator.map, site as u32))
+    translator.tally.add(translator.map.sites[site as usize].site.ins.mnemonic());
+    let before = Surroundings::of(cpu);
+    u32::from(
+        !execute(cpu, &mut translator.map, site as u32)
+            && !before.last(cpu, &translator.map.sites[site as usize].site, translator.host.fsgsbase),
+    )
 }
 
 /// Fills the TLB for the instruction of site `site`, if that is what it lacks, and answers 2: try again. Otherwise as
@@ -30,8 +36,19 @@ pub(super) extern "sysv64" fn refill(cpu: *mut Cpu, site: u64) -> u32 {
         return 2;
     }
     translator.stats.interpreted += 1;
+    translator.tally.add(translator.map.sites[site as usize].site.ins.mnemonic());
     translator.branched = Some(site as u32);
     u32::from(!execute(cpu, &mut translator.map, site as u32))
+}
+
+/// As [`refill`] for an instruction that loads. If what it loads lies in two pages, collects it and answers 3.
+pub(super) extern "sysv64" fn load(cpu: *mut Cpu, site: u64) -> u32 {
+    // SAFETY: as in `interpret`.
+    let (guest, translator) = unsafe { (&mut *cpu, &mut *(*cpu).frame.translator) };
+    if super::refill::straddle(guest, &translator.map.sites[site as usize].site) {
+        return 3;
+    }
+    refill(cpu, site)
 }
 
 /// Fills the TLB for the instruction of site `site` and answers 2, or 0 if that is not what it lacks.
@@ -82,6 +99,49 @@ pub(super) fn execute(cpu: &mut Cpu, map: &mut Map, site: u32) -> bool {
         leave(cpu, op, flow);
     }
     false
+}
+
+/// What translated code relies on that instructions may change behind which a unit goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Surroundings {
+    context: Option<Context>,
+    generation: u64,
+    /// Deadlines are the business of the loop around translated code.
+    timer: u64,
+    /// See [`crate::mmu::Mmu`].
+    window: u64,
+}
+
+impl Surroundings {
+    fn of(cpu: &Cpu) -> Self {
+        let page = cpu.gpr[usize::from(REG_BLOCK_RIP)];
+        Surroundings {
+            context: Context::of(cpu),
+            generation: cpu.mmu.generation(page),
+            timer: cpu.timer_tsc,
+            window: cpu.mmu.window,
+        }
+    }
+
+    /// The instruction of `site`, which may have changed all that, has been executed and RIP is exact: code behind it may go on all the
+    /// same. What generated code finds through GS is seen to.
+    fn last(self, cpu: &Cpu, site: &Site, fsgsbase: bool) -> bool {
+        let now = Surroundings::of(cpu);
+        let page = cpu.gpr[usize::from(REG_BLOCK_RIP)];
+        let next = page.wrapping_add(u64::from(site.off) + site.ins.len() as u64) & cpu.rip_mask;
+        let quiet = cpu.port.attention.load(Ordering::Relaxed) == 0 && !cpu.halted && !cpu.shutdown;
+        if (Surroundings { window: self.window, ..now }) != self || cpu.rip != next || !quiet {
+            return false;
+        }
+        now.window == self.window || fsgsbase && set_window(now.window)
+    }
+}
+
+/// Another GS base, where programs can set it.
+fn set_window(window: u64) -> bool {
+    // SAFETY: the kernel permits it, and nothing but translated code uses GS.
+    unsafe { std::arch::asm!("wrgsbase {}", in(reg) window, options(nostack, preserves_flags)) };
+    true
 }
 
 fn prepare(cpu: &mut Cpu, ins: &iced_x86::Instruction, mode: Mode, off: u16) -> Box<Lowered> {

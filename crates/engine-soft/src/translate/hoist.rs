@@ -10,6 +10,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use super::address::Access;
 use super::classify::Kind;
 use super::native;
+use super::system::System;
 use super::unit::Insn;
 
 /// Most bytes from the first to the last of a group.
@@ -48,16 +49,7 @@ pub(super) struct Groups {
 
 /// Finds the groups of `unit`.
 pub(super) fn find(unit: &[Insn]) -> Groups {
-    let mut values = Values::default();
-    let mut found: Vec<Gathering> = Vec::new();
-    for (i, insn) in unit.iter().enumerate() {
-        for (which, access) in accesses(insn, &values).into_iter().enumerate() {
-            if let Some(access) = access {
-                gather(&mut found, i, which, access);
-            }
-        }
-        values.follow(insn);
-    }
+    let (found, _) = gatherings(unit, 16);
     let mut out = Groups { members: vec![[None; 2]; unit.len()], groups: Vec::new() };
     for g in found.iter().filter(|g| g.accesses.len() > 1).take(GROUPS) {
         out.add(g);
@@ -65,28 +57,54 @@ pub(super) fn find(unit: &[Insn]) -> Groups {
     out
 }
 
+/// All accesses of `unit` that demand an alignment of at most `align`, those that may share a check together, and what is known of
+/// the registers behind it.
+pub(super) fn gatherings(unit: &[Insn], align: u32) -> (Vec<Gathering>, Values) {
+    let mut values = Values::default();
+    let mut found: Vec<Gathering> = Vec::new();
+    for (i, insn) in unit.iter().enumerate() {
+        for (which, access) in accesses(insn, &values).into_iter().enumerate() {
+            if let Some(access) = access.filter(|a| a.align <= align) {
+                gather(&mut found, i, which, access);
+            }
+        }
+        values.follow(insn);
+    }
+    (found, values)
+}
+
 impl Groups {
-    fn add(&mut self, g: &Gathering) {
+    pub(super) fn add(&mut self, g: &Gathering) {
         let group = self.groups.len() as u8;
         for (k, (i, which, a)) in g.accesses.iter().enumerate() {
             self.members[*i][*which] = Some(Member { group, at: (a.offset - g.low) as i32, leads: k == 0 });
         }
-        let align = g.accesses.iter().map(|(_, _, a)| a.align).max().unwrap_or(1);
-        let store = g.accesses.iter().any(|(_, _, a)| a.store);
-        self.groups.push(Group { size: (g.high - g.low) as u32, align, store });
+        self.groups.push(g.group());
+    }
+}
+
+impl Gathering {
+    /// Its range.
+    pub(super) fn group(&self) -> Group {
+        let align = self.accesses.iter().map(|(_, _, a)| a.align).max().unwrap_or(1);
+        let store = self.accesses.iter().any(|(_, _, a)| a.store);
+        Group { size: (self.high - self.low) as u32, align, store }
     }
 }
 
 /// An address without its constant part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Root {
-    base: Option<u32>,
-    index: Option<(u32, u32)>,
-    page: bool,
+pub(super) struct Root {
+    /// The value of a register; below 16, the one with which the register of that number begins.
+    pub(super) base: Option<u32>,
+    /// Likewise, and its scale.
+    pub(super) index: Option<(u32, u32)>,
+    /// The page of the code.
+    pub(super) page: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Reach {
+pub(super) struct Reach {
     root: Root,
     offset: i64,
     size: i64,
@@ -94,9 +112,11 @@ struct Reach {
     store: bool,
 }
 
-struct Gathering {
-    root: Root,
-    low: i64,
+/// Accesses that lie within [`SPAN`] bytes.
+pub(super) struct Gathering {
+    pub(super) root: Root,
+    /// Offset of the first byte from the root, and of the end.
+    pub(super) low: i64,
     high: i64,
     accesses: Vec<(usize, usize, Reach)>,
 }
@@ -117,7 +137,7 @@ fn gather(found: &mut Vec<Gathering>, i: usize, which: usize, a: Reach) {
 
 /// What is known of the registers: which unknown value each holds, plus a constant.
 #[derive(Debug)]
-struct Values {
+pub(super) struct Values {
     known: [(u32, i64); 16],
     next: u32,
 }
@@ -129,6 +149,12 @@ impl Default for Values {
 }
 
 impl Values {
+    /// By how much register `guest` has changed since the beginning, if that is a constant.
+    pub(super) fn change(&self, guest: usize) -> Option<i64> {
+        let (id, by) = self.known[guest];
+        (id as usize == guest).then_some(by)
+    }
+
     fn of(&self, r: Register) -> (u32, i64) {
         self.known[r.full_register().number()]
     }
@@ -140,6 +166,9 @@ impl Values {
 
     fn forget_written(&mut self, ins: &Instruction) {
         use Mnemonic::*;
+        if matches!(ins.mnemonic(), Cmp | Test | Bt) {
+            return;
+        }
         for i in 0..ins.op_count() {
             let written = i == 0 || i == 1 && matches!(ins.mnemonic(), Xchg | Xadd | Mulx);
             if written && ins.op_kind(i) == OpKind::Register && ins.op_register(i).is_gpr() {
@@ -171,6 +200,11 @@ impl Values {
                 self.forget(5);
             }
             Kind::Nop | Kind::Jcc => {}
+            Kind::System(System::Pushf) => self.known[4].1 -= 8,
+            Kind::System(System::Popf) => self.known[4].1 += 8,
+            // Accesses before and behind have different rights.
+            Kind::System(System::Clac | System::Stac) => (0..16).for_each(|r| self.forget(r)),
+            Kind::System(what) => what.written(ins).iter().for_each(|r| self.forget(*r)),
             Kind::Interpret { .. } => (0..16).for_each(|r| self.forget(r)),
             Kind::Lea => match sum(ins) {
                 Some((from, by)) => self.set(ins.op0_register(), from, by),
@@ -227,7 +261,7 @@ fn operand(insn: &Insn, values: &Values) -> Option<Reach> {
     let ins = &insn.ins;
     let i = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory)?;
     let align = native::alignment(insn);
-    if matches!(ins.memory_segment(), Register::FS | Register::GS) || align > 16 {
+    if matches!(ins.memory_segment(), Register::FS | Register::GS) {
         return None;
     }
     let size = ins.memory_size().size() as i64;
@@ -262,9 +296,9 @@ fn operand(insn: &Insn, values: &Values) -> Option<Reach> {
 
 fn stack(insn: &Insn, values: &Values) -> Option<Reach> {
     let (by, store, register) = match insn.kind {
-        Kind::Push | Kind::Call => (-8, true, Register::RSP),
+        Kind::Push | Kind::Call | Kind::System(System::Pushf) => (-8, true, Register::RSP),
         Kind::CallIndirect if insn.ins.code() == Code::Call_rm64 => (-8, true, Register::RSP),
-        Kind::Pop | Kind::Return => (0, false, Register::RSP),
+        Kind::Pop | Kind::Return | Kind::System(System::Popf) => (0, false, Register::RSP),
         Kind::Leave => (0, false, Register::RBP),
         _ => return None,
     };

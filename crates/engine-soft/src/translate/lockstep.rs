@@ -164,7 +164,7 @@ impl Unit {
         let bytes = page[start as usize..end as usize].to_vec();
         let floating = insns.iter().any(|i| matches!(i.kind, Kind::Vector | Kind::X87));
         let mut unit = Unit { bytes, steps: Vec::new(), floating };
-        if insns.iter().all(|i| !matches!(i.kind, Kind::Interpret { .. })) {
+        if insns.iter().all(|i| is_repeatable(i.kind)) {
             unit.steps.extend(insns.iter().map(|i| Step {
                 site: Site { ins: i.ins, off: i.off, page: Some(base) },
                 op: lower(cpu, &i.ins, cpu.mode, i.off).op,
@@ -190,6 +190,15 @@ fn compare_floating(is: &FpuState, was: &FpuState, found: &mut Vec<String>) {
     }
     if (0..8).any(|i| is.st(i) != was.st(i)) || is.fsw() != was.fsw() || is.mxcsr() != was.mxcsr() {
         found.push("x87 or MXCSR".into());
+    }
+}
+
+/// The interpreter may execute it before the translation does.
+fn is_repeatable(kind: Kind) -> bool {
+    match kind {
+        Kind::Interpret { .. } => false,
+        Kind::System(what) => what.is_repeatable(),
+        _ => true,
     }
 }
 

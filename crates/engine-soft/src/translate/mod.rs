@@ -9,12 +9,16 @@
 //! - `classify`: which instruction is translated how;
 //! - `context`: what of the CPU's mode code is made for;
 //! - `hoist`: which accesses share a check;
+//! - `turns`, `rounds`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
+//! - `system`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
 //! - `stubs`, `frame`: the way in and out;
 //! - `targets`: where indirect branches go;
 //! - `map`: translations by place; linking and invalidation;
 //! - `dispatch`: the loop around it; `helpers`, `refill`: what code calls;
 //! - `lockstep`: each unit executed by the interpreter as well, and compared;
+//! - `tally`: what was handed to the interpreter;
+//! - `verify`: proves that what was emitted touches nothing of the host's;
 //! - `alarm`: how a timer gets translated code to come back.
 
 mod address;
@@ -25,6 +29,7 @@ mod build;
 mod cache;
 mod classify;
 mod context;
+mod crossing;
 mod dispatch;
 pub(crate) mod frame;
 mod helpers;
@@ -34,9 +39,14 @@ mod map;
 mod native;
 mod refill;
 mod regs;
+mod rounds;
 mod stubs;
+mod system;
+mod tally;
 mod targets;
+mod turns;
 mod unit;
+mod verify;
 
 pub(crate) use dispatch::Translator;
 pub(crate) use frame::Frame;
@@ -55,7 +65,7 @@ fn translate(mut build: Build<'_>, unit: &[Insn], start: u16) -> Built {
     if build.host.count {
         build.count(unit.len() as i32);
     }
-    build.unit(unit);
+    build.unit(unit, entry as usize);
     build.finish(start.into(), entry, unit.len() as u32)
 }
 
@@ -82,6 +92,7 @@ fn one(b: &mut Build<'_>, insn: &Insn) {
         Kind::Jmp => b.jmp(insn),
         Kind::Call => b.call(insn),
         Kind::Indirect | Kind::CallIndirect | Kind::Return => b.indirect(insn),
+        Kind::System(what) => b.system(insn, what),
         Kind::Interpret { ends: false } => b.interpret(insn),
         Kind::Interpret { ends: true } => b.interpret_and_leave(insn),
     }

@@ -41,7 +41,7 @@ impl Build<'_> {
         let memory = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory);
         let Some(mut plan) = plan(ins, memory.is_some()) else { return false };
         if memory.is_some() {
-            let at = self.member(0).map_or(0, |m| m.at);
+            let at = self.member(0).or_else(|| self.walker(0)).map_or(0, |m| m.at);
             redirect(&mut plan.host, if plan.no_rex { Register::RCX } else { Register::R14 }, at);
         }
         // What cannot be named in the same encoding is left to the interpreter.
@@ -63,6 +63,8 @@ impl Build<'_> {
         let size = ins.memory_size().size() as u32;
         let check = Check { access, size, align: alignment(insn), keep_flags: insn.live_in != 0 };
         let spot = self.reach(insn, Which::Operand, check);
+        // One that demands an alignment faults where it lies in two pages.
+        let ready = (access == Access::Load && check.align == 1).then(|| self.asm.here());
         let rcx_used = plan.no_rex || plan.rcx_in || plan.borrowed.iter().any(|b| b.scratch == Host::RCX);
         if access == Access::Store && rcx_used {
             self.keep_entry(&spot);
@@ -74,7 +76,7 @@ impl Build<'_> {
         if access == Access::Store {
             self.stored(&spot, !rcx_used, insn.live_out != 0, Some(insn));
         }
-        self.or_interpret(spot.misses(), start, insn);
+        self.or_collect(spot.misses(), start, ready, insn);
         true
     }
 
@@ -112,12 +114,12 @@ impl Build<'_> {
         let to = ins.op0_register();
         let guest = to.full_register().number();
         if ins.is_ip_rel_memory_operand() {
-            self.effective_address(ins);
+            self.effective_address(ins, 0);
         } else if let (Place::Host(host), true) = (regs::place(guest), ins.memory_base() != Register::None) {
             self.sum(ins, host, to.is_gpr64());
             return;
         } else {
-            self.effective_address(ins);
+            self.effective_address(ins, 0);
         }
         if !to.is_gpr64() {
             self.asm.load32(Host::R14, Rm::Reg(Host::R14));
@@ -147,7 +149,7 @@ impl Build<'_> {
         let start = self.asm.here();
         let keep_flags = insn.live_in != 0;
         if ins.op0_kind() == OpKind::Memory {
-            self.operand_address(ins);
+            self.operand_address(ins, 0);
             misses = self.check(Check { access: Access::Load, size: 8, align: 1, keep_flags });
             self.asm.load(Host::RCX, Rm::Checked(0));
             self.asm.store(Rm::State(field!(jump_lin)), Host::RCX);
@@ -174,7 +176,7 @@ impl Build<'_> {
         self.or_interpret(misses, start, insn);
     }
 
-    fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
+    pub(super) fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
         self.keep_entry(spot);
         self.asm.load(Host::RCX, Rm::State(from));
         self.asm.store(spot.rm(), Host::RCX);
@@ -323,12 +325,18 @@ pub(super) fn named(Host(n): Host, size: usize) -> Register {
     }
 }
 
+/// The name of guest register `n`.
+pub(super) fn named_64(n: usize) -> Register {
+    Register::RAX + n as u32
+}
+
 pub(super) fn access(ins: &Instruction, operand: u32) -> Access {
     use Mnemonic::*;
     // What nearly every instruction is, without the long way.
     match ins.mnemonic() {
         Mov | Movzx | Movsx | Movsxd | Cmp | Test | Movaps | Movups | Movdqa | Movdqu | Vmovdqa | Vmovdqu | Movss
-        | Movsd | Movq | Movd => {
+        | Movsd | Movq | Movd | Movapd | Movupd | Movntdq | Movntps | Movntpd | Movnti | Vmovaps | Vmovups | Vmovapd
+        | Vmovupd | Vmovntdq | Vmovntps | Vmovntpd | Vmovss | Vmovsd | Vmovq | Vmovd => {
             let stores = operand == 0 && !matches!(ins.mnemonic(), Cmp | Test);
             return if stores { Access::Store } else { Access::Load };
         }

@@ -6,6 +6,7 @@ use visor_memory::PAGE;
 use super::address::Access;
 use super::build::Site;
 use super::native;
+use super::frame::LOAD;
 use crate::cpu::Cpu;
 use crate::mmu;
 use crate::op::REG_BLOCK_RIP;
@@ -14,7 +15,8 @@ use crate::op::REG_BLOCK_RIP;
 /// else is the matter, and the interpreter finds out.
 pub(super) fn refill(cpu: &mut Cpu, site: &Site) -> bool {
     let mut filled = false;
-    for access in accesses(cpu, site).into_iter().flatten() {
+    let wanted = accesses(cpu, site);
+    for access in wanted.into_iter().flatten() {
         if served(cpu, access) {
             continue;
         }
@@ -28,7 +30,35 @@ pub(super) fn refill(cpu: &mut Cpu, site: &Site) -> bool {
         }
         filled = true;
     }
-    filled && accesses(cpu, site).into_iter().flatten().all(|a| served(cpu, a))
+    // The second may have taken the place of the first.
+    filled && (wanted.iter().flatten().count() < 2 || wanted.into_iter().flatten().all(|a| served(cpu, a)))
+}
+
+/// If all that the instruction at `site` does with memory is a load of bytes in two pages that the soft TLB serves, puts them together:
+/// they are where `Frame::jump_to` says. Such loads are not atomic on processors either.
+pub(super) fn straddle(cpu: &mut Cpu, site: &Site) -> bool {
+    let [Some((lin, size, Access::Load)), None] = accesses(cpu, site) else { return false };
+    let room = PAGE - lin % PAGE;
+    if size <= room || size > LOAD as u64 {
+        return false;
+    }
+    let who = cpu.mmu.privilege;
+    let next = lin.wrapping_add(room);
+    for (at, len) in [(lin, room), (next, size - room)] {
+        let served = served(cpu, (at, len, Access::Load));
+        if !served && (cpu.check_canonical(at, len, 3).is_err() || cpu.place(at, mmu::Access::Load, who).is_err()) {
+            return false;
+        }
+    }
+    let tlb = cpu.mmu.load(who);
+    let (Some(a), Some(b)) = (tlb.lookup(lin, room), tlb.lookup(next, size - room)) else { return false };
+    let room = room as usize;
+    for (i, byte) in cpu.frame.load[..size as usize].iter_mut().enumerate() {
+        // SAFETY: the table serves the whole of both ranges.
+        *byte = unsafe { if i < room { mmu::peek(a.add(i)) } else { mmu::peek(b.add(i - room)) } };
+    }
+    cpu.frame.jump_to = cpu.frame.load.as_ptr() as u64;
+    true
 }
 
 /// Makes the soft TLB serve all accesses of the instruction at `site`; true if it does.
@@ -83,10 +113,10 @@ fn stack(cpu: &Cpu, ins: &Instruction) -> Option<Wanted> {
     use Code::*;
     let (rsp, rbp) = (cpu.gpr[4], cpu.gpr[5]);
     match ins.code() {
-        Push_r64 | Pushq_imm8 | Pushq_imm32 | Push_rm64 | Call_rel32_64 | Call_rm64 => {
+        Pushfq | Push_r64 | Pushq_imm8 | Pushq_imm32 | Push_rm64 | Call_rel32_64 | Call_rm64 => {
             Some((rsp.wrapping_sub(8), 8, Access::Store))
         }
-        Pop_r64 | Retnq | Retnq_imm16 => Some((rsp, 8, Access::Load)),
+        Popfq | Pop_r64 | Retnq | Retnq_imm16 => Some((rsp, 8, Access::Load)),
         Leaveq => Some((rbp, 8, Access::Load)),
         _ => None,
     }

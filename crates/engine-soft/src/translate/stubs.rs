@@ -4,6 +4,7 @@ use visor_fpu::{OFFSET_FOP, OFFSET_MXCSR, OFFSET_XMM, OFFSET_YMM_HI};
 
 use super::asm::{Asm, Hole, Rm, cond};
 use super::cache::{At, CodeCache};
+use super::crossing::{self, Crossing};
 use super::frame::{Exit, MXCSR, STATUS, field};
 use super::regs::{Host, mapped};
 
@@ -27,21 +28,27 @@ pub(super) struct Stubs {
     pub(super) call_interpreter: At,
     /// Called: the TLB did not serve site R14. Returns as `call_interpreter`, or 5 bytes further to have the instruction tried again.
     pub(super) call_refill: At,
+    /// Called: likewise for an instruction that loads. Returns 10 bytes further if R14 is the address of what it loads.
+    pub(super) call_load: At,
     /// Called: likewise, but does nothing else.
     pub(super) only_refill: At,
     /// Called: R14 is a host address to which something was stored in a frame with code, and RCX the size.
     pub(super) wrote_code: At,
-    /// Called: puts the guest's vector registers into the host's. Keeps the flags and all but R14.
+    /// Called: puts the guest's vector registers into the host's. Keeps the flags and all but R14 and RCX.
     pub(super) load_vectors: At,
-    /// Called: likewise for the x87 registers as well; RCX is lost.
+    /// Called: likewise for the x87 registers as well.
     pub(super) load_x87: At,
+    /// Jumped to: changes of rings.
+    pub(super) crossing: Crossing,
 }
 
-/// Addresses of the functions that stubs call: `fn(cpu, site) -> 0 to go on, 2 to try again`, `fn(cpu, host address, size) -> 0 to go on`.
+/// Addresses of the functions that stubs call: `fn(cpu, site) -> 0 to go on, 2 to try again, 3 where the bytes are at
+/// `jump_to``, `fn(cpu, host address, size) -> 0 to go on`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Helpers {
     pub(super) interpret: u64,
     pub(super) refill: u64,
+    pub(super) load: u64,
     pub(super) only_refill: u64,
     pub(super) wrote_code: u64,
 }
@@ -51,6 +58,8 @@ pub(super) struct Helpers {
 pub(super) struct HostCpu {
     pub(super) avx: bool,
     pub(super) fsgsbase: bool,
+    /// PEXT, as fast as other instructions.
+    pub(super) pext: bool,
 }
 
 impl Stubs {
@@ -63,9 +72,17 @@ impl Stubs {
         let link = cache.append(&leave(cache.next(), Exit::Link, save_vectors))?;
         let poll = cache.append(&leave(cache.next(), Exit::Poll, save_vectors))?;
         let interpret = cache.append(&leave(cache.next(), Exit::Interpret, save_vectors))?;
+        let arrive = cache.append(&leave(cache.next(), Exit::Arrive, save_vectors))?;
+        let crossing = if host.pext {
+            let syscall = cache.append(&crossing::syscall(cache.next(), interpret, arrive))?;
+            Crossing { syscall, sysret: cache.append(&crossing::sysret(cache.next(), interpret, arrive))? }
+        } else {
+            Crossing { syscall: interpret, sysret: interpret }
+        };
         let fpu = [save_vectors, load_vectors, load_x87];
         let call_interpreter = cache.append(&call(cache.next(), helpers.interpret, false, fpu))?;
         let call_refill = cache.append(&call(cache.next(), helpers.refill, false, fpu))?;
+        let call_load = cache.append(&call(cache.next(), helpers.load, false, fpu))?;
         let only_refill = cache.append(&call(cache.next(), helpers.only_refill, false, fpu))?;
         let wrote_code = cache.append(&call(cache.next(), helpers.wrote_code, true, fpu))?;
         cache.keep();
@@ -76,10 +93,12 @@ impl Stubs {
             interpret,
             call_interpreter,
             call_refill,
+            call_load,
             only_refill,
             wrote_code,
             load_vectors,
             load_x87,
+            crossing,
         })
     }
 }
@@ -105,7 +124,11 @@ fn leave(at: At, exit: Exit, save_vectors: At) -> Vec<u8> {
     let mut a = Asm::default();
     a.op(false, &[0xc7], 0, Rm::State(field!(exit)));
     a.raw(&(exit as u32).to_le_bytes());
-    a.store32(Rm::State(field!(exit_id)), Host::R14);
+    if exit == Exit::Arrive {
+        crossing::keep_rip(&mut a);
+    } else {
+        a.store32(Rm::State(field!(exit_id)), Host::R14);
+    }
     save_registers(&mut a);
     a.op(false, &[0x80], 7, Rm::State(field!(vectors_away)));
     a.raw(&[0]);
@@ -140,11 +163,12 @@ fn call(at: At, function: u64, second: bool, [save_vectors, load_vectors, load_x
     a.constant(Host::RAX, function);
     a.raw(&[0xff, 0xd0]);
     a.raw(&[0x48, 0x83, 0xc4, 8]);
-    // 0 goes on, 1 leaves, 2 goes on 5 bytes further.
+    // 0 goes on, 1 leaves, 2 goes on 5 bytes further, 3 another 5.
     a.raw(&[0x83, 0xf8, 1]); // cmp eax, 1
     let gone = a.jcc(4);
     let on = a.jcc_short(2); // below
-    a.raw(&[0x48, 0x83, 0x04, 0x24, 5]); // add qword [rsp], 5
+    a.raw(&[0x8d, 0x44, 0x80, 0xfb]); // lea eax, [rax + rax * 4 - 5]
+    a.raw(&[0x48, 0x01, 0x04, 0x24]); // add [rsp], rax
     a.land(on);
     a.raw(&[0xf6, 0xc3, 2]); // test bl, 2
     let no_x87 = a.jcc_short(4);
@@ -156,6 +180,7 @@ fn call(at: At, function: u64, second: bool, [save_vectors, load_vectors, load_x
     a.land(no_vectors);
     load_flags(&mut a);
     load_registers(&mut a);
+    a.load(Host::R14, Rm::State(field!(jump_to)));
     a.raw(&[0xc3]);
     a.fill_here(gone);
     a.op(false, &[0xc7], 0, Rm::State(field!(exit)));
@@ -249,16 +274,44 @@ fn save_vectors(host: HostCpu) -> Vec<u8> {
 fn load_vectors(host: HostCpu) -> Vec<u8> {
     let mut a = Asm::default();
     a.load(Host::R14, Rm::State(field!(fpu)));
+    if host.avx {
+        gather_high(&mut a);
+    }
     for i in 0..16 {
         move_xmm(&mut a, 0x28, i);
-        if host.avx {
-            move_high(&mut a, true, i);
-        }
+    }
+    if host.avx {
+        load_high(&mut a);
     }
     control(&mut a, 2);
     a.store8_imm(Rm::State(field!(vectors_away)), 0);
     a.raw(&[0xc3]);
     a.bytes
+}
+
+/// RCX becomes zero if the upper halves of all YMM registers are to be zero; keeps the flags, spoils XMM0 and XMM1.
+fn gather_high(a: &mut Asm) {
+    a.raw(&[0xc5, 0xf9, 0xef, 0xc0]); // vpxor xmm0, xmm0, xmm0
+    for i in 0..16 {
+        a.raw(&[0xc4, 0xc1, 0x79, 0xeb, 0x86]); // vpor xmm0, xmm0, [r14 + disp32]
+        a.raw(&((OFFSET_YMM_HI + 16 * i) as i32).to_le_bytes());
+    }
+    a.raw(&[0xc5, 0xf1, 0x73, 0xd8, 8]); // vpsrldq xmm1, xmm0, 8
+    a.raw(&[0xc5, 0xf9, 0xeb, 0xc1]); // vpor xmm0, xmm0, xmm1
+    a.raw(&[0xc4, 0xe1, 0xf9, 0x7e, 0xc1]); // vmovq rcx, xmm0
+}
+
+/// Loads the upper halves of the YMM registers, after [`gather_high`]. If they are zero, in the one way that the processor
+/// remembers: otherwise each SSE instruction would keep an upper half, and so wait for the last one that wrote the register.
+fn load_high(a: &mut Asm) {
+    let zero = a.jrcxz();
+    let some = a.jmp();
+    a.land(zero);
+    a.raw(&[0xc5, 0xf8, 0x77]); // vzeroupper
+    let done = a.jmp();
+    a.fill_here(some);
+    (0..16).for_each(|i| move_high(a, true, i));
+    a.fill_here(done);
 }
 
 fn load_x87(host: HostCpu) -> Vec<u8> {
@@ -277,9 +330,12 @@ fn load_x87(host: HostCpu) -> Vec<u8> {
     }
     control(&mut a, 3);
     a.fill_here(gone);
+    if host.avx {
+        gather_high(&mut a);
+    }
     a.raw(&[0x49, 0x0f, 0xae, 0x0e]); // fxrstor64 [r14]
     if host.avx {
-        (0..16).for_each(|i| move_high(&mut a, true, i));
+        load_high(&mut a);
     }
     a.store8_imm(Rm::State(field!(vectors_away)), 0);
     a.store8_imm(Rm::State(field!(x87_away)), 0);

@@ -8,6 +8,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKi
 
 use super::classify::{Kind, classify};
 use super::context::Context;
+use super::system::{self, System};
 
 /// Most instructions in a unit.
 const MAX: usize = 64;
@@ -73,6 +74,7 @@ pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mu
             break;
         }
     }
+    interpret_sti_that_ends(&mut unit);
     if let Some(last) = unit.last() {
         relied.push((start, last.next()));
     }
@@ -80,23 +82,59 @@ pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mu
     unit
 }
 
+/// The instruction behind STI must be executed before the attention word is looked at: where it is not here, or looks first,
+/// the interpreter sees to it.
+fn interpret_sti_that_ends(unit: &mut Vec<Insn>) {
+    let exposed = |i: usize| match unit[i].kind {
+        Kind::System(System::Sti) => unit.get(i + 1).is_none_or(system::looks_before),
+        _ => false,
+    };
+    if let Some(i) = (0..unit.len()).find(|i| exposed(*i)) {
+        unit[i].kind = Kind::Interpret { ends: true };
+        unit.truncate(i + 1);
+    }
+}
+
 fn decoder(page: &[u8], at: u16) -> Decoder<'_> {
     Decoder::with_ip(64, &page[usize::from(at)..], u64::from(at), DecoderOptions::NO_PAUSE)
 }
 
-/// Backwards from what may be read behind the unit.
+/// Finds what each instruction must preserve.
 fn find_liveness(unit: &mut [Insn], page: &[u8], relied: &mut Vec<Bytes>) {
+    let (Some(first), Some(last)) = (unit.first(), unit.last()) else { return };
+    if !matches!(last.kind, Kind::Jcc | Kind::Jmp) || last.target() != i64::from(first.off) {
+        return look_back(unit, page, None, relied);
+    }
+    // A loop: what it reads from turn to turn is known exactly.
+    let (mut round, before) = (0, relied.len());
+    loop {
+        relied.truncate(before);
+        look_back(unit, page, Some(round), relied);
+        let again = unit[0].live_in;
+        if again == round {
+            return;
+        }
+        round |= again;
+    }
+}
+
+/// Backwards from what may be read behind the unit. `round`: what is read in the next turn of a loop that the last one closes.
+fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut Vec<Bytes>) {
+    let count = unit.len();
     let mut live = match unit.last() {
         Some(last) if last.kind.falls_through() => look_ahead(page, i64::from(last.next()), relied),
         _ => 0,
     };
-    for i in unit.iter_mut().rev() {
+    for (n, i) in unit.iter_mut().enumerate().rev() {
         i.live_out = live;
         match i.kind {
             Kind::Jcc | Kind::Jmp | Kind::Counted => {
-                i.live_taken = look_ahead(page, i.target(), relied);
+                let closes = n + 1 == count;
+                i.live_taken =
+                    round.filter(|_| closes).unwrap_or_else(|| look_ahead(page, i.target(), relied));
                 live |= i.live_taken | read_by(&i.ins);
             }
+            Kind::System(System::Syscall | System::Sysret) => live = STATUS,
             // Whoever is not translated sees the register as a whole, and so does code that is not known.
             Kind::Interpret { .. } | Kind::Indirect | Kind::Call | Kind::Return | Kind::CallIndirect => live = STATUS,
             _ => live = (live & !overwritten_by(&i.ins)) | read_by(&i.ins),

@@ -22,6 +22,9 @@ pub(super) fn dsdt(config: &AcpiConfig) -> Vec<u8> {
     processors(config.cpus, &mut body);
     if let Some(pci) = &config.pci {
         host_bridge(pci, &mut body);
+        if let Some(plug) = &config.plug {
+            super::hotplug::hotplug(plug, &mut body);
+        }
     }
     board(config, &mut body);
     t.append_slice(&body);

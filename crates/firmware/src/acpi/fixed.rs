@@ -7,6 +7,10 @@ use acpi_tables::sdt::Sdt;
 
 use super::{AcpiConfig, CENTURY, HPET, IOAPIC, LAPIC, OEM, OEM_TABLE, RESET_PORT, RESET_VALUE, SCI, bytes};
 
+/// Status and enable bits of the general-purpose events: offset among the ports of power management, and bytes.
+const GPE0: u16 = 0x20;
+const GPE0_LEN: u8 = 8;
+
 /// Fixed ACPI description table (ACPI 6.5 §5.2.9).
 pub(super) fn fadt(config: &AcpiConfig, facs: u64, dsdt: u64) -> Vec<u8> {
     let (event, control, timer) = (config.pm_base, config.pm_base + 4, config.pm_base + 8);
@@ -30,6 +34,12 @@ pub(super) fn fadt(config: &AcpiConfig, facs: u64, dsdt: u64) -> Vec<u8> {
     t.pm1a_evt_blk = u32::from(event).into();
     t.pm1a_cnt_blk = u32::from(control).into();
     t.pm_tmr_blk = u32::from(timer).into();
+    if config.plug.is_some() {
+        let events = config.pm_base + GPE0;
+        t.gpe0_blk = u32::from(events).into();
+        t.gpe0_blk_len = GPE0_LEN;
+        t.x_gpe0_blk = port(events, 8 * GPE0_LEN, AccessSize::ByteAccess);
+    }
     t.pm1_evt_len = 4;
     t.pm1_cnt_len = 2;
     t.pm_tmr_len = 4;

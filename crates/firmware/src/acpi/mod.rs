@@ -6,6 +6,7 @@
 mod dmar;
 mod dsdt;
 mod fixed;
+mod hotplug;
 mod loader;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use crate::error::{BootError, BootErrorKind};
 use crate::layout::{RSDP, TABLES};
 use crate::ram;
 
+pub use hotplug::PlugConfig;
 pub use loader::{LoaderFiles, loader};
 
 /// Port of the reset register; writing [`RESET_VALUE`] resets the machine.
@@ -65,6 +67,9 @@ pub struct AcpiConfig {
     pub pci: Option<PciConfig>,
     /// The IOMMU, if there is one.
     pub iommu: Option<IommuConfig>,
+    /// PCI slots for devices that come and go, if there are any; the general-purpose events are at 20h from the ports of power
+    /// management.
+    pub plug: Option<PlugConfig>,
 }
 
 /// A DMA remapping unit for all PCI functions and the I/O APIC.

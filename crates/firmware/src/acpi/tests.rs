@@ -23,6 +23,7 @@ fn full(cpus: u32) -> AcpiConfig {
             ecam: Some(0xb000_0000),
         }),
         iommu: Some(IommuConfig { base: 0xfed9_0000, address_bits: 46, ioapic_source: 0xf0f8 }),
+        plug: Some(PlugConfig { port: 0xae00, gpe: 1, slots: 0xffff_ffe0 }),
     }
 }
 
@@ -124,6 +125,9 @@ fn iasl_reads_the_tables() {
         "EisaId (\"PNP0F13\")",
         "Memory32Fixed (ReadOnly,",
         "0x001FFFFF,",
+        "Device (S1F)",
+        "Method (_E01, 0, Serialized)",
+        "OperationRegion (PCRG, SystemIO, 0xAE00, 0x10)",
     ] {
         assert!(dsdt.contains(want), "no {want:?} in\n{dsdt}");
     }

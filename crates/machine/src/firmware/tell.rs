@@ -22,17 +22,24 @@ pub(crate) struct Bootable {
     pub(crate) path: String,
     /// What it is called on the command line.
     pub(crate) name: String,
+    /// A BIOS can boot from it: by itself, or by the device's option ROM.
+    pub(crate) bios: bool,
 }
 
 impl Bootable {
     /// The virtio block device at `at`.
     pub(crate) fn virtio_disk(at: PciAddress, name: String) -> Self {
-        Bootable { class: BootClass::Disk, path: format!("scsi@{}/disk@0,0", unit(at)), name }
+        Bootable { class: BootClass::Disk, path: format!("scsi@{}/disk@0,0", unit(at)), name, bios: true }
     }
 
-    /// The network card at `at`.
-    pub(crate) fn nic(at: PciAddress, name: String) -> Self {
-        Bootable { class: BootClass::Net, path: format!("ethernet@{}/ethernet-phy@0", unit(at)), name }
+    /// The drive at address `target` of the SCSI adapter at `at`.
+    pub(crate) fn scsi(at: PciAddress, target: u8, class: BootClass, name: String) -> Self {
+        Bootable { class, path: format!("scsi@{}/channel@0/disk@{target:x},0", unit(at)), name, bios: true }
+    }
+
+    /// The network card at `at`, with or without an option ROM.
+    pub(crate) fn nic(at: PciAddress, name: String, rom: bool) -> Self {
+        Bootable { class: BootClass::Net, path: format!("ethernet@{}/ethernet-phy@0", unit(at)), name, bios: rom }
     }
 }
 
@@ -111,16 +118,16 @@ fn e820(map: &MemoryMap) -> Vec<u8> {
 }
 
 /// The devices of the wanted kinds, in the order in which they are tried. A BIOS tries only the first of its disks, and
-/// boots from network cards through option ROMs, which the cards here do not have.
+/// boots only from network cards that have option ROMs.
 pub(crate) fn ordered<'a>(wanted: &[BootClass], bootable: &'a [Bootable], bios: bool) -> Vec<&'a Bootable> {
     let all = [BootClass::Disk, BootClass::Cd, BootClass::Net];
     let classes = if wanted.is_empty() { &all[..] } else { wanted };
     let most = |c: BootClass| match c {
         BootClass::Disk if bios => 1,
-        BootClass::Net if bios => 0,
         _ => usize::MAX,
     };
-    classes.iter().flat_map(|c| bootable.iter().filter(move |b| b.class == *c).take(most(*c))).collect()
+    let of = move |c: BootClass| bootable.iter().filter(move |b| b.class == c && (b.bios || !bios));
+    classes.iter().flat_map(|c| of(*c).take(most(*c))).collect()
 }
 
 /// The paths of the devices of the wanted kinds, and, if the user wished, that nothing else is to be tried.
@@ -148,7 +155,7 @@ mod tests {
     fn the_order_names_devices_and_ends_there() {
         let disk = Bootable::virtio_disk(PciAddress::device(17), "a".into());
         let at = PciAddress { device: 1, function: 1 };
-        let cd = Bootable { class: BootClass::Cd, path: format!("ide@{}/drive@1/disk@0", unit(at)), name: "c".into() };
+        let cd = Bootable { class: BootClass::Cd, path: format!("ide@{}/drive@1/disk@0", unit(at)), name: "c".into(), bios: true };
         let devices = [disk, cd];
         let order = |wanted: &[BootClass]| String::from_utf8(boot_order(wanted, &devices)).unwrap();
         let (disk, cd) = ("/pci@i0cf8/scsi@11/disk@0,0", "/pci@i0cf8/ide@1,1/drive@1/disk@0");

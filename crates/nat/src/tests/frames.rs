@@ -22,7 +22,7 @@ pub(super) fn route() -> Route {
 }
 
 /// A UDP frame of the guest.
-pub(super) fn udp(from: &str, to: &str, data: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(from: &str, to: &str, data: &[u8]) -> Vec<u8> {
     emit::udp_frame(data, at(from), at(to), route())
 }
 

@@ -41,7 +41,7 @@ pub(super) enum End {
 }
 
 /// The host.
-pub(super) struct SimHost {
+pub(crate) struct SimHost {
     pub(super) sockets: BTreeMap<u32, Sim>,
     pub(super) ended: BTreeMap<u32, (End, Sim)>,
     next: u32,

@@ -8,23 +8,38 @@ use visor_firewall::Rule;
 use visor_host_net::{CablePort, connect_cable, receive_greeting, send_greeting};
 use visor_net::{MacAddr, NetPort, Network};
 
-use super::message::{Answer, MAX_MESSAGE, PlugRequest, Question, Welcome};
+use super::message::{Answer, MAX_MESSAGE, PlugRequest, Question, VlanSpec, Welcome};
 use super::place::Place;
+use crate::live::GuestRequest;
+
+/// What a guest brings along when it is plugged in.
+#[derive(Clone, Debug, Default)]
+pub struct Plug {
+    /// Ports to be forwarded to it, as a person writes them.
+    pub forwards: Vec<String>,
+    /// Rules that open its firewall.
+    pub rules: Vec<Rule>,
+    /// Which VLANs its device sees.
+    pub vlans: VlanSpec,
+    /// Its permanent rules are kept under its name.
+    pub named: bool,
+}
 
 /// A network in another process, for a machine of this one.
 pub struct SharedNetwork {
     place: Place,
-    forwards: Vec<String>,
-    rules: Vec<Rule>,
+    plug: Plug,
     welcome: Mutex<Option<Welcome>>,
+    guest: Mutex<String>,
     /// Plugged in already, for the device that comes.
     waiting: Mutex<Option<CablePort>>,
 }
 
 impl SharedNetwork {
-    /// The network at `place`. A guest that is plugged in gets `forwards` and `rules`.
-    pub fn new(place: Place, forwards: Vec<String>, rules: Vec<Rule>) -> Self {
-        SharedNetwork { place, forwards, rules, welcome: Mutex::new(None), waiting: Mutex::new(None) }
+    /// The network at `place`. A guest that is plugged in gets what `plug` says.
+    pub fn new(place: Place, plug: Plug) -> Self {
+        let (welcome, guest, waiting) = (Mutex::default(), Mutex::default(), Mutex::default());
+        SharedNetwork { place, plug, welcome, guest, waiting }
     }
 
     /// Plugs a guest in before its device is there: what is known about it then can be told to the guest. The next
@@ -42,6 +57,36 @@ impl SharedNetwork {
     pub fn welcome(&self) -> Option<Welcome> {
         self.welcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// Asks or changes something about the guest that was plugged in last.
+    ///
+    /// # Errors
+    /// What is against it, in words.
+    pub fn request(&self, request: &GuestRequest) -> Result<serde_json::Value, String> {
+        let guest = self.guest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match ask(&self.place, &Question::Guest { guest, request: request.clone() }) {
+            Ok(Answer::Value(value)) => Ok(value),
+            Ok(Answer::Refused(why)) => Err(why),
+            Ok(other) => Err(format!("an answer to another question: {other:?}")),
+            Err(e) => Err(format!("the network {} does not answer: {e}", self.place.name)),
+        }
+    }
+
+    fn connect(&self, guest: &str, mac: MacAddr) -> io::Result<CablePort> {
+        let p = self.plug.clone();
+        let request = PlugRequest {
+            guest: guest.into(),
+            mac,
+            forwards: p.forwards,
+            rules: p.rules,
+            vlans: p.vlans,
+            named: p.named,
+        };
+        let (port, welcome) = plug(&self.place, &Question::Plug(request))?;
+        *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(welcome);
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = guest.into();
+        Ok(port)
+    }
 }
 
 impl Network for SharedNetwork {
@@ -55,20 +100,20 @@ impl Network for SharedNetwork {
     }
 }
 
-impl SharedNetwork {
-    fn connect(&self, guest: &str, mac: MacAddr) -> io::Result<CablePort> {
-        let request =
-            PlugRequest { guest: guest.into(), mac, forwards: self.forwards.clone(), rules: self.rules.clone() };
-        let (fd, answer) = talk(&self.place, &Question::Plug(request))?;
-        match answer {
-            Answer::Welcome(welcome) => {
-                let port = CablePort::new(fd, welcome.mtu)?;
-                *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(welcome);
-                Ok(port)
-            }
-            Answer::Refused(why) => Err(io::Error::other(why)),
-            _ => Err(ErrorKind::InvalidData.into()),
-        }
+/// Plugs a shell of the host's user into the network at `place`.
+///
+/// # Errors
+/// As [`Network::plug`].
+pub fn plug_shell(place: &Place) -> io::Result<(CablePort, Welcome)> {
+    plug(place, &Question::Shell)
+}
+
+fn plug(place: &Place, question: &Question) -> io::Result<(CablePort, Welcome)> {
+    let (fd, answer) = talk(place, question)?;
+    match answer {
+        Answer::Welcome(welcome) => Ok((CablePort::new(fd, welcome.mtu)?, welcome)),
+        Answer::Refused(why) => Err(io::Error::other(why)),
+        _ => Err(ErrorKind::InvalidData.into()),
     }
 }
 

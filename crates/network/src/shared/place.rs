@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::SharedSpec;
+use crate::store::{Store, private_directory, read, write};
 
 /// The directories of a user's networks.
 #[derive(Clone, Debug)]
 pub struct Places {
+    root: PathBuf,
     data: PathBuf,
     run: PathBuf,
 }
@@ -22,6 +23,8 @@ pub struct Places {
 pub struct Place {
     /// Its name.
     pub name: String,
+    /// Rules and groups of the user.
+    pub store: Store,
     directory: PathBuf,
     /// Its socket.
     pub socket: PathBuf,
@@ -30,7 +33,12 @@ pub struct Place {
 impl Places {
     /// Below two directories; they are made when they are needed, for the user alone.
     pub fn new(data: &Path, run: &Path) -> Self {
-        Places { data: data.join("net"), run: run.join("net") }
+        Places { root: data.to_owned(), data: data.join("net"), run: run.join("net") }
+    }
+
+    /// Rules and groups of the user.
+    pub fn store(&self) -> Store {
+        Store::new(&self.root)
     }
 
     /// The network called `name`, whether it exists or not. Letters, digits and dashes, at most 32, and not what `--net` knows.
@@ -41,6 +49,7 @@ impl Places {
             && !matches!(name, "nat" | "none");
         valid.then(|| Place {
             name: name.into(),
+            store: self.store(),
             directory: self.data.join(name),
             socket: self.run.join(format!("{name}.sock")),
         })
@@ -101,21 +110,11 @@ impl Place {
     }
 
     pub(super) fn read<T: DeserializeOwned>(&self, file: &str) -> io::Result<T> {
-        let text = fs::read(self.directory.join(file))?;
-        serde_json::from_slice(&text).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))
+        read(&self.directory.join(file))
     }
 
     /// Writes a file so that it is whole whatever happens.
     pub(super) fn write(&self, file: &str, value: &impl Serialize) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(value)?;
-        let (path, new) = (self.directory.join(file), self.directory.join(format!("{file}.new")));
-        let mut out = fs::File::create(&new)?;
-        io::Write::write_all(&mut out, &text)?;
-        out.sync_all()?;
-        fs::rename(new, path)
+        write(&self.directory.join(file), value)
     }
-}
-
-fn private_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -1,4 +1,4 @@
-//! The process of a network: a switch, a translator, leases and policy, and a thread for each cable.
+//! The process of a network: a switch, its uplink, leases and policy, and a thread for each cable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -9,21 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use visor_firewall::{Firewall, Guest, Policy, PortFilter, Reach, Rule, RuleSet};
-use visor_host_net::{CableListener, CablePort, Nat, receive_greeting, send_greeting};
-use visor_nat::{Forward, ForwardId, Lease, NatConfig};
+use visor_firewall::{Policy, Reach};
+use visor_host_net::{CableListener, receive_greeting, send_greeting};
 use visor_net::{FlowKey, MacAddr, Protocol};
-use visor_switch::{Filtered, Guard, Hub, PortConfig};
+use visor_switch::Hub;
 
-use super::message::{
-    Answer, GuestStatus, MAX_MESSAGE, Mode, NetworkStatus, PlugRequest, Question, SharedSpec, Welcome, words,
-};
+use super::member::Member;
+use super::message::{Answer, MAX_MESSAGE, NetworkStatus, Question, SharedSpec, words};
 use super::place::Place;
-use crate::forward::{ForwardSpec, ForwardStatus};
+use super::uplink::Uplink;
 use crate::nat::Translation;
-use crate::splice::splice;
 
-const MTU: u16 = 1500;
+pub(super) const MTU: u16 = 1500;
 /// How often leases are looked at.
 const LEASES: Duration = Duration::from_secs(1);
 /// Most translations in an answer.
@@ -31,19 +28,20 @@ const MAX_LISTED: usize = 300;
 
 /// A lease as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct StoredLease {
-    mac: MacAddr,
-    address: std::net::Ipv4Addr,
+pub(super) struct StoredLease {
+    pub(super) mac: MacAddr,
+    pub(super) address: std::net::Ipv4Addr,
 }
 
-struct Server {
-    place: Place,
-    spec: SharedSpec,
-    hub: Hub,
-    nat: Option<Nat>,
-    policy: Policy,
-    guests: Mutex<BTreeMap<u64, GuestStatus>>,
-    next: AtomicU64,
+pub(super) struct Server {
+    pub(super) place: Place,
+    pub(super) spec: SharedSpec,
+    pub(super) hub: Hub,
+    pub(super) uplink: Uplink,
+    pub(super) policy: Policy,
+    members: Mutex<BTreeMap<u64, Member>>,
+    shells: Mutex<BTreeSet<u8>>,
+    pub(super) next: AtomicU64,
     stopping: AtomicBool,
 }
 
@@ -62,7 +60,13 @@ pub fn serve(place: &Place) -> io::Result<()> {
         }
         other => other?,
     };
-    let server = Arc::new(Server::open(place.clone(), spec)?);
+    let server = match Server::open(place.clone(), spec) {
+        Ok(server) => Arc::new(server),
+        Err(e) => {
+            let _ = std::fs::remove_file(&place.socket);
+            return Err(e);
+        }
+    };
     let keeper = server.clone();
     std::thread::Builder::new().name("leases".into()).spawn(move || keeper.keep_leases())?;
     while !server.stopping.load(Ordering::SeqCst) {
@@ -86,24 +90,26 @@ impl Server {
     fn open(place: Place, spec: SharedSpec) -> io::Result<Self> {
         let hub = Hub::new(MTU);
         let policy = Policy::new(Reach::Direct);
-        let nat = match spec.mode {
-            Mode::Internal => None,
-            Mode::NatNetwork => Some(translator(&place, &spec, &hub, &policy)?),
-        };
+        let uplink = Uplink::connect(&place, &spec, &hub, &policy)?;
         Ok(Server {
             place,
             spec,
             hub,
-            nat,
+            uplink,
             policy,
-            guests: Mutex::default(),
+            members: Mutex::default(),
+            shells: Mutex::default(),
             next: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         })
     }
 
-    fn guests(&self) -> MutexGuard<'_, BTreeMap<u64, GuestStatus>> {
-        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn members(&self) -> MutexGuard<'_, BTreeMap<u64, Member>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn shells(&self) -> MutexGuard<'_, BTreeSet<u8>> {
+        self.shells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One connection.
@@ -111,184 +117,76 @@ impl Server {
         let Ok(question) = receive_greeting(&cable, MAX_MESSAGE) else { return };
         let answer = match serde_json::from_slice(&question) {
             Ok(Question::Plug(request)) => return self.plug(cable, &request),
+            Ok(Question::Shell) => return self.shell(cable),
+            Ok(Question::Stop) => return self.stop(&cable),
+            Ok(Question::Guest { guest, request }) => {
+                self.guest(&guest, &request).map_or_else(Answer::Refused, Answer::Value)
+            }
+            Ok(Question::Groups) => {
+                self.read_groups();
+                self.judge_again();
+                Answer::value(&())
+            }
             Ok(Question::Status) => Answer::Status(self.status()),
             Ok(Question::NatTable) => Answer::value(&self.translations()),
-            Ok(Question::Why { protocol, source, destination }) => self.why(&protocol, source, destination),
-            Ok(Question::Stop) => Answer::value(&()),
+            Ok(Question::Why { protocol, source, destination }) => self.why(protocol, source, destination),
             Err(e) => Answer::Refused(format!("not understood: {e}")),
         };
-        let stop = matches!(serde_json::from_slice(&question), Ok(Question::Stop));
-        if stop {
-            self.stopping.store(true, Ordering::SeqCst);
-        }
         let _ = reply(&cable, &answer);
-        if stop {
-            // The listener waits for a last connection.
-            let _ = visor_host_net::connect_cable(&self.place.socket);
-        }
     }
 
-    /// Plugs a guest in, and stays until it goes.
-    fn plug(&self, cable: OwnedFd, request: &PlugRequest) {
-        let id = self.next.fetch_add(1, Ordering::SeqCst);
-        let (welcome, forwards) = match self.admit(request) {
-            Ok(admitted) => admitted,
-            Err(why) => {
-                let _ = reply(&cable, &Answer::Refused(why));
-                return;
-            }
-        };
-        let address = welcome.address;
-        let guard = Guard { mac: Some(request.mac), ips: address.into_iter().collect(), no_servers: true };
-        let port = self.hub.plug(PortConfig { name: request.guest.clone(), guard, ..PortConfig::default() });
-        let filter = Arc::new(Mutex::new(PortFilter::new(self.policy.clone(), &request.guest)));
-        self.guests().insert(id, GuestStatus { name: request.guest.clone(), mac: request.mac, address });
-        if reply(&cable, &Answer::Welcome(welcome)).is_ok()
-            && let Ok(cable) = CablePort::new(cable, MTU)
-        {
-            splice(cable, Filtered::new(port, filter));
-        }
-        self.guests().remove(&id);
-        self.leave(&request.guest, &forwards);
-    }
-
-    /// Checks a guest and prepares everything for it.
-    fn admit(&self, request: &PlugRequest) -> Result<(Welcome, Vec<ForwardId>), String> {
-        let name = &request.guest;
-        let valid = (1..=63).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if !valid {
-            return Err(format!("`{name}` is no name for a guest: use small letters, digits and dashes"));
-        }
-        if request.mac.is_multicast() {
-            return Err(format!("{} is a group address", request.mac));
-        }
-        let mut warnings = Vec::new();
-        {
-            let guests = self.guests();
-            if guests.values().any(|g| g.name == *name) {
-                return Err(format!("there is a guest called {name} in this network already"));
-            }
-            if let Some(twin) = guests.values().find(|g| g.mac == request.mac) {
-                warnings.push(format!(
-                    "the guest {} of this network has the same Ethernet address {}: neither will work reliably",
-                    twin.name, request.mac
-                ));
-            }
-        }
-        let address = self.nat.as_ref().and_then(|nat| nat.with(|engine, now| engine.assign(now, request.mac)));
-        if self.nat.is_some() && address.is_none() {
-            return Err("all addresses of this network are taken".into());
-        }
-        let address = address.map(IpAddr::from);
-        let mut rules = RuleSet { inbound: request.rules.clone(), ..RuleSet::default() };
-        if !self.spec.isolated {
-            rules.inbound.push(self.neighbours()?);
-        }
-        let guest =
-            Guest { addresses: address.into_iter().collect(), firewall: Firewall::new(rules), ..Guest::default() };
-        self.policy.set_guest(name, guest);
-        let forwarded = self.forward(name, address, &request.forwards);
-        let (forwards, told) = match forwarded {
-            Ok(done) => done,
-            Err(why) => {
-                self.policy.remove_guest(name);
-                return Err(why);
-            }
-        };
-        if let (Some(nat), Some(address)) = (&self.nat, address) {
-            nat.with(|engine, _| engine.set_name(name, vec![address]));
-        }
-        let preset = self.nat.as_ref().zip(address).map(|(nat, address)| {
-            nat.with(|engine, _| {
-                let c = engine.config();
-                format!("{address}/{},{},{}", c.prefix_len, c.gateway, c.dns)
-            })
-        });
-        Ok((Welcome { mtu: MTU, address, preset, forwards: told, warnings }, forwards))
-    }
-
-    /// The rule by which guests of one network reach each other.
-    fn neighbours(&self) -> Result<Rule, String> {
-        // An internal network has no addresses of its own.
-        let text = if self.nat.is_some() { format!("source {}", self.spec.subnet) } else { "everything".into() };
-        text.parse().map_err(|e: visor_firewall::RuleError| e.to_string())
-    }
-
-    /// Forwards ports to a guest; all or none.
-    fn forward(
-        &self,
-        name: &str,
-        address: Option<IpAddr>,
-        wishes: &[String],
-    ) -> Result<(Vec<ForwardId>, Vec<String>), String> {
-        let mut done: Vec<Forward> = Vec::new();
-        for wish in wishes {
-            let made = wish.parse::<ForwardSpec>().map_err(|e| e.to_string()).and_then(|spec| {
-                let (Some(nat), Some(address)) = (&self.nat, address) else {
-                    return Err("an internal network has no ports of the host to forward".into());
-                };
-                let guest = SocketAddr::new(address, spec.port);
-                nat.with(|engine, _| engine.add_forward(spec.protocol, spec.bind, guest)).map_err(|e| {
-                    let holder = crate::port_holder(spec.protocol, spec.bind);
-                    let by = holder.map(|h| format!(", held by {} (process {})", h.name, h.pid)).unwrap_or_default();
-                    format!("cannot listen on {}/{}: {e}{by}", spec.bind, spec.protocol)
-                })
-            });
-            match made {
-                Ok(f) => done.push(f),
-                Err(why) => {
-                    let ids: Vec<_> = done.iter().map(|f| f.id).collect();
-                    self.unforward(&ids);
-                    return Err(why);
-                }
-            }
-        }
-        let ports: BTreeSet<_> = done.iter().map(|f| (f.protocol, f.guest.port())).collect();
-        let _ = self.policy.guest(name, |g| g.forwards = ports);
-        let told =
-            done.iter().map(|f| ForwardStatus { protocol: f.protocol, bind: f.bind, guest: f.guest }.to_string());
-        Ok((done.iter().map(|f| f.id).collect(), told.collect()))
-    }
-
-    fn unforward(&self, ids: &[ForwardId]) {
-        if let Some(nat) = &self.nat {
-            nat.with(|engine, _| ids.iter().for_each(|id| _ = engine.remove_forward(*id)));
-        }
-    }
-
-    fn leave(&self, name: &str, forwards: &[ForwardId]) {
-        self.unforward(forwards);
-        self.policy.remove_guest(name);
-        if let Some(nat) = &self.nat {
-            nat.with(|engine, _| engine.set_name(name, Vec::new()));
-        }
+    fn stop(&self, cable: &OwnedFd) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let _ = reply(cable, &Answer::value(&()));
+        // The listener waits for a last connection.
+        let _ = visor_host_net::connect_cable(&self.place.socket);
     }
 
     fn status(&self) -> NetworkStatus {
-        let translations = self.nat.as_ref().map_or(0, |nat| nat.with(|engine, now| engine.table(now).len()));
+        let nat = self.uplink.nat.as_ref();
         NetworkStatus {
             pid: std::process::id(),
-            guests: self.guests().values().cloned().collect(),
+            guests: self.members().values().map(|m| m.status.clone()).collect(),
             conflicts: self.hub.conflicts().iter().map(words).collect(),
-            translations,
+            translations: nat.map_or(0, |nat| nat.with(|engine, now| engine.table(now).len())),
+            host: self.uplink.host.clone(),
         }
     }
 
-    fn translations(&self) -> Vec<Translation> {
-        let table = self.nat.as_ref().map(|nat| nat.with(|engine, now| engine.table(now))).unwrap_or_default();
+    pub(super) fn translations(&self) -> Vec<Translation> {
+        let nat = self.uplink.nat.as_ref();
+        let table = nat.map(|nat| nat.with(|engine, now| engine.table(now))).unwrap_or_default();
         table.into_iter().take(MAX_LISTED).map(Translation::from).collect()
     }
 
-    fn why(&self, protocol: &str, source: IpAddr, destination: SocketAddr) -> Answer {
-        let protocol = match protocol {
-            "tcp" => Protocol::Tcp,
-            "udp" => Protocol::Udp,
-            "icmp" => Protocol::Icmp,
-            other => return Answer::Refused(format!("`{other}` is no protocol; there are tcp, udp and icmp")),
-        };
+    pub(super) fn why(&self, protocol: Protocol, source: IpAddr, destination: SocketAddr) -> Answer {
+        // Any port of the kind that systems choose by themselves.
         let source = SocketAddr::new(source, 49152);
-        Answer::why(&self.policy.why(&FlowKey { protocol, source, destination }))
+        let mut why = self.policy.why(&FlowKey { protocol, source, destination });
+        let obstacle =
+            self.uplink.nat.as_ref().and_then(|nat| nat.with(|engine, _| engine.obstacle(destination, protocol)));
+        if let (true, Some(because)) = (why.allowed, obstacle) {
+            why.allowed = false;
+            why.because = because.into();
+            why.command = None;
+        }
+        Answer::why(&why)
+    }
+
+    /// Takes the security groups as they are stored.
+    pub(super) fn read_groups(&self) {
+        match self.place.store.groups() {
+            Ok(groups) => self.policy.set_groups(groups),
+            Err(e) => tracing::warn!(error = %e, "the security groups cannot be read"),
+        }
+    }
+
+    /// Ends the connections that are no longer allowed: the translated ones, and those between guests.
+    pub(super) fn judge_again(&self) {
+        self.policy.judge_again();
+        if let Some(nat) = &self.uplink.nat {
+            nat.with(|engine, now| engine.judge_again(now));
+        }
     }
 
     /// Writes leases down when they have changed.
@@ -301,7 +199,7 @@ impl Server {
     }
 
     fn store_leases(&self, last: &mut Vec<StoredLease>) {
-        let Some(nat) = &self.nat else { return };
+        let Some(nat) = &self.uplink.nat else { return };
         let leases = nat.with(|engine, _| engine.leases());
         let leases: Vec<_> = leases.iter().map(|l| StoredLease { mac: l.mac, address: l.address }).collect();
         if leases != *last {
@@ -313,23 +211,6 @@ impl Server {
     }
 }
 
-/// The translator, plugged into the switch, with the leases of its last life.
-fn translator(place: &Place, spec: &SharedSpec, hub: &Hub, policy: &Policy) -> io::Result<Nat> {
-    let invalid = |e| io::Error::new(io::ErrorKind::InvalidInput, e);
-    let config = NatConfig::shared(spec.subnet.network(), spec.subnet.prefix_len()).map_err(invalid)?;
-    let (nat, port) = Nat::open(NatConfig { allow_host_loopback: spec.allow_host_loopback, mtu: MTU, ..config })?;
-    let leases: Vec<StoredLease> = place.read("leases.json").unwrap_or_default();
-    nat.with(|engine, now| {
-        engine.set_policy(Arc::new(policy.clone()));
-        for l in leases {
-            engine.restore_lease(now, &Lease { mac: l.mac, address: l.address, reserved: false });
-        }
-    });
-    let uplink = hub.plug(PortConfig { name: "nat".into(), ..PortConfig::default() });
-    std::thread::Builder::new().name("uplink".into()).spawn(move || splice(port, uplink))?;
-    Ok(nat)
-}
-
-fn reply(cable: &OwnedFd, answer: &Answer) -> io::Result<()> {
+pub(super) fn reply(cable: &OwnedFd, answer: &Answer) -> io::Result<()> {
     send_greeting(cable, &serde_json::to_vec(answer)?)
 }

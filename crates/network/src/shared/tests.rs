@@ -48,7 +48,7 @@ impl Running {
     }
 
     fn plug(&self, guest: &str, last: u8) -> std::io::Result<(Box<dyn NetPort>, Welcome)> {
-        let network = SharedNetwork::new(self.place.clone(), Vec::new(), Vec::new());
+        let network = SharedNetwork::new(self.place.clone(), Plug::default());
         let port = network.plug(guest, mac(last))?;
         Ok((port, network.welcome().unwrap()))
     }
@@ -71,7 +71,14 @@ impl Drop for Running {
 }
 
 fn spec(mode: Mode) -> SharedSpec {
-    SharedSpec { mode, subnet: "10.0.3.0/24".parse().unwrap(), isolated: false, allow_host_loopback: false }
+    SharedSpec {
+        mode,
+        subnet: "10.0.3.0/24".parse().unwrap(),
+        isolated: false,
+        allow_host_loopback: false,
+        bridge: None,
+        vlan: None,
+    }
 }
 
 fn mac(last: u8) -> MacAddr {
@@ -159,14 +166,14 @@ fn an_internal_network_has_no_router() {
     let (mut two, _) = lan.plug("two", 2).unwrap();
     one.send(Frame::plain(&who_has(1, [10, 9, 9, 1], [10, 9, 9, 2])));
     assert!(wait(&mut *two, |f| f[12..14] == [8, 6]).is_some());
-    let network = SharedNetwork::new(lan.place.clone(), vec!["80".into()], Vec::new());
+    let network = SharedNetwork::new(lan.place.clone(), Plug { forwards: vec!["80".into()], ..Plug::default() });
     assert!(network.plug("three", mac(3)).is_err());
 }
 
 #[test]
 fn ports_are_forwarded_while_a_guest_is_there_and_why_is_answered() {
     let lan = Running::start(&spec(Mode::NatNetwork));
-    let network = SharedNetwork::new(lan.place.clone(), vec!["8080".into()], Vec::new());
+    let network = SharedNetwork::new(lan.place.clone(), Plug { forwards: vec!["8080".into()], ..Plug::default() });
     let port = network.plug("web", mac(1)).unwrap();
     let welcome = network.welcome().unwrap();
     let bind: std::net::SocketAddr = welcome.forwards[0].split(" -> ").next().unwrap().parse().unwrap();
@@ -176,7 +183,7 @@ fn ports_are_forwarded_while_a_guest_is_there_and_why_is_answered() {
     let _ = stream.read(&mut [0; 1]);
     let why = |source: &str, port: u16| {
         let destination = std::net::SocketAddr::new(welcome.address.unwrap(), port);
-        let q = Question::Why { protocol: "tcp".into(), source: source.parse().unwrap(), destination };
+        let q = Question::Why { protocol: visor_net::Protocol::Tcp, source: source.parse().unwrap(), destination };
         match ask(&lan.place, &q).unwrap() {
             Answer::Value(v) => (v["allowed"] == true, v["because"].as_str().unwrap().to_owned()),
             other => panic!("{other:?}"),
@@ -188,9 +195,9 @@ fn ports_are_forwarded_while_a_guest_is_there_and_why_is_answered() {
     assert!(table.is_array());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let wish = format!("{}:80", taken.local_addr().unwrap());
-    let network = SharedNetwork::new(lan.place.clone(), vec![wish], Vec::new());
+    let network = SharedNetwork::new(lan.place.clone(), Plug { forwards: vec![wish], ..Plug::default() });
     let error = network.plug("other", mac(2)).err().unwrap().to_string();
-    assert!(error.contains("cannot listen on") && error.contains("held by"), "{error}");
+    assert!(error.contains("is taken by"), "{error}");
     drop(port);
     let end = Instant::now() + PATIENCE;
     while TcpStream::connect(bind).is_ok() {

@@ -1,6 +1,6 @@
 //! The function: configuration, registers, reset.
 
-use visor_pci::{BarKind, ConfigSpace, Identity, IntxPin, PciDevice, PciError};
+use visor_pci::{BarKind, ConfigSpace, Identity, IntxPin, PciDevice, PciError, rom_for};
 
 use super::eeprom::Eeprom;
 use super::interrupt::Throttle;
@@ -53,6 +53,16 @@ impl E1000 {
         };
         device.reset_registers();
         Ok(device)
+    }
+
+    /// The same with an expansion ROM, from which firmware can drive the device.
+    ///
+    /// # Errors
+    /// [`PciError::Rom`], [`PciError::Bar`] for an image that is none or too large.
+    pub fn with_rom(mut self, image: &[u8]) -> Result<Self, PciError> {
+        let rom = rom_for(image, VENDOR, DEVICE).ok_or(PciError::Rom(image.len()))?;
+        self.config.set_rom(rom)?;
+        Ok(self)
     }
 
     pub(super) fn reg(&self, at: u32) -> u32 {

@@ -1,7 +1,9 @@
 //! SCSI units: what executes command packets, whatever carries them ("SCSI Primary Commands - 4", SPC-4).
 
 pub(crate) mod cdrom;
+pub(crate) mod disk;
 pub(crate) mod sense;
+pub(crate) mod unit;
 
 pub(crate) use sense::Sense;
 
@@ -18,6 +20,11 @@ pub(crate) fn be24(bytes: &[u8], at: usize) -> u32 {
 /// As [`be16`].
 pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from(be16(bytes, at)) << 16 | u32::from(be16(bytes, at + 2))
+}
+
+/// As [`be16`].
+pub(crate) fn be64(bytes: &[u8], at: usize) -> u64 {
+    u64::from(be32(bytes, at)) << 32 | u64::from(be32(bytes, at + 4))
 }
 
 /// A byte of a command block; zero beyond its end.

@@ -26,6 +26,7 @@ pub(crate) const BAD_LENGTH: Sense = of(5, 0x1a, 0);
 pub(crate) const BAD_COMMAND: Sense = of(5, 0x20, 0);
 pub(crate) const BAD_ADDRESS: Sense = of(5, 0x21, 0);
 pub(crate) const BAD_FIELD: Sense = of(5, 0x24, 0);
+pub(crate) const NO_UNIT: Sense = of(5, 0x25, 0);
 pub(crate) const BAD_PARAMETER: Sense = of(5, 0x26, 0);
 pub(crate) const WRONG_MEDIUM: Sense = of(5, 0x30, 0);
 pub(crate) const NO_SAVED_PAGES: Sense = of(5, 0x39, 0);
@@ -33,6 +34,8 @@ pub(crate) const LOCKED: Sense = of(5, 0x53, 2);
 pub(crate) const WRONG_TRACK: Sense = of(5, 0x64, 0);
 pub(crate) const MEDIUM_CHANGED: Sense = of(6, 0x28, 0);
 pub(crate) const POWER_ON: Sense = of(6, 0x29, 0);
+pub(crate) const WRITE_PROTECTED: Sense = of(7, 0x27, 0);
+pub(crate) const NO_SPACE: Sense = of(7, 0x27, 7);
 
 impl Sense {
     /// In fixed format (SPC-4 §4.5.3).

@@ -10,6 +10,20 @@ use crate::{DeviceType, VirtioDevice};
 
 const WRITEBACK: u64 = 0x20;
 
+/// What the host keeps of a device that it has given away.
+#[derive(Clone)]
+pub struct BlkHandle(Arc<Shared>);
+
+impl BlkHandle {
+    /// The back end has another size now: shows it to the driver, and interrupts it (§5.2.4).
+    pub fn resized(&self) {
+        self.0.sectors.store(self.0.backend.geometry().sectors, Ordering::Relaxed);
+        if let Some(queues) = self.0.queues.get() {
+            queues.config_changed();
+        }
+    }
+}
+
 /// The device.
 pub struct Blk {
     shared: Arc<Shared>,
@@ -23,8 +37,10 @@ impl Blk {
         for (s, b) in serial.iter_mut().zip(config.serial.bytes()) {
             *s = b;
         }
+        let geometry = backend.geometry();
         let shared = Shared {
-            geometry: backend.geometry(),
+            geometry,
+            sectors: AtomicU64::new(geometry.sectors),
             backend,
             serial,
             queues: OnceLock::new(),
@@ -36,12 +52,17 @@ impl Blk {
         Blk { shared: Arc::new(shared), count: config.queues.clamp(1, MAX_QUEUES) }
     }
 
+    /// For changes while the device is in use.
+    pub fn handle(&self) -> BlkHandle {
+        BlkHandle(self.shared.clone())
+    }
+
     /// The configuration space (§5.2.4).
     fn config(&self) -> [u8; 60] {
         let g = &self.shared.geometry;
         let mut c = [0; 60];
         let mut put = |at: usize, value: &[u8]| c[at..at + value.len()].copy_from_slice(value);
-        put(0x00, &g.sectors.to_le_bytes());
+        put(0x00, &self.shared.sectors().to_le_bytes());
         put(0x08, &(1u32 << 20).to_le_bytes()); // size_max
         put(0x0c, &(u32::from(QUEUE_SIZE) - 2).to_le_bytes()); // seg_max: header and status take two
         put(0x14, &(SECTOR as u32).to_le_bytes());

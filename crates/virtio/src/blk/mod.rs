@@ -11,14 +11,14 @@
 mod device;
 mod request;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use visor_block::{BlockBackend, BlockGeometry};
 
-pub use device::Blk;
+pub use device::{Blk, BlkHandle};
 
 use crate::Queues;
 
@@ -57,6 +57,7 @@ pub struct BlkConfig {
 struct Shared {
     backend: Arc<dyn BlockBackend>,
     geometry: BlockGeometry,
+    sectors: AtomicU64,
     serial: [u8; SERIAL_LEN],
     queues: OnceLock<Arc<Queues>>,
     features: AtomicU64,
@@ -68,6 +69,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// Sectors that the driver may use: what the configuration space says.
+    fn sectors(&self) -> u64 {
+        self.sectors.load(Ordering::Relaxed)
+    }
+
     /// Most requests in the back end. Those of a device that was reset count too, so that a driver cannot pile them up.
     fn budget(&self) -> usize {
         self.queues.get().map_or(0, |q| usize::from(q.count()) * usize::from(QUEUE_SIZE))

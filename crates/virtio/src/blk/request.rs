@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use visor_block::{BlockBuffer, BlockError, BlockErrorKind, BlockOp, BlockRequest, SECTOR, Sector};
 
 use super::{MAX_RANGE, MAX_RANGES, Shared};
-use crate::{Buffer, BufferError, Chain};
+use crate::block_buffer::{GuestBuffer, Sink};
+use crate::{Buffer, Chain};
 
 const T_IN: u32 = 0;
 const T_OUT: u32 = 1;
@@ -61,7 +62,7 @@ pub(super) fn start(shared: &Arc<Shared>, chain: Chain) {
     match kind {
         T_IN => request.transfer(BlockOp::Read, sector, data_in),
         T_OUT => request.transfer(BlockOp::Write, sector, data_out),
-        T_FLUSH => request.submit(BlockOp::Flush, 0, 0, Box::new(Nothing)),
+        T_FLUSH => request.submit(BlockOp::Flush, 0, 0, Box::new(Sink(0))),
         T_GET_ID => {
             let n = data_in.len().min(shared.serial.len());
             if data_in.put(0, &shared.serial[..n]).is_err() {
@@ -96,7 +97,7 @@ impl Request {
                         T_DISCARD => BlockOp::Discard,
                         _ => BlockOp::WriteZeroes { may_unmap: r.unmap },
                     };
-                    self.submit(op, r.sector, r.count * SECTOR, Box::new(Nothing));
+                    self.submit(op, r.sector, r.count * SECTOR, Box::new(Sink(0)));
                 }
             }
             Err(status) => self.set(status),
@@ -129,7 +130,7 @@ impl Request {
     }
 
     fn inside(&self, sector: u64, count: u64) -> bool {
-        sector.checked_add(count).is_some_and(|end| end <= self.shared.geometry.sectors)
+        sector.checked_add(count).is_some_and(|end| end <= self.shared.sectors())
     }
 
     fn submit(self: &Arc<Self>, op: BlockOp, sector: u64, len: u64, buffer: Box<dyn BlockBuffer>) {
@@ -143,7 +144,7 @@ impl Request {
             Ok(()) => {
                 let writes = matches!(op, BlockOp::Write | BlockOp::WriteZeroes { .. });
                 if writes && self.shared.write_through() {
-                    self.submit(BlockOp::Flush, 0, 0, Box::new(Nothing));
+                    self.submit(BlockOp::Flush, 0, 0, Box::new(Sink(0)));
                 }
             }
             Err(error) => {
@@ -165,47 +166,5 @@ impl Drop for Request {
             chain.complete(len as u32);
         }
         self.shared.finished();
-    }
-}
-
-/// The data of a request in guest memory.
-struct GuestBuffer(Buffer);
-
-impl BlockBuffer for GuestBuffer {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn put(&mut self, offset: usize, data: &[u8]) -> Result<(), BlockError> {
-        self.0.put(offset, data).map_err(convert)
-    }
-
-    fn get(&self, offset: usize, data: &mut [u8]) -> Result<(), BlockError> {
-        self.0.get(offset, data).map_err(convert)
-    }
-}
-
-fn convert(error: BufferError) -> BlockError {
-    let kind = match error {
-        BufferError::Stale => BlockErrorKind::Lost,
-        _ => BlockErrorKind::BadBuffer,
-    };
-    BlockError::new(kind, error.to_string())
-}
-
-/// The data of a request without any.
-struct Nothing;
-
-impl BlockBuffer for Nothing {
-    fn len(&self) -> usize {
-        0
-    }
-
-    fn put(&mut self, _offset: usize, _data: &[u8]) -> Result<(), BlockError> {
-        Err(BlockError::new(BlockErrorKind::BadBuffer, "the request has no data"))
-    }
-
-    fn get(&self, _offset: usize, _data: &mut [u8]) -> Result<(), BlockError> {
-        Err(BlockError::new(BlockErrorKind::BadBuffer, "the request has no data"))
     }
 }

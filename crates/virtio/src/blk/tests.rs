@@ -12,17 +12,17 @@ const STATUS: u64 = HEADER + 0x100;
 const DATA: u64 = HEADER + 0x1000;
 
 /// A disk in memory; holds requests back while `hold` is set, fails them with `fail`.
-struct MemDisk {
+pub(crate) struct MemDisk {
     data: Mutex<Vec<u8>>,
-    log: Mutex<Vec<BlockOp>>,
-    held: Mutex<Vec<BlockRequest>>,
-    hold: AtomicBool,
-    fail: Mutex<Option<BlockErrorKind>>,
+    pub(crate) log: Mutex<Vec<BlockOp>>,
+    pub(crate) held: Mutex<Vec<BlockRequest>>,
+    pub(crate) hold: AtomicBool,
+    pub(crate) fail: Mutex<Option<BlockErrorKind>>,
     read_only: bool,
 }
 
 impl MemDisk {
-    fn new(read_only: bool) -> Arc<Self> {
+    pub(crate) fn new(read_only: bool) -> Arc<Self> {
         Arc::new(MemDisk {
             data: Mutex::new(vec![0; (SECTORS * SECTOR) as usize]),
             log: Mutex::default(),
@@ -33,7 +33,7 @@ impl MemDisk {
         })
     }
 
-    fn run(&self, mut r: BlockRequest) {
+    pub(crate) fn run(&self, mut r: BlockRequest) {
         if let Some(kind) = *self.fail.lock().unwrap() {
             return r.complete(Err(BlockError::new(kind, "as asked")));
         }
@@ -59,13 +59,13 @@ impl MemDisk {
     }
 
     /// Lets held requests go, on another thread.
-    fn release(self: &Arc<Self>) {
+    pub(crate) fn release(self: &Arc<Self>) {
         let held = std::mem::take(&mut *self.held.lock().unwrap());
         let disk = self.clone();
         std::thread::spawn(move || held.into_iter().rev().for_each(|r| disk.run(r))).join().unwrap();
     }
 
-    fn ops(&self) -> Vec<BlockOp> {
+    pub(crate) fn ops(&self) -> Vec<BlockOp> {
         std::mem::take(&mut *self.log.lock().unwrap())
     }
 }

@@ -20,7 +20,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_ACCESS_PLATFORM;
 use visor_engine::MsiSink;
 use visor_pci::{
     BarKind, Capability, ConfigSpace, DmaMemory, Identity, Interrupts, IntxLine, IntxPin, MsixLayout, PciDevice,
-    PciError,
+    PciError, rom_for,
 };
 
 use crate::VirtioDevice;
@@ -102,6 +102,16 @@ impl VirtioPci {
         device.attach(queues.clone());
         let common = Common::new(device.features() | platform, queues.clone());
         Ok(VirtioPci { config, interrupts, queues, device, common, window })
+    }
+
+    /// The same with an expansion ROM, from which firmware can drive the device.
+    ///
+    /// # Errors
+    /// [`PciError::Rom`], [`PciError::Bar`] for an image that is none or too large.
+    pub fn with_rom(mut self, image: &[u8]) -> Result<Self, PciError> {
+        let device = DEVICE_BASE + self.device.device_type().id;
+        self.config.set_rom(rom_for(image, VENDOR, device).ok_or(PciError::Rom(image.len()))?)?;
+        Ok(self)
     }
 
     /// A load of the registers in BAR 4.

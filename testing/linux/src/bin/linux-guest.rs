@@ -1,4 +1,4 @@
-//! Makes guests, and runs the stress guest: `linux-guest bench DIR`, `linux-guest stress DIR --visor PROGRAM ...`.
+//! Makes guests, and runs the stress guest: `linux-guest bench DIR`, `linux-guest disk DIR`, `linux-guest stress DIR --visor PROGRAM ...`.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -12,6 +12,11 @@ use visor_test_linux::stress::{Contents, Guest, Job, run, sets};
 enum Args {
     /// Make the guest of the benchmark.
     Bench {
+        /// Where its files go.
+        directory: PathBuf,
+    },
+    /// Make the guest of the disk benchmark.
+    Disk {
         /// Where its files go.
         directory: PathBuf,
     },
@@ -52,6 +57,7 @@ struct StressArgs {
 fn main() -> anyhow::Result<()> {
     match Args::parse() {
         Args::Bench { directory } => visor_test_linux::bench::make(&directory),
+        Args::Disk { directory } => visor_test_linux::bench::make_disk(&directory),
         Args::Stress(args) => stress(&args),
     }
 }

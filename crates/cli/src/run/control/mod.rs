@@ -3,14 +3,21 @@
 //!
 //! Verbs run in the threads of their clients. What is the main thread's - its agent session, its end - is asked of it by [`Wishes`].
 
+mod console;
+mod disc;
+mod disk;
+mod exec;
 mod info;
+mod net;
 mod power;
+mod screen;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use visor_control::{Claim, MachineRecord, Places, Server, Verb, Verbs};
 use visor_machine::Machine;
 
+use super::hub::Hub;
 use super::live::{Live, Wishes};
 use super::network::Attached;
 use crate::args::RunArgs;
@@ -28,10 +35,19 @@ pub(super) struct Context {
     pub(super) wishes: Wishes,
     /// Which engine runs its CPUs.
     pub(super) engine: String,
+    /// The console's output.
+    pub(super) hub: Arc<Hub>,
+    /// What keeps the guest from booting, if something does.
+    pub(super) trouble: Arc<OnceLock<Vec<String>>>,
+    /// The guest has an agent.
+    pub(super) agent: bool,
+    /// Held by who types.
+    pub(super) typing: Mutex<()>,
 }
 
 /// All verbs.
-const DOMAINS: &[&[Verb<Context>]] = &[info::VERBS, power::VERBS];
+const DOMAINS: &[&[Verb<Context>]] =
+    &[info::VERBS, power::VERBS, screen::VERBS, disc::VERBS, console::VERBS, exec::VERBS, disk::VERBS, net::VERBS];
 
 /// The name of a machine, and its socket while it runs.
 pub(super) struct Named {
@@ -39,6 +55,7 @@ pub(super) struct Named {
     server: Option<Server>,
     claim: Claim,
     record: MachineRecord,
+    agent: bool,
 }
 
 impl Named {
@@ -49,7 +66,7 @@ impl Named {
         let claim = Claim::take(&place).map_err(crate::machine::claim_failure)?;
         let record = record(name, args);
         claim.describe(&record).map_err(|e| crate::machine::unwritable(name, e))?;
-        Ok(Some(Named { server: None, claim, record }))
+        Ok(Some(Named { server: None, claim, record, agent: args.image.is_some() }))
     }
 
     /// Answers requests from now on.
@@ -60,6 +77,10 @@ impl Named {
             record: self.record.clone(),
             wishes: live.wishes().clone(),
             engine: live.engine_name(),
+            hub: live.hub().clone(),
+            trouble: live.trouble().clone(),
+            agent: self.agent,
+            typing: Mutex::default(),
         };
         let server = Server::start(self.claim.place(), Arc::new(Verbs::new(context, DOMAINS)));
         self.server = Some(server.map_err(|e| {
@@ -90,6 +111,7 @@ fn record(name: &str, args: &RunArgs) -> MachineRecord {
         image,
         memory: args.memory,
         cpus: args.cpus,
+        detached: args.detach,
         ..MachineRecord::default()
     }
 }

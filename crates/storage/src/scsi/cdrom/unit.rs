@@ -62,6 +62,11 @@ impl Cdrom {
         self.sense
     }
 
+    /// Why the last command failed, for adapters that deliver it at once; nothing is left of it then.
+    pub(crate) fn take_sense(&mut self) -> Sense {
+        std::mem::take(&mut self.sense)
+    }
+
     fn answer(&mut self, cdb: &[u8], answer: Answer) -> Step {
         match answer {
             Ok(step) => {

@@ -1,109 +1,20 @@
-//! `visor net`: networks that several guests share. Each is a process of its own, started when it is needed.
+//! Networks that several guests share. Each is a process of its own, started when it is needed.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use clap::{Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use serde_json::json;
 use visor_network::shared::{self, Answer, Mode, NetworkStatus, Place, Places, Question, SharedSpec, ask};
 
+use super::args::CreateArgs;
 use crate::report::Failure;
 
 /// How long a network may take to come up or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum NetCommand {
-    /// Make a network: one switch for many guests, and one translator that gives each an address by its MAC.
-    #[command(after_help = "Examples:\n  visor net create lab\n  visor net create lab --subnet 10.0.7.0/24\n  \
-                            visor run tiny --net lab --name one")]
-    Create {
-        /// Its name: letters, digits and dashes.
-        name: String,
-        /// Its connection to the world.
-        #[arg(long, value_enum, default_value_t = ModeArg::NatNetwork)]
-        mode: ModeArg,
-        /// Its addresses; without it a free 10.0.N.0/24.
-        #[arg(long, value_name = "NETWORK")]
-        subnet: Option<Ipv4Net>,
-        /// Guests do not reach each other unless rules allow it.
-        #[arg(long)]
-        isolated: bool,
-        /// Guests reach the host's own services under the router's address.
-        #[arg(long)]
-        allow_host_loopback: bool,
-    },
-    /// List networks and who is plugged in.
-    #[command(visible_alias = "list")]
-    Ls {
-        /// Print the list as JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Remove a network.
-    Rm {
-        /// Its name.
-        name: String,
-        /// Even if guests are plugged in; their cables are pulled.
-        #[arg(short, long)]
-        force: bool,
-    },
-    /// Show the translations of a network as JSON.
-    NatTable {
-        /// Its name.
-        name: String,
-    },
-    /// Say which rule decides about a connection, and the command that changes it.
-    #[command(after_help = "Example:\n  visor net why lab 10.0.3.4 10.0.3.5:80")]
-    Why {
-        /// The network.
-        name: String,
-        /// From where: an address, or the name of a guest.
-        source: String,
-        /// To where: address or name of a guest, and port.
-        destination: String,
-        /// UDP rather than TCP.
-        #[arg(long)]
-        udp: bool,
-    },
-    /// Be the process of a network.
-    #[command(hide = true)]
-    Serve {
-        /// Its name.
-        name: String,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ModeArg {
-    /// One translator for all guests.
-    NatNetwork,
-    /// No connection at all: just a switch.
-    Internal,
-}
-
-/// Runs a network command.
-pub(crate) fn main(command: &NetCommand) -> Result<u8, Failure> {
-    match command {
-        NetCommand::Create { name, mode, subnet, isolated, allow_host_loopback } => {
-            let mode = if *mode == ModeArg::Internal { Mode::Internal } else { Mode::NatNetwork };
-            let subnet = subnet.map_or_else(free_subnet, Ok)?.trunc();
-            create(name, &SharedSpec { mode, subnet, isolated: *isolated, allow_host_loopback: *allow_host_loopback })
-        }
-        NetCommand::Ls { json } => list(*json),
-        NetCommand::Rm { name, force } => remove(name, *force),
-        NetCommand::NatTable { name } => {
-            print(&question(&running(name)?, &Question::NatTable)?)?;
-            Ok(0)
-        }
-        NetCommand::Why { name, source, destination, udp } => why(name, source, destination, *udp),
-        NetCommand::Serve { name } => serve(name),
-    }
-}
 
 /// The network called `name`, whose process runs when this returns.
 pub(crate) fn running(name: &str) -> Result<Place, Failure> {
@@ -134,7 +45,7 @@ pub(crate) fn running(name: &str) -> Result<Place, Failure> {
 }
 
 /// The directories of this user's networks.
-fn places() -> Places {
+pub(crate) fn places() -> Places {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let user = nix::unistd::geteuid();
     let aside = || std::env::temp_dir().join(format!("visor-{user}"));
@@ -161,9 +72,21 @@ fn find(name: &str) -> Result<Place, Failure> {
         .hint(format!("to make it: visor net create {name}")))
 }
 
-fn create(name: &str, spec: &SharedSpec) -> Result<u8, Failure> {
+/// Makes a network and starts it.
+pub(super) fn create(args: &CreateArgs, quiet: bool) -> Result<u8, Failure> {
+    let name = args.name.as_str();
+    let spec = &SharedSpec {
+        mode: args.mode.into(),
+        subnet: args.subnet.map_or_else(free_subnet, Ok)?.trunc(),
+        isolated: args.isolated,
+        allow_host_loopback: args.allow_host_loopback,
+        bridge: args.bridge.clone(),
+        vlan: args.vlan,
+    };
     let place = named(name)?;
-    if let Some(other) = places().all().iter().find(|p| p.spec().is_ok_and(|s| overlaps(s.subnet, spec.subnet))) {
+    let addressed = |s: &SharedSpec| matches!(s.mode, Mode::NatNetwork | Mode::HostOnly);
+    let clashes = |s: SharedSpec| addressed(&s) && addressed(spec) && overlaps(s.subnet, spec.subnet);
+    if let Some(other) = places().all().iter().find(|p| p.spec().is_ok_and(clashes)) {
         return Err(Failure::new(format!("the network {} has addresses of {} already", other.name, spec.subnet))
             .hint("give others with --subnet, or leave it out"));
     }
@@ -175,7 +98,11 @@ fn create(name: &str, spec: &SharedSpec) -> Result<u8, Failure> {
     })?;
     if let Err(failure) = running(name) {
         let _ = place.remove();
-        return Err(failure);
+        let privileges = "a network of mode bridge needs CAP_NET_ADMIN for its tap device, and a bridge of that name";
+        return Err(if spec.mode == Mode::Bridge { failure.hint(privileges) } else { failure });
+    }
+    if let Some(host) = status(&place).and_then(|s| s.host).filter(|_| !quiet) {
+        eprintln!("visor: {host}");
     }
     println!("{name}");
     Ok(0)
@@ -193,14 +120,14 @@ fn overlaps(a: Ipv4Net, b: Ipv4Net) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 
-fn status(place: &Place) -> Option<NetworkStatus> {
+pub(super) fn status(place: &Place) -> Option<NetworkStatus> {
     match ask(place, &Question::Status) {
         Ok(Answer::Status(s)) => Some(s),
         _ => None,
     }
 }
 
-fn list(as_json: bool) -> Result<u8, Failure> {
+pub(super) fn list(as_json: bool) -> Result<u8, Failure> {
     let all: Vec<_> = places().all().into_iter().filter_map(|p| Some((p.spec().ok()?, status(&p), p))).collect();
     if as_json {
         let rows = all.iter().map(|(spec, status, p)| json!({ "name": p.name, "spec": spec, "status": status }));
@@ -209,18 +136,24 @@ fn list(as_json: bool) -> Result<u8, Failure> {
     }
     println!("{:<16} {:<12} {:<18} {:<8} GUESTS", "NAME", "MODE", "SUBNET", "STATE");
     for (spec, status, place) in &all {
-        let mode = if spec.mode == Mode::Internal { "internal" } else { "nat-network" };
+        let mode = spec.mode.to_string();
+        let addressed = matches!(spec.mode, Mode::NatNetwork | Mode::HostOnly);
+        let subnet = if addressed { spec.subnet.to_string() } else { "-".into() };
         let state = if status.is_some() { "running" } else { "stopped" };
         let guests = status.iter().flat_map(|s| &s.guests);
-        let guest = |g: &shared::GuestStatus| g.address.map_or_else(|| g.name.clone(), |a| format!("{} ({a})", g.name));
+        let guest = |g: &shared::GuestStatus| {
+            let more: Vec<String> = g.address.map(|a| a.to_string()).into_iter().chain(g.vlans.clone()).collect();
+            if more.is_empty() { g.name.clone() } else { format!("{} ({})", g.name, more.join(", ")) }
+        };
         let guests: Vec<String> = guests.map(guest).collect();
-        println!("{:<16} {mode:<12} {:<18} {state:<8} {}", place.name, spec.subnet.to_string(), guests.join(", "));
+        println!("{:<16} {mode:<12} {subnet:<18} {state:<8} {}", place.name, guests.join(", "));
+        status.iter().flat_map(|s| &s.host).for_each(|h| println!("  {h}"));
         status.iter().flat_map(|s| &s.conflicts).for_each(|c| println!("  warning: {c}"));
     }
     Ok(0)
 }
 
-fn remove(name: &str, force: bool) -> Result<u8, Failure> {
+pub(super) fn remove(name: &str, force: bool) -> Result<u8, Failure> {
     let place = find(name)?;
     if let Some(status) = status(&place) {
         let guests: Vec<String> = status.guests.into_iter().map(|g| g.name).collect();
@@ -238,34 +171,7 @@ fn remove(name: &str, force: bool) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn why(name: &str, source: &str, destination: &str, udp: bool) -> Result<u8, Failure> {
-    let place = running(name)?;
-    let guests = status(&place).map(|s| s.guests).unwrap_or_default();
-    let address = |text: &str| -> Result<IpAddr, Failure> {
-        let guest = guests.iter().find(|g| g.name == text).and_then(|g| g.address);
-        guest.map_or_else(|| text.trim_matches(['[', ']']).parse().ok(), Some).ok_or_else(|| {
-            let known: Vec<_> = guests.iter().map(|g| g.name.as_str()).collect();
-            let failure = Failure::new(format!("`{text}` is neither an address nor a guest of {name}"));
-            failure.hint(format!("guests of {name}: {}", known.join(", ")))
-        })
-    };
-    let (host, port) = destination.rsplit_once(':').unwrap_or((destination, ""));
-    let port =
-        port.parse().map_err(|_| Failure::new(format!("`{destination}` has no port; write for example web:80")))?;
-    let protocol = if udp { "udp" } else { "tcp" }.to_owned();
-    let question_ =
-        Question::Why { protocol, source: address(source)?, destination: SocketAddr::new(address(host)?, port) };
-    let answer = question(&place, &question_)?;
-    let text = |key: &str| answer.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-    let allowed = answer.get("allowed").and_then(serde_json::Value::as_bool).unwrap_or(false);
-    println!("{}: {}", if allowed { "allowed" } else { "refused" }, text("because"));
-    if !text("command").is_empty() {
-        println!("  to change that: {}", text("command"));
-    }
-    Ok(u8::from(!allowed))
-}
-
-fn serve(name: &str) -> Result<u8, Failure> {
+pub(super) fn serve(name: &str) -> Result<u8, Failure> {
     let place = find(name)?;
     // The terminal of whoever needed the network first must not take it along.
     let _ = nix::unistd::setsid();
@@ -280,11 +186,6 @@ fn question(place: &Place, question: &Question) -> Result<serde_json::Value, Fai
         Answer::Refused(why) => Err(Failure::new(why)),
         other => Err(Failure::new(format!("an answer to another question: {other:?}"))),
     }
-}
-
-fn print(value: &serde_json::Value) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
 }
 
 fn context(error: io::Error, what: &str) -> Failure {

@@ -1,0 +1,201 @@
+//! Disks of machines that run: `attach`, `detach`, `limit`, `stats`, and what other commands do with a disk that is in use. Machines
+//! are asked by their names.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+use visor_control::Places;
+
+use super::names;
+use super::work::human;
+use crate::args::{parse_size, parse_time};
+use crate::machine::{Target, find as find_machine};
+use crate::report::Failure;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum LiveCommand {
+    /// Put a disk into a machine that runs: a virtio disk, which appears in the guest at once (vdb, vdc, ...).
+    #[command(after_help = "Examples:
+  visor disk attach web data
+  visor disk attach web ./work.qcow2,ro
+  visor disk attach web data,iops=500,bps=20M --name scratch")]
+    Attach {
+        /// The machine.
+        machine: String,
+        /// The disk, as `visor run --disk` has it: a name or a path, with `,ro`, `,format=FORMAT`, `,iops=N`, `,bps=SIZE`.
+        disk: String,
+        /// Its name in the machine, which is also the serial number that the guest sees; the file's own if left out.
+        #[arg(long)]
+        name: Option<String>,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a disk out of a machine that runs. The guest is asked to let go of it first.
+    #[command(after_help = "Examples:
+  visor disk detach web data
+  visor disk detach web data --timeout 1m
+  visor disk detach web data --force         like pulling out the cable")]
+    Detach {
+        /// The machine.
+        machine: String,
+        /// The disk: its name in the machine, or of `visor disk ls`.
+        disk: String,
+        /// How long the guest may take.
+        #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "10s")]
+        timeout: Duration,
+        /// Pull it out if the guest does not let go in time.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Change the limits of a disk that is in use.
+    #[command(after_help = "Examples:
+  visor disk limit web data --iops 500
+  visor disk limit web data --bps 20M
+  visor disk limit web data --iops 0 --bps 0     no limits")]
+    Limit {
+        /// The machine.
+        machine: String,
+        /// The disk.
+        disk: String,
+        /// Requests per second; 0 for any number.
+        #[arg(long, value_name = "N", required_unless_present = "bps")]
+        iops: Option<u64>,
+        /// Bytes per second; 0 for any number.
+        #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+        bps: Option<u64>,
+    },
+    /// Show the disks of a machine that runs, and what they have done.
+    #[command(after_help = "Examples:\n  visor disk stats web\n  visor disk stats web --json\n  watch visor disk stats web")]
+    Stats {
+        /// The machine.
+        machine: String,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// As sizes, but a bare number is bytes.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    text.parse().or_else(|_| parse_size(text))
+}
+
+pub(super) fn main(command: &LiveCommand, quiet: bool) -> Result<u8, Failure> {
+    match command {
+        LiveCommand::Attach { machine, disk, name, json } => {
+            let answer = attach(&find_machine(machine)?, disk, name.as_deref())?;
+            if *json {
+                println!("{}", serde_json::to_string_pretty(&answer)?);
+            } else if !quiet {
+                println!("{}: {} attached ({} at {})", machine, text(&answer, "name"), size(&answer), text(&answer, "at"));
+            }
+        }
+        LiveCommand::Detach { machine, disk, timeout, force } => {
+            let target = find_machine(machine)?;
+            let args = json!({ "disk": reference(disk), "timeout": timeout.as_secs_f64(), "force": force });
+            let patience = timeout.saturating_add(Duration::from_secs(60));
+            let answer = target.connect().and_then(|c| c.patient(patience).call::<Value>("disk.detach", &args));
+            let answer = answer.map_err(|e| target.failure(e))?;
+            if !quiet {
+                println!("{machine}: {} detached", text(&answer, "name"));
+            }
+        }
+        LiveCommand::Limit { machine, disk, iops, bps } => {
+            let args = json!({ "disk": reference(disk), "iops": iops, "bps": bps });
+            find_machine(machine)?.call::<Value>("disk.limit", &args)?;
+        }
+        LiveCommand::Stats { machine, json } => {
+            let list: Vec<Value> = find_machine(machine)?.call("disk.list", &json!({}))?;
+            if *json {
+                println!("{}", serde_json::to_string_pretty(&list)?);
+            } else {
+                print_stats(&list);
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// Asks `target` to attach `disk`, which is written as on the command line of `visor run`.
+pub(super) fn attach(target: &Target, disk: &str, name: Option<&str>) -> Result<Value, Failure> {
+    target.call("disk.attach", &json!({ "disk": absolute(disk)?, "name": name }))
+}
+
+/// The same wish with an absolute path instead of a name or a relative path: the machine may have another folder.
+fn absolute(disk: &str) -> Result<String, Failure> {
+    if visor_disk::NbdAddress::is_one(disk) {
+        return Ok(disk.to_owned());
+    }
+    let (name, options) = crate::run::split_disk(disk)?;
+    let path = names::find(name)?;
+    let path = std::path::absolute(&path).map_err(|e| super::work::host_failure("cannot find", &path, e))?;
+    let path = path.to_str().ok_or_else(|| Failure::new("the path of the disk is no text"))?;
+    Ok(format!("{path}{options}"))
+}
+
+/// How a machine knows a disk that the user calls so: by the file, if it is one of the store.
+fn reference(disk: &str) -> String {
+    let file = names::find(disk).ok().and_then(|p| std::fs::canonicalize(p).ok());
+    file.and_then(|p| p.to_str().map(str::to_owned)).unwrap_or_else(|| disk.to_owned())
+}
+
+/// The machine that uses the image `path`, and the disk's name and size in it.
+pub(super) fn user_of(path: &Path) -> Option<(Target, String, u64)> {
+    let wanted = std::fs::canonicalize(path).ok()?;
+    let places = Places::of_user().ok()?;
+    places.running().into_iter().find_map(|found| {
+        let target = find_machine(found.place.name()).ok()?;
+        let list: Vec<Value> = target.call("disk.list", &json!({})).ok()?;
+        let disk = list.iter().find(|d| d["file"].as_str().map(Path::new) == Some(&wanted))?;
+        Some((target, disk["name"].as_str()?.to_owned(), disk["size"].as_u64()?))
+    })
+}
+
+/// Gives a disk that is in use another size; what it has then.
+pub(super) fn resize(target: &Target, disk: &str, bytes: u64) -> Result<u64, Failure> {
+    let answer: Value = target.call("disk.resize", &json!({ "disk": disk, "size": bytes }))?;
+    Ok(answer["size"].as_u64().unwrap_or(bytes))
+}
+
+/// Keeps the state of a disk that is in use.
+pub(super) fn snapshot(target: &Target, disk: &str, snapshot: &str) -> Result<(), Failure> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as u32);
+    let args = json!({ "disk": disk, "snapshot": snapshot, "seconds": seconds });
+    target.call::<Value>("disk.snapshot", &args).map(drop)
+}
+
+fn text<'a>(v: &'a Value, key: &str) -> &'a str {
+    v[key].as_str().unwrap_or("-")
+}
+
+fn size(v: &Value) -> String {
+    human(v["size"].as_u64().unwrap_or_default())
+}
+
+fn print_stats(list: &[Value]) {
+    println!(
+        "{:<24} {:<7} {:>9} {:>9} {:>10} {:>9} {:>10} {:>7}  MEANS",
+        "NAME", "BUS", "SIZE", "READS", "READ", "WRITES", "WRITTEN", "FLUSHES"
+    );
+    for d in list {
+        let n = |key: &str| d[key].as_u64().unwrap_or_default();
+        println!(
+            "{:<24} {:<7} {:>9} {:>9} {:>10} {:>9} {:>10} {:>7}  {}",
+            text(d, "name"),
+            text(d, "bus"),
+            size(d),
+            n("reads"),
+            human(n("read_bytes")),
+            n("writes"),
+            human(n("written_bytes")),
+            n("flushes"),
+            text(d, "means")
+        );
+        if let Some(why) = d["waits"].as_str() {
+            println!("  waits for room on the host: {why}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Real programs for guests, from Debian's packages: a disc with them and their libraries.
+#![allow(dead_code, reason = "every test file uses its part")]
+
+use std::path::{Path, PathBuf};
+
+/// The packages, and the programs of them.
+const PACKAGES: [&str; 4] = ["iperf3", "bind9-dnsutils", "netcat-openbsd", "isc-dhcp-client"];
+const PROGRAMS: [&str; 4] = ["usr/bin/iperf3", "usr/bin/dig", "bin/nc.openbsd", "sbin/dhclient"];
+/// What a guest's script begins with: after it `t PROGRAM ARGUMENTS` runs a program of the disc.
+pub(crate) const MOUNT: &str = "mkdir -p /tmp/t; mount -t iso9660 -o ro /dev/vdb /tmp/t; t() { p=$1; shift; \
+                                /tmp/t/lib/ld-linux-x86-64.so.2 --library-path /tmp/t/lib /tmp/t/bin/$p \"$@\"; }; ";
+
+/// A program of the packages on the host.
+pub(crate) fn on_host(program: &str) -> std::process::Command {
+    let directory = visor_test_linux::packages(&PACKAGES).unwrap().directory().to_owned();
+    let libraries =
+        ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"].map(|l| directory.join(l).display().to_string());
+    let mut command = std::process::Command::new(directory.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"));
+    command.args(["--library-path", &libraries.join(":")]).arg(directory.join(program));
+    command
+}
+
+/// The disc, made once for each state of the packages.
+pub(crate) fn disc() -> PathBuf {
+    let packages = visor_test_linux::packages(&PACKAGES).unwrap();
+    let from = packages.directory();
+    let name = format!("visor-test-tools-{}.iso", from.file_name().unwrap().to_string_lossy());
+    let image = std::env::temp_dir().join(name);
+    if image.exists() {
+        return image;
+    }
+    let work = std::env::temp_dir().join(format!("visor-test-tools-{}", std::process::id()));
+    for directory in ["bin", "lib"] {
+        std::fs::create_dir_all(work.join(directory)).unwrap();
+    }
+    for program in PROGRAMS {
+        let to = work.join("bin").join(Path::new(program).file_name().unwrap());
+        std::fs::copy(from.join(program), to).unwrap();
+    }
+    for directory in ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"] {
+        for entry in std::fs::read_dir(from.join(directory)).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // A name with its version's number is what programs ask for; links become what they lead to.
+            if name.contains(".so") && entry.path().is_file() {
+                std::fs::copy(entry.path(), work.join("lib").join(name)).unwrap();
+            }
+        }
+    }
+    let new = work.with_extension("iso");
+    let made = crate::common::run(&["iso", "make", work.to_str().unwrap(), "-o", new.to_str().unwrap()]);
+    assert!(made.status.success(), "{}", crate::common::stderr(&made));
+    std::fs::rename(new, &image).unwrap();
+    std::fs::remove_dir_all(&work).unwrap();
+    image
+}

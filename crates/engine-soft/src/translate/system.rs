@@ -1,0 +1,556 @@
+//! Instructions on the system's state that translated code executes by itself: flags, time, segment bases, division.
+//!
+//! Each does what the interpreter's handler does in the usual case, and asks the interpreter in every other: nothing of an
+//! instruction has been done when it does. Code in rings 1 and 2 is never translated, so what is not ring 3 is ring 0.
+
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
+use visor_x86::regs::Rflags;
+
+use super::address::{Access, Check, Spot, Which};
+use super::asm::{Hole, Rm, Sum, cond};
+use super::build::Build;
+use super::classify::Kind;
+use super::context::Context;
+use super::frame::{self, field};
+use super::regs::{self, Host};
+use super::unit::Insn;
+use crate::cpu::Cpu;
+use crate::mmu::Privilege;
+
+/// Which one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum System {
+    Cli,
+    Sti,
+    Cld,
+    Std,
+    Clac,
+    Stac,
+    Pushf,
+    Popf,
+    Divide,
+    Swapgs,
+    /// RDTSC, and RDTSCP.
+    Rdtsc,
+    /// RDFSBASE, RDGSBASE.
+    ReadBase,
+    /// WRFSBASE, WRGSBASE.
+    WriteBase,
+    /// MOV from a control register.
+    ReadControl,
+    /// MOV from a segment register to a general one.
+    ReadSegment,
+    /// BT, BTS, BTR, BTC whose bit may lie far from the address.
+    BitString,
+    Syscall,
+    Sysret,
+}
+
+const IF: i32 = Rflags::IF.bits() as i32;
+const DF: i32 = Rflags::DF.bits() as i32;
+const AC: i32 = Rflags::AC.bits() as i32;
+/// What POPF may change that only the interpreter knows the consequences of.
+const POPF_RARE: i32 = (Rflags::TF.bits()
+    | Rflags::DF.bits()
+    | Rflags::IOPL.bits()
+    | Rflags::NT.bits()
+    | Rflags::AC.bits()
+    | Rflags::ID.bits()) as i32;
+
+const SYSFLAGS: Rm = Rm::State(std::mem::offset_of!(Cpu, sysflags) as i32);
+const CR4: Rm = Rm::State(std::mem::offset_of!(Cpu, cr4) as i32);
+pub(super) const IRQ_WAITING: Rm = Rm::State(std::mem::offset_of!(Cpu, irq_waiting) as i32);
+/// Whose rights accesses use.
+pub(super) const PRIVILEGE: Rm =
+    Rm::State((std::mem::offset_of!(Cpu, mmu) + std::mem::offset_of!(crate::mmu::Mmu, privilege)) as i32);
+
+/// How `ins` is translated, if it belongs here.
+pub(super) fn classify(ins: &Instruction, context: Context) -> Option<Kind> {
+    use Mnemonic::*;
+    let kernel = !context.is_user();
+    let wide = context.is_64();
+    let found = match ins.mnemonic() {
+        Cli if kernel => System::Cli,
+        Sti if kernel => System::Sti,
+        Clac if kernel && context.smap() => System::Clac,
+        Stac if kernel && context.smap() => System::Stac,
+        Cld => System::Cld,
+        Std => System::Std,
+        Pushfq => System::Pushf,
+        Popfq => System::Popf,
+        Div | Idiv if divides(ins) => System::Divide,
+        Swapgs if kernel && wide => System::Swapgs,
+        Rdtsc | Rdtscp => System::Rdtsc,
+        Rdfsbase | Rdgsbase if wide => System::ReadBase,
+        Wrfsbase | Wrgsbase if wide => System::WriteBase,
+        Mov if kernel && wide && reads_control(ins) => System::ReadControl,
+        Mov if reads_segment(ins) => System::ReadSegment,
+        Bt | Bts | Btr | Btc if wide && is_bit_string(ins) => System::BitString,
+        Syscall if wide && !kernel => System::Syscall,
+        Sysretq if wide && context.privilege() == Privilege::Supervisor => System::Sysret,
+        _ => return None,
+    };
+    Some(Kind::System(found))
+}
+
+fn divides(ins: &Instruction) -> bool {
+    use Code::*;
+    matches!(ins.code(), Div_rm16 | Div_rm32 | Div_rm64 | Idiv_rm16 | Idiv_rm32 | Idiv_rm64)
+}
+
+fn reads_control(ins: &Instruction) -> bool {
+    let from = ins.op1_register();
+    ins.op1_kind() == OpKind::Register && matches!(from, Register::CR0 | Register::CR2 | Register::CR3 | Register::CR4)
+}
+
+fn reads_segment(ins: &Instruction) -> bool {
+    let register = |kind| kind == OpKind::Register;
+    register(ins.op0_kind())
+        && register(ins.op1_kind())
+        && ins.op1_register().is_segment_register()
+        && ins.op0_register().size() >= 4
+}
+
+/// With a bit number in a register: of 32 or 64 bits, and at an address of 64.
+fn is_bit_string(ins: &Instruction) -> bool {
+    let wide = |r: Register| r == Register::None || r.is_gpr64() || r == Register::RIP;
+    ins.op0_kind() == OpKind::Memory
+        && ins.op1_kind() == OpKind::Register
+        && ins.op1_register().size() >= 4
+        && wide(ins.memory_base())
+        && wide(ins.memory_index())
+}
+
+impl System {
+    /// General registers that it writes, but for the stack pointer.
+    pub(super) fn written(self, ins: &Instruction) -> &'static [usize] {
+        match self {
+            System::Divide => &[0, 2],
+            System::Rdtsc if ins.mnemonic() == Mnemonic::Rdtscp => &[0, 1, 2],
+            System::Rdtsc => &[0, 2],
+            System::ReadBase | System::ReadControl | System::ReadSegment => {
+                match ins.op0_register().full_register().number() {
+                    n @ 0..16 => &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15][n..=n],
+                    _ => &[],
+                }
+            }
+            _ => &[],
+        }
+    }
+
+    /// Whose rights code behind it has, before which code of `context` stands.
+    pub(super) fn leads_to(self, context: Context) -> Context {
+        match self {
+            System::Clac => context.with_privilege(Privilege::Supervisor),
+            System::Stac => context.with_privilege(Privilege::SupervisorAc),
+            _ => context,
+        }
+    }
+
+    /// Executing it twice does what executing it once does, if registers, flags and memory are restored in between.
+    pub(super) fn is_repeatable(self) -> bool {
+        use System::*;
+        matches!(self, Cli | Cld | Std | Pushf | Divide | ReadBase | ReadControl | ReadSegment)
+    }
+}
+
+impl Build<'_> {
+    pub(super) fn system(&mut self, insn: &Insn, what: System) {
+        match what {
+            System::Cli => self.flag(insn, IF, false, Vec::new()),
+            System::Cld => self.flag(insn, DF, false, Vec::new()),
+            System::Std => self.flag(insn, DF, true, Vec::new()),
+            System::Sti => self.sti(insn),
+            System::Clac | System::Stac => self.access_check(insn, what == System::Stac),
+            System::Pushf => self.pushf(insn),
+            System::Popf => self.popf(insn),
+            System::Divide => self.divide(insn),
+            System::Swapgs => self.swapgs(),
+            System::Rdtsc => self.rdtsc(insn),
+            System::ReadBase => self.read_base(insn),
+            System::WriteBase => self.write_base(insn),
+            System::ReadControl => self.read_control(insn),
+            System::ReadSegment => self.read_segment(insn),
+            System::BitString => self.bit_string(insn),
+            System::Syscall => self.syscall(insn),
+            System::Sysret => self.sysret(insn),
+        }
+    }
+
+    /// Sets or clears one bit of the system flags, unless one of `misses` jumps; the status flags stay as far as they are read.
+    fn flag(&mut self, insn: &Insn, bit: i32, on: bool, misses: Vec<Hole>) {
+        let start = self.asm.here();
+        self.flag_from(insn, bit, on, misses, start);
+    }
+
+    fn flag_from(&mut self, insn: &Insn, bit: i32, on: bool, misses: Vec<Hole>, start: usize) {
+        if insn.live_out == 0 {
+            let (group, value) = if on { (1, bit) } else { (4, !bit) };
+            self.asm.group_imm32(false, group, SYSFLAGS, value);
+        } else if self.host.pext {
+            let all_but = match bit {
+                IF => field!(all_but_if),
+                DF => field!(all_but_df),
+                _ => field!(all_but_ac),
+            };
+            self.asm.load(Host::RCX, SYSFLAGS);
+            self.asm.pext(Host::RCX, Host::RCX, all_but);
+            self.asm.pdep(Host::RCX, Host::RCX, all_but);
+            if on {
+                self.asm.add_constant(Host::RCX, bit);
+            }
+            self.asm.store(SYSFLAGS, Host::RCX);
+        } else {
+            super::address::save_flags(&mut self.asm);
+            let (group, value) = if on { (1, bit) } else { (4, !bit) };
+            self.asm.group_imm32(false, group, SYSFLAGS, value);
+            super::address::restore_flags(&mut self.asm);
+        }
+        self.or_interpret(misses, start, insn);
+    }
+
+    /// The instruction behind it is of the same unit and does not look at the attention word before it is executed (`unit` sees to
+    /// that): so nothing interrupts before it. What waits already is the interpreter's business.
+    fn sti(&mut self, insn: &Insn) {
+        let start = self.asm.here();
+        self.asm.load8(Host::RCX, IRQ_WAITING);
+        let none = self.asm.jrcxz();
+        let waiting = self.asm.jmp();
+        self.asm.land(none);
+        self.flag_from(insn, IF, true, vec![waiting], start);
+    }
+
+    /// CLAC and STAC: code behind them is made for other rights.
+    fn access_check(&mut self, insn: &Insn, on: bool) {
+        self.flag(insn, AC, on, Vec::new());
+        let who = if on { Privilege::SupervisorAc } else { Privilege::Supervisor };
+        let Rm::State(at) = PRIVILEGE else { return };
+        self.asm.store8_imm(Rm::State(at), who as u8);
+        self.loses(Host::R14);
+    }
+
+    /// Flags as RFLAGS has them to `jump_lin`; R14 and RCX are lost, the flags stay.
+    pub(super) fn flags_image(&mut self) {
+        self.loses(Host::R14);
+        let a = &mut self.asm;
+        a.mov(Host::R14, Host::RAX);
+        a.raw(&[0x9f]); // lahf
+        a.raw(&[0x0f, 0x90, 0xc0]); // seto al
+        a.raw(&[0x0f, 0xb6, 0xcc]); // movzx ecx, ah
+        a.raw(&[0x0f, 0xb6, 0xc0]); // movzx eax, al
+        // OF is bit 11: times 8, 8, 8 and 4 without touching flags.
+        for shift in [3, 3, 3, 2] {
+            a.lea(false, Host::RAX, Sum { base: None, index: Some((Host::RAX, shift)), disp: 0 });
+        }
+        // Bit 1 is set in both.
+        a.lea(false, Host::RCX, Sum { base: Some(Host::RCX), index: Some((Host::RAX, 0)), disp: -2 });
+        a.load(Host::RAX, SYSFLAGS);
+        a.lea(true, Host::RCX, Sum { base: Some(Host::RCX), index: Some((Host::RAX, 0)), disp: 0 });
+        a.store(Rm::State(field!(jump_lin)), Host::RCX);
+        a.mov(Host::RAX, Host::R14);
+    }
+
+    fn pushf(&mut self, insn: &Insn) {
+        self.loses(Host::R14);
+        let start = self.asm.here();
+        self.flags_image();
+        // Whoever tries again reads them once more.
+        let check = Check { access: Access::Store, size: 8, align: 1, keep_flags: true };
+        let spot = self.reach(insn, Which::Stack(regs::RSP, -8), check);
+        let rcx_kept = self.store_through_rcx(&spot, field!(jump_lin));
+        self.move_stack(-8);
+        self.stored(&spot, rcx_kept, insn.live_out != 0, Some(insn));
+        self.or_interpret(spot.misses(), start, insn);
+    }
+
+    fn popf(&mut self, insn: &Insn) {
+        self.loses(Host::R14);
+        let start = self.asm.here();
+        let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: insn.live_in != 0 };
+        let spot = self.reach(insn, Which::Stack(regs::RSP, 0), check);
+        self.asm.load(Host::RCX, spot.rm());
+        self.loses(Host::R14);
+        let mut misses = spot.misses();
+        let a = &mut self.asm;
+        a.mov(Host::R14, Host::RCX);
+        a.op(true, &[0x33], Host::R14.0, SYSFLAGS); // xor
+        a.op(false, &[0xf7], 0, Rm::Reg(Host::R14)); // test r14d, imm32
+        let rare = if self.context.is_user() { POPF_RARE | IF } else { POPF_RARE };
+        a.raw(&rare.to_le_bytes());
+        misses.push(a.jcc(cond::NE));
+        if !self.context.is_user() {
+            a.group_imm32(false, 4, Rm::Reg(Host::R14), IF);
+            let same = a.jcc_short(cond::E);
+            a.op(false, &[0x80], 7, IRQ_WAITING);
+            a.raw(&[0]);
+            misses.push(a.jcc(cond::NE));
+            a.op(false, &[0x31], Host::R14.0, SYSFLAGS);
+            a.land(same);
+        }
+        a.mov(Host::R14, Host::RAX);
+        a.mov(Host::RAX, Host::RCX);
+        status_from_rax(a);
+        a.mov(Host::RAX, Host::R14);
+        self.move_stack(8);
+        self.or_interpret(misses, start, insn);
+    }
+
+    /// DIV and IDIV, where they cannot raise #DE: of IDIV only dividends that fit the lower half.
+    fn divide(&mut self, insn: &Insn) {
+        let ins = &insn.ins;
+        self.loses(Host::R14);
+        let start = self.asm.here();
+        let size =
+            if ins.op0_kind() == OpKind::Register { ins.op0_register().size() } else { ins.memory_size().size() };
+        let (mut misses, memory) = (Vec::new(), ins.op0_kind() == OpKind::Memory);
+        if memory {
+            self.operand_address(ins, 0);
+            let check = Check { access: Access::Load, size: size as u32, align: 1, keep_flags: insn.live_in != 0 };
+            misses = self.check(check);
+        } else {
+            self.fetch(Host::R14, ins.op0_register().full_register().number());
+        }
+        let a = &mut self.asm;
+        let prefix: &[u8] = if size == 2 { &[0x66] } else { &[] };
+        let wide = size == 8;
+        if memory {
+            match size {
+                2 => a.op(false, &[0x0f, 0xb7], Host::R14.0, Rm::Checked(0)),
+                4 => a.load32(Host::R14, Rm::Checked(0)),
+                _ => a.load(Host::R14, Rm::Checked(0)),
+            }
+        }
+        if matches!(ins.mnemonic(), Mnemonic::Div) {
+            a.raw(prefix);
+            a.op(wide, &[0x3b], 2, Rm::Reg(Host::R14)); // cmp rdx, r14
+            misses.push(a.jcc(cond::AE));
+        } else {
+            // The upper half is the sign of the lower.
+            a.mov(Host::RCX, Host::RAX);
+            a.raw(prefix);
+            a.op(wide, &[0xc1], 7, Rm::Reg(Host::RCX)); // sar rcx, imm8
+            a.raw(&[size as u8 * 8 - 1]);
+            a.raw(prefix);
+            a.op(wide, &[0x3b], 2, Rm::Reg(Host::RCX)); // cmp rdx, rcx
+            misses.push(a.jcc(cond::NE));
+            // The divisor is neither 0 nor -1.
+            a.lea(wide, Host::RCX, Sum { base: Some(Host::R14), index: None, disp: 1 });
+            a.raw(prefix);
+            a.op(wide, &[0x83], 7, Rm::Reg(Host::RCX)); // cmp rcx, 1
+            a.raw(&[1]);
+            misses.push(a.jcc(cond::BE));
+        }
+        a.raw(prefix);
+        let group = if matches!(ins.mnemonic(), Mnemonic::Div) { 6 } else { 7 };
+        a.op(wide, &[0xf7], group, Rm::Reg(Host::R14));
+        self.or_interpret(misses, start, insn);
+    }
+
+    fn swapgs(&mut self) {
+        self.loses(Host::R14);
+        let (base, kernel) = (Rm::State(frame::hidden_base(5)), Rm::State(frame::KERNEL_GS_BASE));
+        self.asm.load(Host::RCX, base);
+        self.asm.load(Host::R14, kernel);
+        self.asm.store(kernel, Host::RCX);
+        self.asm.store(base, Host::R14);
+        self.asm.store(Rm::State(frame::segment_base(5)), Host::R14);
+    }
+
+    fn rdtsc(&mut self, insn: &Insn) {
+        let aux = insn.ins.mnemonic() == Mnemonic::Rdtscp;
+        if !self.host.pext || (aux && !self.host.rdtscp) {
+            self.interpret(insn);
+            return;
+        }
+        let start = self.asm.here();
+        let mut misses = Vec::new();
+        if self.context.is_user() {
+            // CR4.TSD
+            self.asm.load(Host::RCX, CR4);
+            self.asm.pext(Host::RCX, Host::RCX, field!(cr4_tsd));
+            let allowed = self.asm.jrcxz();
+            misses.push(self.asm.jmp());
+            self.asm.land(allowed);
+        }
+        self.loses(Host::R14);
+        let a = &mut self.asm;
+        a.raw(&[0x0f, 0x31]);
+        a.rorx32(Host(2), Host(2));
+        a.load(Host::RCX, Rm::State(std::mem::offset_of!(Cpu, tsc_offset) as i32));
+        a.lea(true, Host::RAX, Sum { base: Some(Host::RAX), index: Some((Host(2), 0)), disp: 0 });
+        a.lea(true, Host::RAX, Sum { base: Some(Host::RAX), index: Some((Host::RCX, 0)), disp: 0 });
+        a.rorx32(Host(2), Host::RAX);
+        a.load32(Host(2), Rm::Reg(Host(2)));
+        a.load32(Host::RAX, Rm::Reg(Host::RAX));
+        if aux {
+            self.asm.load(Host::RCX, Rm::State(frame::TSC_AUX));
+            self.put(regs::RCX, Host::RCX);
+        }
+        self.or_interpret(misses, start, insn);
+    }
+
+    /// Jumps if CR4.FSGSBASE is clear; RCX is lost, the flags stay.
+    fn unless_fsgsbase(&mut self) -> Hole {
+        self.asm.load(Host::RCX, CR4);
+        self.asm.pext(Host::RCX, Host::RCX, field!(cr4_fsgsbase));
+        let clear = self.asm.jrcxz();
+        let on = self.asm.jmp();
+        self.asm.land(clear);
+        let off = self.asm.jmp();
+        self.asm.fill_here(on);
+        off
+    }
+
+    fn read_base(&mut self, insn: &Insn) {
+        if !self.host.pext {
+            self.interpret(insn);
+            return;
+        }
+        let start = self.asm.here();
+        let off = self.unless_fsgsbase();
+        let to = insn.ins.op0_register();
+        let from = Rm::State(frame::hidden_base(which_base(&insn.ins)));
+        if to.is_gpr64() {
+            self.asm.load(Host::RCX, from);
+        } else {
+            self.asm.load32(Host::RCX, from);
+        }
+        self.put(to.full_register().number(), Host::RCX);
+        self.or_interpret(vec![off], start, insn);
+    }
+
+    fn write_base(&mut self, insn: &Insn) {
+        if !self.host.pext || insn.live_out != 0 {
+            self.interpret(insn);
+            return;
+        }
+        self.loses(Host::R14);
+        let start = self.asm.here();
+        let mut misses = vec![self.unless_fsgsbase()];
+        let from = insn.ins.op0_register();
+        self.fetch(Host::R14, from.full_register().number());
+        if !from.is_gpr64() {
+            self.asm.load32(Host::R14, Rm::Reg(Host::R14));
+        }
+        let a = &mut self.asm;
+        a.mov(Host::RCX, Host::R14);
+        for group in [4, 7] {
+            a.op(true, &[0xc1], group, Rm::Reg(Host::RCX)); // shl, then sar: canonical addresses stay
+            a.raw(&[16]);
+        }
+        a.op(true, &[0x3b], Host::RCX.0, Rm::Reg(Host::R14));
+        misses.push(a.jcc(cond::NE));
+        let seg = which_base(&insn.ins);
+        a.store(Rm::State(frame::hidden_base(seg)), Host::R14);
+        a.store(Rm::State(frame::segment_base(seg)), Host::R14);
+        self.or_interpret(misses, start, insn);
+    }
+
+    fn read_control(&mut self, insn: &Insn) {
+        use std::mem::offset_of;
+        let at = match insn.ins.op1_register() {
+            Register::CR0 => offset_of!(Cpu, cr0),
+            Register::CR2 => offset_of!(Cpu, cr2),
+            Register::CR3 => offset_of!(Cpu, cr3),
+            _ => offset_of!(Cpu, cr4),
+        };
+        self.asm.load(Host::RCX, Rm::State(at as i32));
+        self.put(insn.ins.op0_register().number(), Host::RCX);
+    }
+
+    fn read_segment(&mut self, insn: &Insn) {
+        let at = frame::segment(insn.ins.op1_register().number()).selector;
+        self.asm.op(false, &[0x0f, 0xb7], Host::RCX.0, Rm::State(at)); // movzx ecx, word
+        self.put(insn.ins.op0_register().full_register().number(), Host::RCX);
+    }
+
+    /// The address of the word with the bit first, then the instruction with what is left of the bit number.
+    fn bit_string(&mut self, insn: &Insn) {
+        if insn.live_in != 0 {
+            self.interpret(insn);
+            return;
+        }
+        let ins = &insn.ins;
+        self.loses(Host::R14);
+        let start = self.asm.here();
+        let bit = ins.op1_register();
+        let wide = bit.is_gpr64();
+        let (size, shift, scale) = if wide { (8, 6, 3) } else { (4, 5, 2) };
+        self.operand_address(ins, 0);
+        // The bit number is signed.
+        self.bit_number(bit.full_register().number(), wide);
+        self.asm.op(true, &[0xc1], 7, Rm::Reg(Host::RCX)); // sar rcx, imm8
+        self.asm.raw(&[shift]);
+        self.asm.lea(true, Host::R14, Sum { base: Some(Host::R14), index: Some((Host::RCX, scale)), disp: 0 });
+        let access = if ins.mnemonic() == Mnemonic::Bt { Access::Load } else { Access::Store };
+        let check = Check { access, size, align: 1, keep_flags: false };
+        let misses = self.check(check);
+        let spot = Spot::Own { check, misses };
+        if access == Access::Store {
+            self.keep_entry(&spot);
+        }
+        self.bit_number(bit.full_register().number(), wide);
+        self.asm.raw(&[0x83, 0xe1, size as u8 * 8 - 1]); // and ecx, imm8
+        if ins.has_lock_prefix() {
+            self.asm.raw(&[0xf0]);
+        }
+        let opcode = match ins.mnemonic() {
+            Mnemonic::Bt => 0xa3,
+            Mnemonic::Bts => 0xab,
+            Mnemonic::Btr => 0xb3,
+            _ => 0xbb,
+        };
+        self.asm.op(wide, &[0x0f, opcode], Host::RCX.0, Rm::Checked(0));
+        if access == Access::Store {
+            self.stored(&spot, false, true, Some(insn));
+        }
+        self.or_interpret(spot.misses(), start, insn);
+    }
+
+    /// RCX becomes the bit number in guest register `guest`; the flags stay.
+    fn bit_number(&mut self, guest: usize, wide: bool) {
+        self.fetch(Host::RCX, guest);
+        if !wide {
+            self.asm.op(true, &[0x63], Host::RCX.0, Rm::Reg(Host::RCX)); // movsxd rcx, ecx
+        }
+    }
+
+    /// To the kernel, by the stub.
+    fn syscall(&mut self, insn: &Insn) {
+        self.linear(Host::RCX, insn.next().into());
+        self.asm.store(Rm::State(field!(jump_lin)), Host::RCX);
+        self.stub_or_interpret(insn, |s| s.crossing.syscall);
+    }
+
+    /// To user code, by the stub.
+    fn sysret(&mut self, insn: &Insn) {
+        self.stub_or_interpret(insn, |s| s.crossing.sysret);
+    }
+}
+
+/// FS or GS.
+fn which_base(ins: &Instruction) -> usize {
+    match ins.mnemonic() {
+        Mnemonic::Rdfsbase | Mnemonic::Wrfsbase => 4,
+        _ => 5,
+    }
+}
+
+/// The status flags become those of an RFLAGS image in RAX; RAX and RCX are lost.
+pub(super) fn status_from_rax(a: &mut super::asm::Asm) {
+    a.load32(Host::RCX, Rm::Reg(Host::RAX));
+    a.shr32(Host::RCX, 11);
+    a.raw(&[0x83, 0xe1, 1]); // and ecx, 1
+    a.raw(&[0x80, 0xc1, 0x7f]); // add cl, 7Fh: overflows if it is 1
+    a.raw(&[0x88, 0xc4]); // mov ah, al
+    a.raw(&[0x9e]); // sahf
+}
+
+/// The instruction at `insn` looks at the attention word before it is executed.
+pub(super) fn looks_before(insn: &Insn) -> bool {
+    match insn.kind {
+        Kind::Indirect | Kind::CallIndirect | Kind::Return => true,
+        Kind::Call => insn.target() <= i64::from(insn.off),
+        _ => false,
+    }
+}
