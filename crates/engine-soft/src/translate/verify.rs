@@ -578,3 +578,7 @@ fn slot(disp: i32, first: i32, len: usize) -> Option<usize> {
     let at = usize::try_from(disp - first).ok()?;
     (at % 8 == 0 && at / 8 < len).then_some(at / 8)
 }
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;
