@@ -49,6 +49,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: IsoCommand,
     },
+    /// Several stores as one: volumes striped or mirrored over folders and servers.
+    Pool {
+        #[command(subcommand)]
+        command: crate::pool::PoolCommand,
+    },
     /// Create, inspect, check, convert and snapshot virtual disks.
     Disk {
         #[command(subcommand)]
@@ -128,11 +133,13 @@ pub(crate) struct RunArgs {
     /// see --bus). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
     /// taken as raw that way may not be made to look like another format by its guest. Or a disk of the network:
     /// `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`; through TLS `nbds://...` with `,tls-ca=FILE` (else the host's authorities) and, as
-    /// the server's allowed client, `,tls-cert=FILE,tls-key=FILE`; the guest sees none of it; or a file of a web server, read by ranges and
+    /// the server's allowed client, `,tls-cert=FILE,tls-key=FILE`; the guest sees none of it; or a volume of a pool: `pool:POOL/VOLUME`; or a file of a web server, read by ranges and
     /// kept in a cache: `https://HOST/FILE,ro`, with `,cache=SIZE`, `,auth-file=FILE`, `,tls-ca=FILE`. `,iops=N` and `,bps=SIZE` limit requests and bytes per
     /// second. An encrypted disk (*.luks, or `,format=luks`) opens with `,key-file=FILE`, else with the key in the user's keyring, else a
     /// person is asked.
-    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE][,key-file=FILE]")]
+    /// `,fault=PLAN` makes requests fail, to see what the guest does: `read:10` every tenth read, `write@2048` writes to sector 2048, `flush:1`
+    /// each flush; several with `+`.
+    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE][,key-file=FILE][,fault=PLAN]")]
     pub(crate) disk: Vec<String>,
     /// How disks of --disk are connected; by default virtio with an image or a kernel that is entered directly, IDE through firmware.
     #[arg(long, value_enum, value_name = "BUS")]

@@ -115,6 +115,49 @@ fn nothing_to_boot_is_said_with_what_was_tried() {
     assert!(stderr(&out).contains("no device to boot from"), "{}", stderr(&out));
 }
 
+/// A disk that was cut off boots what is left, and a read beyond its end fails as on a PC.
+#[test]
+fn a_disk_smaller_than_its_partition_table_says_ends_where_it_ends() {
+    for bus in ["ide", "virtio", "scsi"] {
+        let sector = BootSector::new()
+            .print_sector_1()
+            // mov word [packet + 10], 10h: the sector with number 100001h; mov ah, 42h; mov si, packet; int 13h; jnc $
+            .code(&[0xc7, 0x06, 0xca, 0x7d, 0x10, 0x00, 0xb4, 0x42, 0xbe, 0xc0, 0x7d, 0xcd, 0x13, 0x73, 0xfe])
+            .print("[no such sector]\r\n")
+            .power_off();
+        let mut bytes = sector.disk("[the rest is there]\r\n\0");
+        // The second partition: Linux, from sector 2048, 1 TiB.
+        bytes[0x1d2] = 0x83;
+        bytes[0x1d6..0x1de].copy_from_slice(&[0, 8, 0, 0, 0xff, 0xff, 0xff, 0x7f]);
+        let disk = file(&format!("cut-{bus}.img"), &bytes);
+        let out = run(&with("soft", &["--bus", bus, "--disk", text(&disk)]));
+        let said = stdout(&out);
+        assert_eq!(out.status.code(), Some(0), "{bus}: {said}{}", stderr(&out));
+        for words in ["[the rest is there]", "[no such sector]"] {
+            assert!(said.contains(words), "{bus}: no {words} in {said}");
+        }
+    }
+}
+
+/// A boot sector without 55AAh at its end is none.
+#[test]
+fn a_disk_without_a_boot_signature_is_passed_by() {
+    let mut bytes = BootSector::new().print("[never]\r\n").power_off().disk("\0");
+    bytes[510] = 0;
+    let (bad, good) = (file("unsigned.img", &bytes), disk("signed"));
+    let out = run(&with("soft", &["--disk", text(&bad)]));
+    assert!(!stdout(&out).contains("[never]") && stdout(&out).contains("No bootable device."), "{}", stdout(&out));
+    assert!(stderr(&out).contains("tried: disk unsigned.img"), "{}", stderr(&out));
+    assert!(stderr(&out).contains("a disk needs a boot sector"), "{}", stderr(&out));
+    assert_eq!(out.status.code(), Some(125));
+    // UEFI says so in its own words.
+    let out = run(&with("soft", &["--firmware", "uefi", "--net", "none", "--disk", text(&bad)]));
+    assert!(stderr(&out).contains("error: the firmware found nothing to boot"), "{}", stderr(&out));
+    assert_eq!(out.status.code(), Some(125));
+    let out = run(&with("soft", &["--disk", text(&good)]));
+    assert!(stdout(&out).contains("[boot sector of signed]"), "{}", stdout(&out));
+}
+
 #[test]
 fn every_kind_of_reset_goes_through_the_firmware_again() {
     // Port CF9h; the keyboard controller; a triple fault.

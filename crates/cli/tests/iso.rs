@@ -50,8 +50,14 @@ fn an_image_is_made_looked_into_and_refused() {
     assert!(fails(&[plain]).contains("it has no boot record"));
     assert!(fails(&[&format!("{tree}/boot/loader")]).contains("cannot be booted: it is too short"));
     assert!(fails(&["/nonexistent.iso"]).contains("cannot use the disc"));
-    // Without its end.
+    // A boot catalog that is not one.
     let bytes = std::fs::read(iso).unwrap();
+    let catalog = u32::from_le_bytes(bytes[17 * 2048 + 0x47..][..4].try_into().unwrap()) as usize * 2048;
+    let mut corrupt = bytes.clone();
+    corrupt[catalog + 0x1c] ^= 0x55;
+    std::fs::write(iso, &corrupt).unwrap();
+    assert!(fails(&[iso]).contains("cannot be booted"), "{}", fails(&[iso]));
+    // Without its end.
     std::fs::write(iso, &bytes[..bytes.len() - 3 * 2048]).unwrap();
     assert!(stdout(&run(&["iso", "info", iso])).contains("TRUNCATED"));
     assert!(fails(&[iso]).contains("is truncated: 6144 bytes are missing"));

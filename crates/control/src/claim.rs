@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::place::Place;
 use crate::record::MachineRecord;
 
-/// How often a lock is tried that may be held for a moment only, by somebody who looks or cleans up.
-const TRIES: u32 = 50;
+/// How often a lock is tried that may be held for a moment only, by somebody who looks or cleans up, or by a process that is ending.
+const TRIES: u32 = 200;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -125,10 +125,14 @@ pub(crate) fn probe(place: &Place) -> Probe {
     Probe::Alive
 }
 
-/// Whether the process that described itself last is there. Only the lock says whether it is a machine's.
+/// Whether the process that described itself last is there and not about to end: one that was killed holds its locks until all its
+/// threads have ended. Only the lock says whether it is a machine's.
 fn lives(place: &Place) -> bool {
     let pid = place.record().and_then(|r| i32::try_from(r.pid).ok()).map(nix::unistd::Pid::from_raw);
-    pid.is_some_and(|pid| nix::sys::signal::kill(pid, None).is_ok())
+    // proc_pid_stat(5): the state follows the name in parentheses.
+    let stat = |pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let dying = |pid| stat(pid).rsplit(')').next().is_some_and(|s| s.trim_start().starts_with(['Z', 'X']));
+    pid.is_some_and(|pid| nix::sys::signal::kill(pid, None).is_ok() && !dying(pid))
 }
 
 fn lock_path(place: &Place) -> std::path::PathBuf {

@@ -1,5 +1,5 @@
 //! Requests through a back end without a guest, for comparison with `qemu-img bench`:
-//! `backend FILE read|write COUNT DEPTH BYTES STEP` prints the seconds that COUNT requests took.
+//! `backend FILE read|write COUNT DEPTH BYTES STEP [auto|threads|ring]` prints the seconds that COUNT requests took.
 #![allow(clippy::unwrap_used, reason = "a measuring program ends where something fails")]
 
 use std::path::Path;
@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use visor_block::{BlockBackend, BlockOp, BlockRequest, Sector};
 use visor_disk::testing::HostBuffer;
-use visor_disk::{Access, ImageOptions, open_disk};
+use visor_disk::{Access, ImageOptions, Io, open_disk};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let [_, file, op, count, depth, bytes, step] = args.as_slice() else {
-        eprintln!("backend FILE read|write COUNT DEPTH BYTES STEP");
+    let [_, file, op, count, depth, bytes, step, rest @ ..] = args.as_slice() else {
+        eprintln!("backend FILE read|write COUNT DEPTH BYTES STEP [auto|threads|ring]");
         std::process::exit(2);
     };
     let number = |s: &String| s.parse::<u64>().unwrap();
@@ -22,7 +22,12 @@ fn main() {
         "write" => (BlockOp::Write, Access::ReadWrite),
         _ => (BlockOp::Read, Access::ReadOnly),
     };
-    let disk = open_disk(Path::new(file), &ImageOptions::new(access)).unwrap();
+    let io = match rest.first().map(String::as_str) {
+        Some("threads") => Io::Threads,
+        Some("ring") => Io::Ring,
+        _ => Io::Auto,
+    };
+    let disk = open_disk(Path::new(file), &ImageOptions { io, ..ImageOptions::new(access) }).unwrap();
     let seconds = run(&*disk, op, count, depth, bytes, step);
     println!("{seconds:.6}");
 }

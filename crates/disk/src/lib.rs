@@ -12,6 +12,7 @@
 
 mod convert;
 mod error;
+mod fault;
 mod foreign;
 mod format;
 mod lock;
@@ -29,13 +30,17 @@ mod tests;
 mod throttle;
 
 pub use convert::{ConvertOptions, Copied, Target, convert};
+pub use fault::{FaultPlan, FaultyDisk};
 pub use format::Format;
 pub use nbd::{NbdAddress, NbdDisk, NbdExport, NbdOptions, NbdServer, TlsClient, TlsFiles, TlsServer};
-pub use newfile::NewFile;
+pub use newfile::{NewFile, Published};
 pub use open::{
     ImageOptions, Opened, Policy, RemoteFile, RemoteOpen, RemoteOpener, is_remote, open_disk, open_image, open_remote,
 };
+pub use pool::Pool as Workers;
 pub use qcow2::Qcow2Disk;
-pub use raw::{Access, Alloc, RawDisk, RawOptions};
+pub use raw::{Access, Alloc, Io, RawDisk, RawOptions};
 pub use source::{DiskSource, RawSource, SourceDisk};
 pub use throttle::{Limits, Throttle};
+/// Whether [`Io::Auto`] uses io_uring on this host; the reason, if not.
+pub use visor_uring::probe as ring_available;

@@ -65,9 +65,17 @@ impl NewFile {
     ///
     /// # Errors
     /// The host's; also if a file of that name has appeared meanwhile.
-    pub fn finish(mut self) -> Result<(), BlockError> {
+    pub fn finish(self) -> Result<(), BlockError> {
+        self.file.sync_all().map_err(|e| host_error("cannot create", &self.path, e))?;
+        self.publish()?.sync()
+    }
+
+    /// Gives the file its name and leaves it to the host when the contents reach the medium, as cp(1) does.
+    ///
+    /// # Errors
+    /// The host's; also if a file of that name has appeared meanwhile.
+    pub fn publish(mut self) -> Result<Published, BlockError> {
         let fail = |e| host_error("cannot create", &self.path, e);
-        self.file.sync_all().map_err(fail)?;
         let from = match &self.temporary {
             Some(temporary) => temporary.clone(),
             None => PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd())),
@@ -77,7 +85,24 @@ impl NewFile {
         if let Some(temporary) = self.temporary.take() {
             let _ = std::fs::remove_file(temporary);
         }
-        // So that the name survives a power cut as well.
+        Ok(Published { file: self.file.try_clone().map_err(fail)?, path: self.path.clone() })
+    }
+}
+
+/// A file that has its name.
+#[derive(Debug)]
+pub struct Published {
+    file: File,
+    path: PathBuf,
+}
+
+impl Published {
+    /// Makes contents and name survive a power cut.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn sync(&self) -> Result<(), BlockError> {
+        self.file.sync_all().map_err(|e| host_error("cannot write", &self.path, e))?;
         if let Some(folder) = self.path.parent().and_then(|p| File::open(p).ok()) {
             let _ = folder.sync_all();
         }

@@ -14,7 +14,7 @@ use crate::foreign;
 use crate::format::Format;
 use crate::lock::lock;
 use crate::qcow2::Qcow2Disk;
-use crate::raw::{Access, RawDisk, RawOptions, open_file};
+use crate::raw::{Access, Io, RawDisk, RawOptions, open_file};
 use crate::source::{RawSource, SourceDisk};
 
 /// Images behind each other.
@@ -63,6 +63,8 @@ pub struct ImageOptions {
     pub threads: usize,
     /// Give discarded space back to the host.
     pub discard: bool,
+    /// How requests of a disk reach the host, where the format leaves a choice.
+    pub io: Io,
     /// For backing files of other hosts; without it they are refused.
     pub remote: Option<RemoteOpener>,
 }
@@ -78,6 +80,7 @@ impl ImageOptions {
             repair: false,
             threads: 4,
             discard: true,
+            io: Io::Auto,
             remote: None,
         }
     }
@@ -127,6 +130,7 @@ pub fn open_disk(path: &Path, options: &ImageOptions) -> Result<Arc<dyn BlockBac
             lock: false,
             discard: options.discard,
             guard: options.format.is_none(),
+            io: options.io,
         };
         return Ok(Arc::new(RawDisk::from_file(file, path, options.access, &raw)?));
     }

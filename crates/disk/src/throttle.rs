@@ -12,7 +12,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use visor_block::{
-    BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, DiskLimits, DiskResize, DiskSnapshots,
+    BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, DiskLimits, DiskResize,
+    DiskSnapshots,
 };
 
 /// Limits; zero means none.
@@ -100,7 +101,8 @@ impl Throttle {
     pub fn new(inner: Arc<dyn BlockBackend>, limits: Limits) -> Result<Self, BlockError> {
         let state = State { bucket: Bucket::new(limits), waiting: VecDeque::new(), passing: false, stop: false };
         let limited = AtomicBool::new(!limits.is_none());
-        let shared = Arc::new(Shared { limited, state: Mutex::new(state), work: Condvar::new(), empty: Condvar::new() });
+        let shared =
+            Arc::new(Shared { limited, state: Mutex::new(state), work: Condvar::new(), empty: Condvar::new() });
         let (worker, below) = (shared.clone(), inner.clone());
         let thread =
             thread::Builder::new().name("throttle".into()).spawn(move || worker.pass(&*below)).map_err(|e| {
@@ -132,7 +134,11 @@ impl Shared {
                 continue;
             };
             // At the end nobody waits for the sake of limits.
-            let turn = if s.stop || s.bucket.limits.is_none() { Ok(()) } else { s.bucket.take(started.elapsed().as_secs_f64(), len) };
+            let turn = if s.stop || s.bucket.limits.is_none() {
+                Ok(())
+            } else {
+                s.bucket.take(started.elapsed().as_secs_f64(), len)
+            };
             match turn {
                 Err(seconds) => {
                     let time = Duration::from_secs_f64(seconds.clamp(0.0001, 10.0));

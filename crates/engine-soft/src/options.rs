@@ -31,7 +31,8 @@ pub struct SoftOptions {
     pub count: bool,
     /// Translate code that is met for the first time, rather than when it proves to be used. For tests.
     pub eager: bool,
-    /// Decode again what was emitted and prove that it touches nothing of the host's. What fails is told, and interpreted.
+    /// Decode again what was emitted and prove that it touches nothing of the host's. What fails is told, and interpreted; with `eager`
+    /// it is a panic.
     pub verify: bool,
     /// Features of the host that translated code does as if they were absent. For tests.
     pub absent: HostFeatures,
@@ -58,7 +59,7 @@ impl Default for SoftOptions {
             code_cache: CODE_CACHE_DEFAULT,
             count: false,
             eager: false,
-            verify: false,
+            verify: cfg!(debug_assertions),
             absent: HostFeatures::default(),
             perf_map: false,
         }

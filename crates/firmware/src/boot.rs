@@ -7,7 +7,7 @@ use crate::error::{BootError, BootErrorKind};
 use crate::identify::{KernelKind, identify};
 use crate::layout::{EBDA, MemoryMap};
 use crate::ram::{self, Ram};
-use crate::{bzimage, multiboot, pvh, vmlinux};
+use crate::{bzimage, multiboot, pvh, unpack, vmlinux};
 
 /// What to boot.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +46,9 @@ pub fn boot(memory: &GuestMemory, map: &MemoryMap, source: &BootSource<'_>) -> R
     if source.cmdline.contains('\0') {
         return Err(BootError::new(BootErrorKind::Unsupported, "the kernel command line contains a NUL character"));
     }
+    let unpacked = unpack::file(source.kernel).transpose();
+    let unpacked = unpacked.map_err(|e| BootError::corrupt(format!("the kernel is compressed, and {e}")))?;
+    let source = &BootSource { kernel: unpacked.as_deref().unwrap_or(source.kernel), ..*source };
     let mut ram = Ram::new(memory, map);
     bios_data_area(&ram)?;
     interrupt_vectors(&ram)?;

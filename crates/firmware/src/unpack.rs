@@ -51,6 +51,11 @@ fn lz4(payload: &[u8]) -> Result<Vec<u8>, String> {
     if written == size { Ok(out) } else { Err(format!("it unpacks to {written} bytes instead of {size}")) }
 }
 
+/// The kernel in a file that was compressed as a whole, as boot loaders accept it; `None` if it was not.
+pub(crate) fn file(kernel: &[u8]) -> Option<Result<Vec<u8>, String>> {
+    kernel.starts_with(&GZIP).then(|| gzip(kernel))
+}
+
 fn gzip(payload: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     let read = flate2::read::GzDecoder::new(payload).take(MAX as u64 + 1).read_to_end(&mut out);

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use visor_chipset::{
-    ACPI_DISABLE, ACPI_ENABLE, PCI_PLUG_GPE, PCI_PLUG_PORT, PM_PORT, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT};
+    ACPI_DISABLE, ACPI_ENABLE, PCI_PLUG_GPE, PCI_PLUG_PORT, PM_PORT, S3_SLEEP_TYPE, S5_SLEEP_TYPE, SMI_COMMAND_PORT,
+};
 use visor_display::Vga;
 use visor_engine::GuestMemory;
 use visor_firmware::acpi::{self, AcpiConfig, IommuConfig, PciConfig, PciRoute, PlugConfig, SmiCommand};

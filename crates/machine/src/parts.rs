@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use visor_apic::{IOAPIC_BASE, IOAPIC_LEN};
+use visor_block::BlockBackend;
 use visor_chipset::{
-    AcpiPm, DEBUG_CONSOLE_PORTS, DEBUG_EXIT_PORT, DebugConsole, DebugExit, HPET_BASE, HPET_LEN, Hpet, HpetWires, I8042,
-    I8042Wires, Pit, PitWires, PmBlock, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT, TEST_MEMORY,
-    TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts, UART_LEN, Uart, UartWires, claim_ports,
+    AcpiPm, CharSink, DEBUG_CONSOLE_PORTS, DEBUG_EXIT_PORT, DebugConsole, DebugExit, HPET_BASE, HPET_LEN, Hpet,
+    HpetWires, I8042, I8042Wires, Pit, PitWires, PmBlock, PowerEvent, Rtc, RtcConfig, RtcWires, TEST_IRQ_PORT,
+    TEST_MEMORY, TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts, UART_LEN, Uart, UartWires,
+    claim_ports,
 };
 use visor_device::{Bus, IrqLine, IrqSink, MmioDevice, Pio};
 use visor_firmware::flash::{Flash, FlashStore};
@@ -17,12 +19,11 @@ use visor_pci::edu::Edu;
 use visor_pci::{Apertures, ChipsetSink, PciBus, ShadowArea};
 use visor_virtio::blk::{Blk, BlkConfig};
 use visor_virtio::console::{Console, ConsoleConfig, PortConfig};
-use visor_block::BlockBackend;
 use visor_virtio::rng::{HostEntropy, Rng};
 
 use crate::board::{Board, Part};
 use crate::error::{MachineError, MachineErrorKind};
-use crate::firmware::{Bootable, Shadow, ShadowWrites, VarsFile};
+use crate::firmware::{Bootable, FirmwareKind, Overheard, Shadow, ShadowWrites, VarsFile};
 use crate::irq::Irqs;
 use crate::spec::MachineConfig;
 use crate::storage::{self, DiskBus};
@@ -161,7 +162,12 @@ fn i8042(b: &mut Board<'_>) -> Result<(), MachineError> {
 }
 
 fn uart(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let (clock, irq, sink) = (b.clock.clone(), b.irqs.line(COM1_IRQ), b.serial.sink());
+    let uefi = b.config.firmware.as_ref().is_some_and(|f| f.kind == FirmwareKind::Uefi);
+    let sink: Box<dyn CharSink> = match b.serial.sink() {
+        sink if uefi => Box::new(Overheard::new(sink, b.timeline.clone())),
+        sink => sink,
+    };
+    let (clock, irq) = (b.clock.clone(), b.irqs.line(COM1_IRQ));
     let uart = b.timed(|timer| Uart::new("uart0", UartWires { clock, timer, irq, sink }));
     b.built.uart = Some(uart.clone());
     Ok(b.pio.claim(COM1.into(), UART_LEN.into(), uart)?)

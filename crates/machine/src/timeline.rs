@@ -4,8 +4,8 @@
 //! |---|---|
 //! | power on, reset | the life cycle |
 //! | POST | firmware's first access to fw_cfg |
-//! | boot device search | firmware's log, or its first request to a disk |
-//! | boot loader | execution of 7C00h, where a BIOS puts a boot sector |
+//! | boot device search | firmware's log, or its first request to a disk; UEFI's boot manager on the serial line |
+//! | boot loader | execution of 7C00h, where a BIOS puts a boot sector; UEFI's boot manager on the serial line |
 //! | kernel | execution in the upper half of the linear address space; a directly booted kernel's entry |
 //! | init | execution at privilege level 3 |
 //! | ready | the program that uses the machine: it knows what the guest is for |

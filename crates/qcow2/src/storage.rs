@@ -50,21 +50,35 @@ pub trait Source: Send + Sync {
         let _ = at;
         Ok((false, len))
     }
+    /// Whether reading takes much work, as where data is compressed: then several threads should read.
+    fn is_packed(&self) -> bool {
+        false
+    }
 }
 
 /// A file of the host.
 #[derive(Clone, Debug)]
-pub struct FileStorage(Arc<File>);
+pub struct FileStorage {
+    file: Arc<File>,
+    /// Flushes do nothing.
+    hasty: bool,
+}
 
 impl FileStorage {
     /// The storage in `file`.
     pub fn new(file: File) -> Self {
-        FileStorage(Arc::new(file))
+        FileStorage { file: Arc::new(file), hasty: false }
+    }
+
+    /// The same for a file that is worthless until it is complete: flushes do nothing, and whoever wants it on the medium flushes
+    /// the file itself at the end.
+    pub fn hasty(file: File) -> Self {
+        FileStorage { hasty: true, ..FileStorage::new(file) }
     }
 
     /// The file itself.
     pub fn file(&self) -> &File {
-        &self.0
+        &self.file
     }
 
     fn fallocate(&self, mode: FallocateFlags, at: u64, len: u64) -> io::Result<()> {
@@ -75,7 +89,7 @@ impl FileStorage {
             return Ok(());
         }
         loop {
-            match fallocate(&*self.0, mode, at, len) {
+            match fallocate(&*self.file, mode, at, len) {
                 Err(Errno::EINTR) => {}
                 other => return Ok(other?),
             }
@@ -87,7 +101,7 @@ impl FileStorage {
         let mut done = 0;
         while done < len {
             let n = (len - done).min(zeroes.len() as u64);
-            self.0.write_all_at(&zeroes[..n as usize], at + done)?;
+            self.file.write_all_at(&zeroes[..n as usize], at + done)?;
             done += n;
         }
         Ok(())
@@ -96,18 +110,18 @@ impl FileStorage {
 
 impl Storage for FileStorage {
     fn size(&self) -> io::Result<u64> {
-        let meta = self.0.metadata()?;
+        let meta = self.file.metadata()?;
         if meta.is_file() {
             return Ok(meta.len());
         }
         // Metadata has no size for block devices.
-        Ok(nix::unistd::lseek64(&*self.0, 0, nix::unistd::Whence::SeekEnd)? as u64)
+        Ok(nix::unistd::lseek64(&*self.file, 0, nix::unistd::Whence::SeekEnd)? as u64)
     }
 
     fn read_at(&self, data: &mut [u8], at: u64) -> io::Result<()> {
         let mut got = 0;
         while got < data.len() {
-            match self.0.read_at(&mut data[got..], at + got as u64) {
+            match self.file.read_at(&mut data[got..], at + got as u64) {
                 Ok(0) => break,
                 Ok(n) => got += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -119,7 +133,7 @@ impl Storage for FileStorage {
     }
 
     fn write_at(&self, data: &[u8], at: u64) -> io::Result<()> {
-        self.0.write_all_at(data, at)
+        self.file.write_all_at(data, at)
     }
 
     fn zero_at(&self, at: u64, len: u64) -> io::Result<()> {
@@ -141,11 +155,11 @@ impl Storage for FileStorage {
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {
-        self.0.set_len(size)
+        self.file.set_len(size)
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.0.sync_data()
+        if self.hasty { Ok(()) } else { self.file.sync_data() }
     }
 }
 

@@ -4,6 +4,7 @@
 //! - `bench/`: the guest benchmark, whose rows `cargo xtask bench guest` compares; [`mod@bench`] makes its guest, and that of `disk/`, the disk benchmark of `cargo xtask bench disk`;
 //! - `stress/`: programs that try what CPU engines get wrong - changing code, faults, signals, debuggers, memory order, translations
 //!   that change, the kernel's own patching; [`stress`] makes and runs their guest;
+//! - `net/`: what `cargo xtask bench net` does in a guest; [`mod@net`] makes it;
 //! - [`ramfs`]: an initial ramfs; [`cc`]: the C compiler.
 //!
 //! The kernel and busybox are Debian packages, fetched by name into visor's cache. The compiler is the host's.
@@ -12,6 +13,7 @@
 
 pub mod bench;
 pub mod cc;
+pub mod net;
 pub mod ramfs;
 pub mod stress;
 

@@ -3,7 +3,9 @@
 
 use visor_disk::{Access, Alloc, RawDisk};
 use visor_image::{FirmwareFile, FirmwareStore, ImageStore, Silent};
-use visor_machine::{Cd, Disk, DiskBus, FileSource, FirmwareKind, FirmwareSpec, MachineSpec, StopReason, VarsSpec};
+use visor_machine::{
+    Cd, CdBus, Disk, DiskBus, FileSource, FirmwareKind, FirmwareSpec, Machine, MachineSpec, Phase, StopReason, VarsSpec,
+};
 use visor_test_storage::{Installer, Session};
 
 fn firmware(kind: FirmwareKind) -> FirmwareSpec {
@@ -19,18 +21,19 @@ fn firmware(kind: FirmwareKind) -> FirmwareSpec {
     FirmwareSpec { kind, code, vars, boot_order: Vec::new(), boot_menu: false, serial_console: true }
 }
 
-fn install(kind: FirmwareKind, name: &str) {
+fn install(kind: FirmwareKind, bus: (DiskBus, CdBus), name: &str) {
     let dir = tempfile::tempdir().unwrap();
     let (iso, disk) = (dir.path().join("install.iso"), dir.path().join("disk.img"));
     Installer::new().unwrap().write(&iso, dir.path()).unwrap();
     RawDisk::create(&disk, 512 << 20, Alloc::Dynamic).unwrap();
     let spec = |cds| MachineSpec {
-        disks: vec![Disk::open_raw(&disk, Access::ReadWrite).unwrap().on(DiskBus::Ide)],
+        disks: vec![Disk::open_raw(&disk, Access::ReadWrite).unwrap().on(bus.0)],
         cds,
+        timeline: true,
         ..MachineSpec::with_firmware(firmware(kind))
     };
     // The disk is blank, so the firmware goes on to the disc; after the installation it finds the disk.
-    let mut session = Session::start(spec(vec![Cd::open(&iso).unwrap()])).unwrap();
+    let mut session = Session::start(spec(vec![Cd { bus: bus.1, ..Cd::open(&iso).unwrap() }])).unwrap();
     assert_eq!(session.expect("installing").unwrap(), format!("by {name} on 1048576 sectors"));
     session.expect("installed").unwrap();
     boots(&mut session, kind, name);
@@ -40,7 +43,22 @@ fn install(kind: FirmwareKind, name: &str) {
     // A machine that has never seen the disc.
     let mut session = Session::start(spec(Vec::new())).unwrap();
     boots(&mut session, kind, name);
+    phases(session.machine(), kind);
     assert_eq!(session.end().unwrap(), StopReason::PowerOff);
+}
+
+/// Every phase of the boot is on its timeline, in order, with the addresses that are known.
+fn phases(machine: &Machine, kind: FirmwareKind) {
+    let events = machine.timeline().events();
+    let phases: Vec<_> = events.iter().map(|e| e.phase).collect();
+    use Phase::{BootLoader, DeviceSearch, Init, Kernel, Post, PowerOn};
+    assert_eq!(phases, [PowerOn, Post, DeviceSearch, BootLoader, Kernel, Init], "{events:?}");
+    assert!(events.windows(2).all(|w| w[0].at <= w[1].at), "{events:?}");
+    assert_eq!(events[0].address, Some(0xffff_fff0));
+    assert_eq!(events[3].address, (kind == FirmwareKind::Bios).then_some(0x7c00));
+    let kernel = events[4].address.unwrap();
+    assert!(kernel >= 0xffff_ffff_8000_0000, "{kernel:#x} is in the kernel's image");
+    assert!(events[5].address.is_some_and(|a| a < 1 << 47), "{events:?}");
 }
 
 fn boots(session: &mut Session, kind: FirmwareKind, name: &str) {
@@ -55,10 +73,10 @@ fn boots(session: &mut Session, kind: FirmwareKind, name: &str) {
 
 #[test]
 fn by_bios() {
-    install(FirmwareKind::Bios, "BIOS");
+    install(FirmwareKind::Bios, (DiskBus::Ide, CdBus::Ide), "BIOS");
 }
 
 #[test]
-fn by_uefi() {
-    install(FirmwareKind::Uefi, "UEFI");
+fn by_uefi_on_scsi() {
+    install(FirmwareKind::Uefi, (DiskBus::Scsi, CdBus::Scsi), "UEFI");
 }

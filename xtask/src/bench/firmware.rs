@@ -1,4 +1,4 @@
-//! From exec to the boot loader's first byte, through the firmware of Debian's packages seabios and ovmf.
+//! From exec to the boot loader's first byte, through the firmware of Debian's packages seabios and ovmf; and what a screen costs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use self::disk::{BootSector, efi_disk, efi_program};
 use super::side::{Guest, Run, Side};
 use super::table::median;
+use crate::shell::{cargo, step};
 
 /// The disks are those of the end-to-end tests.
 #[path = "../../../crates/cli/tests/common/boot.rs"]
@@ -29,7 +30,14 @@ pub(super) fn run(pairs: usize) -> anyhow::Result<()> {
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let done = compare(pairs, &directory);
     std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
-    done
+    done?;
+    screen()
+}
+
+/// What a screen costs, which the example of the crate `display` measures and compares with what is promised.
+fn screen() -> anyhow::Result<()> {
+    let args = ["run", "--release", "--locked", "--package", "visor-display", "--example", "screen_cost"];
+    step("bench screen", &mut cargo(&args))
 }
 
 fn compare(pairs: usize, directory: &Path) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 //! - `boot`: one kernel from exec to its first line; `guest`: the rows of the guest benchmark;
 //! - `firmware`: from exec to the boot loader's first byte, through SeaBIOS and OVMF;
 //! - `disk`: disk images against QEMU's tools; `disk_guest`: requests of a guest against QEMU's;
-//! - `net`: the address translator and others;
+//! - `net`: the address translator and others; `vm_net`: whole machines with their networks;
 //! - `side`: the commands of both sides, and a run of one; `table`: what is printed.
 
 mod boot;
@@ -14,6 +14,7 @@ mod guest;
 mod net;
 mod side;
 mod table;
+mod vm_net;
 
 use std::path::PathBuf;
 
@@ -36,8 +37,8 @@ pub(crate) enum What {
         #[arg(long, requires = "kernel")]
         initrd: Option<String>,
     },
-    /// The address translator alone against passt and QEMU's user network: work for each second of CPU, and memory of flows.
-    /// What is not installed is left out.
+    /// The address translator alone against passt and QEMU's user network: work for each second of CPU, and memory of flows; then
+    /// whole machines against QEMU with its user network. What is not installed is left out.
     Net {
         /// Seconds of each measurement.
         #[arg(long, default_value_t = 1.0)]
@@ -48,6 +49,12 @@ pub(crate) enum What {
         /// Only translators whose names contain this: core, smoltcp, stream, passt, qemu.
         #[arg(long, default_value = "")]
         only: String,
+        /// Only whole machines; or only the translator.
+        #[arg(long, value_enum)]
+        part: Option<net::Part>,
+        /// Another visor than the release build, such as one of `--profile quick`.
+        #[arg(long, value_name = "PROGRAM")]
+        visor: Option<String>,
     },
     /// Start to the boot loader's first byte through SeaBIOS and through OVMF, with the same firmware on both sides. Fails if visor
     /// is the slower one.
@@ -126,7 +133,15 @@ pub(crate) fn run(what: What) -> anyhow::Result<()> {
         What::Firmware { pairs } => firmware::run(pairs),
         What::Screen { rounds } => screen(rounds),
         What::Guest(args) => guest::run(&args),
-        What::Net { seconds, rounds, only } => net::run(seconds, rounds, &only),
+        What::Net { seconds, rounds, only, part, visor } => {
+            if part != Some(net::Part::Machines) {
+                net::run(seconds, rounds, &only)?;
+            }
+            if part != Some(net::Part::Translator) {
+                vm_net::run(rounds, visor.as_deref())?;
+            }
+            Ok(())
+        }
         What::Disk(args) => disk::run(&args),
     }
 }

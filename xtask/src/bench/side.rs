@@ -56,6 +56,16 @@ impl Side {
         Ok(Side { name: "visor".to_owned(), words })
     }
 
+    /// Any command.
+    pub(super) fn command(name: &str, command: &str) -> anyhow::Result<Self> {
+        let words: Vec<String> = split(command).collect();
+        let program = words.first().context("an empty command")?;
+        if Command::new(program).arg("--version").output().is_err() {
+            bail!("{program} cannot be run");
+        }
+        Ok(Side { name: name.to_owned(), words })
+    }
+
     /// A command in parts.
     pub(super) fn with(name: &str, program: &[&str], more: &[&str], rest: &[&str]) -> Self {
         let words = [program, more, rest].concat();

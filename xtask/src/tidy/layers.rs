@@ -20,10 +20,12 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("visor-nic", "visor-pci"),
     ("visor-image", "visor-guest"),
     ("visor-host-net", "visor-nat"),
+    ("visor-pool", "visor-disk"),
 ];
 
 /// Crates that may hold unsafe code; every other one forbids it.
-const UNSAFE: &[&str] = &["memory", "fpu", "engine-soft", "engine-kvm", "guest", "cli", "host-net", "oracle", "guests"];
+const UNSAFE: &[&str] =
+    &["memory", "fpu", "engine-soft", "engine-kvm", "guest", "cli", "host-net", "uring", "oracle", "guests"];
 
 #[derive(Deserialize)]
 struct Manifest {

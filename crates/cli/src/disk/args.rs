@@ -14,6 +14,7 @@ pub(crate) enum DiskCommand {
   visor disk create data --size 10G                     grows as the guest writes (qcow2)
   visor disk create data --size 10G --alloc static      all space taken now (raw)
   visor disk create ./work.qcow2 --size 20G --backing base.qcow2
+  visor disk create pool:safe/data --size 10G           in a pool (visor pool create)
   visor disk create web --backing https://store/debian.qcow2
   visor disk create secret --size 10G --encrypt         asks for a passphrase; readable by cryptsetup
   visor disk create secret --size 10G --encrypt --key-file secret.key")]
@@ -132,6 +133,12 @@ pub(crate) enum DiskCommand {
     --allow data=web1 --allow logs=web1 --allow logs=web2
   visor run tiny --disk 'nbd+unix:///data?socket=/run/user/1000/data.sock'")]
     Serve(ServeArgs),
+    /// Make a new disk and put it into a machine that runs, with a file system and mounted if wished.
+    #[command(after_help = "Examples:
+  visor disk add web --size 2G
+  visor disk add web --size 2G --fs xfs --mount /data
+  visor disk add web --size 10G --alloc static --disk web-data")]
+    Add(super::add::AddArgs),
     #[command(flatten)]
     Live(super::live::LiveCommand),
     /// Remove a disk that nobody uses.
@@ -284,7 +291,7 @@ pub(crate) struct Which {
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct CreateArgs {
-    /// A name, or a path.
+    /// A name, a path, or a volume of a pool: pool:POOL/VOLUME.
     pub(super) disk: String,
     /// Capacity: a number with K, M, G or T. With a backing file, its size if left out.
     #[arg(long, value_parser = parse_size, required_unless_present = "backing")]
@@ -297,6 +304,9 @@ pub(crate) struct CreateArgs {
     pub(super) backing: Option<String>,
     #[command(flatten)]
     pub(super) web: super::web::WebArgs,
+    /// Promise more than the pool has. Machines stop when it runs out, until there is room.
+    #[arg(long)]
+    pub(super) overcommit: bool,
     #[command(flatten)]
     pub(super) encrypt: super::encrypt::EncryptArgs,
     /// Print as JSON.
@@ -342,6 +352,9 @@ pub(crate) struct ConvertArgs {
     /// How to compress.
     #[arg(long, value_enum, default_value_t = CompressionArg::Zstd)]
     pub(super) compression: CompressionArg,
+    /// Wait until the copy is on the medium. Without it the host writes it there in the next seconds, as with cp.
+    #[arg(long)]
+    pub(super) sync: bool,
     /// Print as JSON.
     #[arg(long)]
     pub(super) json: bool,

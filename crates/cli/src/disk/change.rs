@@ -109,7 +109,8 @@ fn rewrite_qcow2(image: &Image, path: &Path, work: &mut Work) -> Result<(), Fail
     }
     let temporary = path.with_extension(format!("{}.part", std::process::id()));
     let new = NewFile::create(&temporary).map_err(block_failure)?;
-    let storage = FileStorage::new(new.handle().map_err(block_failure)?);
+    // All of it is flushed before it takes the place of the other.
+    let storage = FileStorage::hasty(new.handle().map_err(block_failure)?);
     let options = CreateOptions {
         version: info.version,
         cluster_size: info.cluster_size,
@@ -257,6 +258,13 @@ fn resize_raw(path: &Path, source: &dyn Source, old: u64, new: u64) -> Result<()
 
 pub(super) fn remove(disks: &[String], quiet: bool) -> Result<u8, Failure> {
     for disk in disks {
+        if let Some((pool, volume)) = crate::pool::volume(disk) {
+            crate::pool::remove(pool, volume)?;
+            if !quiet {
+                println!("{disk} removed");
+            }
+            continue;
+        }
         let path = find(disk)?;
         // Whoever can lock it for writing is its only user. What the format says does not matter for that.
         let options = ImageOptions { format: Some(Format::Raw), ..ImageOptions::new(Access::ReadWrite) };

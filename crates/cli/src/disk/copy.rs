@@ -34,7 +34,17 @@ pub(super) fn convert(args: &ConvertArgs, quiet: bool) -> Result<u8, Failure> {
             CompressionArg::Zstd => Compression::Zstd,
         };
     }
-    copy(&source, &target, format, &args.how, options, args.compress, args.json, quiet)
+    let look = Look { json: args.json, quiet, sync: args.sync };
+    copy(&source, &target, format, &args.how, options, args.compress, look)
+}
+
+/// What a copy is to tell, and when it is done.
+#[derive(Clone, Copy)]
+struct Look {
+    json: bool,
+    quiet: bool,
+    /// Only when it is on the medium.
+    sync: bool,
 }
 
 /// What is in the source, decrypted if it is encrypted.
@@ -98,10 +108,9 @@ pub(super) fn clone(disk: &str, new: &str, linked: bool, as_json: bool, quiet: b
             (i.cluster_size, i.extended_l2, i.compression);
     }
     let format = if format == Format::Raw { Format::Raw } else { Format::Qcow2 };
-    copy(&source, &target, format, &how, options, false, as_json, quiet)
+    copy(&source, &target, format, &how, options, false, Look { json: as_json, quiet, sync: false })
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one command line")]
 fn copy(
     source: &Opened,
     target: &Path,
@@ -109,14 +118,14 @@ fn copy(
     how: &How,
     options: CreateOptions,
     compress: bool,
-    as_json: bool,
-    quiet: bool,
+    look: Look,
 ) -> Result<u8, Failure> {
     let started = Instant::now();
     let reader = source.source();
-    let mut work = Work::new(quiet)?;
+    let mut work = Work::new(look.quiet)?;
     let new = NewFile::create(target).map_err(block_failure)?;
-    let storage = FileStorage::new(new.handle().map_err(block_failure)?);
+    // The file has no name before it is complete: nothing in it needs an order.
+    let storage = FileStorage::hasty(new.handle().map_err(block_failure)?);
     work.start("copying", Some(reader.size()), Unit::Bytes);
     let copied = match format {
         Format::Raw => to_raw(&*reader, &storage, how, target, &mut work)?,
@@ -130,17 +139,20 @@ fn copy(
         }
         other => return Err(create::cannot_make(other)),
     };
-    new.finish().map_err(block_failure)?;
+    let done = new.publish().map_err(block_failure)?;
+    if look.sync {
+        done.sync().map_err(block_failure)?;
+    }
     work.finish();
     let taken = std::fs::metadata(target).map_or(0, |m| std::os::unix::fs::MetadataExt::blocks(&m) * 512);
     let seconds = started.elapsed().as_secs_f64();
-    if as_json {
+    if look.json {
         let value = json!({
             "disk": target, "format": format.name(), "size": reader.size(), "data": copied.data, "zero": copied.zero,
             "allocated": taken, "seconds": seconds,
         });
         println!("{}", serde_json::to_string_pretty(&value)?);
-    } else if !quiet {
+    } else if !look.quiet {
         println!(
             "{}  {format}, {}, {} of data, {} taken, {seconds:.1} s",
             target.display(),

@@ -4,22 +4,22 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use visor_control::Places;
 
 use super::names;
 use super::work::human;
 use crate::args::{parse_size, parse_time};
-use crate::machine::{Target, find as find_machine};
+use crate::machine::{Target, exec, find as find_machine};
 use crate::report::Failure;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum LiveCommand {
-    /// Put a disk into a machine that runs: a virtio disk, which appears in the guest at once (vdb, vdc, ...).
+    /// Put a disk into a machine that runs, where it appears at once: vdb, or sdb where the machine's disks are called so.
     #[command(after_help = "Examples:
   visor disk attach web data
-  visor disk attach web ./work.qcow2,ro
+  visor disk attach web ./work.qcow2,ro --bus scsi
   visor disk attach web data,iops=500,bps=20M --name scratch")]
     Attach {
         /// The machine.
@@ -29,6 +29,9 @@ pub(crate) enum LiveCommand {
         /// Its name in the machine, which is also the serial number that the guest sees; the file's own if left out.
         #[arg(long)]
         name: Option<String>,
+        /// How it is connected; as the machine's other disks if left out.
+        #[arg(long, value_enum)]
+        bus: Option<PlugBus>,
         /// Print as JSON.
         #[arg(long)]
         json: bool,
@@ -68,7 +71,9 @@ pub(crate) enum LiveCommand {
         bps: Option<u64>,
     },
     /// Show the disks of a machine that runs, and what they have done.
-    #[command(after_help = "Examples:\n  visor disk stats web\n  visor disk stats web --json\n  watch visor disk stats web")]
+    #[command(
+        after_help = "Examples:\n  visor disk stats web\n  visor disk stats web --json\n  watch visor disk stats web"
+    )]
     Stats {
         /// The machine.
         machine: String,
@@ -78,6 +83,15 @@ pub(crate) enum LiveCommand {
     },
 }
 
+/// How disks that are added are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlugBus {
+    /// A virtio block device of its own: vdb, vdc, ...
+    Virtio,
+    /// On the SCSI adapter, which the machine gets if it has none: sda, sdb, ...
+    Scsi,
+}
+
 /// As sizes, but a bare number is bytes.
 fn parse_rate(text: &str) -> Result<u64, String> {
     text.parse().or_else(|_| parse_size(text))
@@ -85,16 +99,25 @@ fn parse_rate(text: &str) -> Result<u64, String> {
 
 pub(super) fn main(command: &LiveCommand, quiet: bool) -> Result<u8, Failure> {
     match command {
-        LiveCommand::Attach { machine, disk, name, json } => {
-            let answer = attach(&find_machine(machine)?, disk, name.as_deref())?;
+        LiveCommand::Attach { machine, disk, name, bus, json } => {
+            let answer = attach(&find_machine(machine)?, disk, name.as_deref(), *bus)?;
             if *json {
                 println!("{}", serde_json::to_string_pretty(&answer)?);
             } else if !quiet {
-                println!("{}: {} attached ({} at {})", machine, text(&answer, "name"), size(&answer), text(&answer, "at"));
+                println!(
+                    "{}: {} attached ({} at {})",
+                    machine,
+                    text(&answer, "name"),
+                    size(&answer),
+                    text(&answer, "at")
+                );
             }
         }
         LiveCommand::Detach { machine, disk, timeout, force } => {
             let target = find_machine(machine)?;
+            if !force {
+                refuse_mounted(&target, disk)?;
+            }
             let args = json!({ "disk": reference(disk), "timeout": timeout.as_secs_f64(), "force": force });
             let patience = timeout.saturating_add(Duration::from_secs(60));
             let answer = target.connect().and_then(|c| c.patient(patience).call::<Value>("disk.detach", &args));
@@ -120,8 +143,12 @@ pub(super) fn main(command: &LiveCommand, quiet: bool) -> Result<u8, Failure> {
 }
 
 /// Asks `target` to attach `disk`, which is written as on the command line of `visor run`.
-pub(super) fn attach(target: &Target, disk: &str, name: Option<&str>) -> Result<Value, Failure> {
-    target.call("disk.attach", &json!({ "disk": absolute(disk)?, "name": name }))
+pub(super) fn attach(target: &Target, disk: &str, name: Option<&str>, bus: Option<PlugBus>) -> Result<Value, Failure> {
+    let bus = bus.map(|b| match b {
+        PlugBus::Virtio => "virtio",
+        PlugBus::Scsi => "scsi",
+    });
+    target.call("disk.attach", &json!({ "disk": absolute(disk)?, "name": name, "bus": bus }))
 }
 
 /// The same wish with an absolute path instead of a name or a relative path: the machine may have another folder.
@@ -134,6 +161,41 @@ fn absolute(disk: &str) -> Result<String, Failure> {
     let path = std::path::absolute(&path).map_err(|e| super::work::host_failure("cannot find", &path, e))?;
     let path = path.to_str().ok_or_else(|| Failure::new("the path of the disk is no text"))?;
     Ok(format!("{path}{options}"))
+}
+
+/// Linux lets go of a disk whose file systems are mounted, and loses what it has not written: refused if there is an agent who can
+/// tell. Run with the PCI address and the SCSI target, if it has one; prints the mount points.
+const MOUNTS: &str = r#"
+for b in /sys/bus/pci/devices/0000:$1/virtio*/block/* /sys/bus/pci/devices/0000:$1/virtio*/host*/target*:*:${2:-none}/*/block/*; do
+    [ -e "$b/dev" ] || continue
+    while read -r dev dir rest; do
+        case $dev in "/dev/${b##*/}"*) echo "$dir" ;; esac
+    done < /proc/mounts
+done
+"#;
+
+fn refuse_mounted(target: &Target, disk: &str) -> Result<(), Failure> {
+    let list: Vec<Value> = target.call("disk.list", &json!({}))?;
+    let (file, stem) = (reference(disk), Path::new(disk).file_stem());
+    let same = |d: &&Value| {
+        let name = Path::new(text(d, "name"));
+        text(d, "name") == disk || text(d, "file") == file || name.file_stem().is_some() && name.file_stem() == stem
+    };
+    let Some(found) = list.iter().find(same) else { return Ok(()) };
+    let Some(at) = found["at"].as_str() else { return Ok(()) };
+    let place = found["target"].as_u64().map(|t| t.to_string()).unwrap_or_default();
+    let argv = ["sh", "-c", MOUNTS, "sh", at, &place].map(str::to_owned);
+    // Without an agent nobody can be asked.
+    let Ok(done) = exec::capture(target, &argv) else { return Ok(()) };
+    let mounts = String::from_utf8_lossy(&done.out);
+    let mounts: Vec<&str> = mounts.lines().collect();
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    let name = target.name();
+    Err(Failure::new(format!("`{disk}` is mounted in the guest at {}", mounts.join(", ")))
+        .hint(format!("visor exec {name} -- umount {}", mounts.join(" ")))
+        .hint("--force takes it out all the same; what the guest has not written yet is lost"))
 }
 
 /// How a machine knows a disk that the user calls so: by the file, if it is one of the store.

@@ -2,9 +2,10 @@
 //!
 //! - `args`: the commands as data; `names`: from a name to a file;
 //! - `create`, `inspect` (ls, info), `map`, `change` (check, compact, resize, rm), `copy` (convert, clone), `snapshot`, `serve`, `bench`;
-//! - `live`: disks of machines that run;
+//! - `live`, `add`: disks of machines that run;
 //! - `encrypt`: encrypted disks; `keys`: where their keys come from; `web`: files of web servers.
 
+mod add;
 mod args;
 mod bench;
 mod change;
@@ -27,9 +28,10 @@ use visor_machine::MachineError;
 pub(crate) use args::DiskCommand;
 pub(crate) use encrypt::outer;
 pub(crate) use keys::{is_encrypted, open as unlock};
-pub(crate) use names::{find, policy};
+pub(crate) use names::{directory, find, policy};
 pub(crate) use serve::connect;
 pub(crate) use web::{WebArgs, disk as web_disk, opener};
+pub(crate) use work::{Work, human};
 
 use crate::report::Failure;
 
@@ -49,6 +51,7 @@ pub(crate) fn main(command: &DiskCommand, quiet: bool) -> Result<u8, Failure> {
         DiskCommand::Snapshot { command } => snapshot::main(command, quiet),
         DiskCommand::Bench { size, directory, json } => bench::bench(*size, directory.as_deref(), *json, quiet),
         DiskCommand::Serve(args) => serve::serve(args, quiet),
+        DiskCommand::Add(args) => add::add(args, quiet),
         DiskCommand::Live(command) => live::main(command, quiet),
         DiskCommand::Rm { disks } => change::remove(disks, quiet),
     }

@@ -85,7 +85,7 @@ fn describe_translator(found: HostFeatures, bmi2: bool) -> (Verdict, String) {
 
 /// Memory, disk, name spaces, tap, and the tools that make images.
 pub(super) fn findings() -> Vec<Finding> {
-    vec![memory(), disk(), packages(), user_namespaces(), tap()]
+    vec![memory(), disk(), disk_io(), packages(), user_namespaces(), tap()]
 }
 
 fn memory() -> Finding {
@@ -118,6 +118,18 @@ fn disk() -> Finding {
         }
         Err(e) => Finding::new("Host", Verdict::Warn, "disk", format!("{}: {e}", there.display()))
             .fix("set XDG_CACHE_HOME to a folder you can write to"),
+    }
+}
+
+/// How requests of raw disks reach the host.
+fn disk_io() -> Finding {
+    match visor_disk::ring_available() {
+        Ok(()) => Finding::new("Host", Verdict::Ok, "disk requests", "io_uring works and is used for raw disks"),
+        Err(why) => {
+            let detail = format!("threads, since {why}: raw disks cost more CPU time");
+            Finding::new("Host", Verdict::Info, "disk requests", detail)
+                .fix("allow io_uring: sysctl kernel.io_uring_disabled=0, and the container's seccomp profile")
+        }
     }
 }
 

@@ -25,7 +25,10 @@ pub(super) fn console(name: &str, log: bool, quiet: bool) -> Result<u8, Failure>
     if log {
         let wish = json!({ "scrollback": EVERYTHING });
         let answer = target.connect().and_then(|mut c| c.call_with_payload::<Value>("console.log", &wish));
-        std::io::stdout().write_all(&answer.map_err(|e| target.failure(e))?.1)?;
+        let log = answer.map_err(|e| target.failure(e))?.1;
+        // As text: what a terminal would obey, or even answer, was meant for another one.
+        let lines = String::from_utf8_lossy(&log).split('\n').map(crate::run::printable).collect::<Vec<_>>();
+        print!("{}", lines.join("\n"));
         return Ok(0);
     }
     let wish = json!({ "scrollback": SCROLLBACK });

@@ -36,8 +36,14 @@ pub(crate) const SIZE: u8 = 6;
 /// The number of a signal.
 pub(crate) const SIGNAL: u8 = 7;
 
-/// Runs `argv` in the guest and gives its exit status.
-pub(super) fn exec(name: &str, argv: &[String], env: &[String], cwd: Option<&str>, quiet: bool) -> Result<u8, Failure> {
+/// Runs `argv` in the guest and gives its exit status; `banner` tells how to leave.
+pub(super) fn exec(
+    name: &str,
+    argv: &[String],
+    env: &[String],
+    cwd: Option<&str>,
+    banner: bool,
+) -> Result<u8, Failure> {
     let target = find(name)?;
     let tty = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let mut env = env.to_vec();
@@ -48,7 +54,7 @@ pub(super) fn exec(name: &str, argv: &[String], env: &[String], cwd: Option<&str
     let wish = json!({ "argv": argv, "env": env, "cwd": cwd.unwrap_or_default(), "tty": size });
     let connected = target.connect().and_then(|c| c.stream("exec.run", &wish));
     let (_, first, stream) = connected.map_err(|e| target.failure(e))?;
-    if tty && !quiet {
+    if tty && banner {
         eprintln!("visor: leave with ctrl-] or ctrl-a x");
     }
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
@@ -69,6 +75,54 @@ pub(super) fn exec(name: &str, argv: &[String], env: &[String], cwd: Option<&str
         Ok(Ended::Signal(s)) => Ok(128u8.saturating_add(s as u8)),
         Ok(Ended::Gone) => Err(Failure::new(format!("the machine `{name}` ended before the command"))),
         Err(e) => Err(e),
+    }
+}
+
+/// A command's end, with what it wrote.
+pub(crate) struct Captured {
+    /// Its exit status.
+    pub(crate) status: u8,
+    /// Its standard output.
+    pub(crate) out: Vec<u8>,
+    /// Its standard error.
+    pub(crate) err: Vec<u8>,
+}
+
+/// Most that is kept of each stream of a captured command.
+const MOST_CAPTURED: usize = 1 << 20;
+
+/// Runs `argv` in the guest without input and gives its end.
+///
+/// # Errors
+/// Where the guest cannot run it, or the machine ends first.
+pub(crate) fn capture(target: &super::Target, argv: &[String]) -> Result<Captured, Failure> {
+    let connected = target.connect().and_then(|c| c.stream("exec.run", &json!({ "argv": argv, "tty": null })));
+    let (_, first, stream) = connected.map_err(|e| target.failure(e))?;
+    write_frame(&mut &stream, STDIN_END, &[])?;
+    let mut from = std::io::Read::chain(std::io::Cursor::new(first), &stream);
+    let mut captured = Captured { status: 0, out: Vec::new(), err: Vec::new() };
+    let keep = |to: &mut Vec<u8>, bytes: &[u8]| {
+        let room = MOST_CAPTURED.saturating_sub(to.len()).min(bytes.len());
+        to.extend_from_slice(bytes.get(..room).unwrap_or_default());
+    };
+    loop {
+        match read_frame(&mut from) {
+            Ok(Some((STDOUT, bytes))) => keep(&mut captured.out, &bytes),
+            Ok(Some((STDERR, bytes))) => keep(&mut captured.err, &bytes),
+            Ok(Some((EXITED, status))) => {
+                captured.status = status.first().copied().unwrap_or(STATUS_FAILED);
+                return Ok(captured);
+            }
+            Ok(Some((FAILED, data))) => {
+                let (status, why) = data.split_first().unwrap_or((&STATUS_FAILED, &[]));
+                let why = String::from_utf8_lossy(why).into_owned();
+                return Err(Failure { status: *status, ..Failure::new(format!("{}: {why}", target.name())) });
+            }
+            Ok(Some((kind, _))) => return Err(Failure::new(format!("a frame of the unknown kind {kind}"))),
+            Ok(None) | Err(_) => {
+                return Err(Failure::new(format!("the machine `{}` ended before the command", target.name())));
+            }
+        }
     }
 }
 

@@ -100,7 +100,7 @@ fn launch(args: &mut RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failure> {
         return Err(claim_failure(ClaimError::Taken { name, record: found.record.map(Box::new) }));
     }
     crate::run::rehearse(args, verbose, quiet)?;
-    let mut child = spawn(&place, args)?;
+    let mut child = spawn(&place)?;
     let mut progress = Progress::new(&name, quiet);
     let begin = Instant::now();
     let trouble = loop {
@@ -126,19 +126,17 @@ fn launch(args: &mut RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failure> {
 }
 
 /// The same command line once more, as a process that nobody waits for.
-fn spawn(place: &Place, args: &RunArgs) -> Result<Child, Failure> {
+fn spawn(place: &Place) -> Result<Child, Failure> {
     let log = place.new_log().map_err(|e| {
         Failure::from(anyhow::Error::from(e)).context(format!("cannot write {}", place.log().display()))
     })?;
-    // A command has something to say; a console is kept by the machine, within bounds.
-    let out = if args.argv.is_empty() { Stdio::null() } else { log.try_clone()?.into() };
     let program = std::env::current_exe()?;
     Command::new(program)
         .args(std::env::args_os().skip(1))
         .env(BACKGROUND, place.name())
         .process_group(0)
         .stdin(Stdio::null())
-        .stdout(out)
+        .stdout(Stdio::null())
         .stderr(log)
         .spawn()
         .map_err(|e| Failure::from(anyhow::Error::from(e)).context("cannot start the machine's process"))

@@ -11,9 +11,13 @@ use crate::report::Failure;
 /// How long a machine may take to tell its state for the list.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// `visor ls`.
-pub(super) fn list(as_json: bool) -> Result<u8, Failure> {
+/// `visor ls`; with -q just the names, for scripts.
+pub(super) fn list(as_json: bool, names_only: bool) -> Result<u8, Failure> {
     let running = Places::of_user().map_err(place_failure)?.running();
+    if names_only && !as_json {
+        running.iter().for_each(|f| println!("{}", f.place.name()));
+        return Ok(0);
+    }
     // Asked at once, so that one that hangs does not hold up the others.
     let states: Vec<String> = std::thread::scope(|s| {
         let asked: Vec<_> = running.iter().map(|f| s.spawn(|| state(f))).collect();
@@ -75,6 +79,9 @@ pub(super) fn info(name: &str, as_json: bool) -> Result<u8, Failure> {
     }
     for forward in info["network"]["forwards"].as_array().into_iter().flatten() {
         line("port", text(forward));
+    }
+    for trouble in info["trouble"].as_array().into_iter().flatten() {
+        line("trouble", text(trouble));
     }
     for device in info["boot_devices"].as_array().into_iter().flatten() {
         line("boots from", text(device));

@@ -29,7 +29,7 @@ use crate::report::Failure;
 /// Runs a command for machines.
 pub(crate) fn main(command: &MachineCommand, quiet: bool) -> Result<u8, Failure> {
     match command {
-        MachineCommand::Ls { json } => list::list(*json),
+        MachineCommand::Ls { json } => list::list(*json, quiet),
         MachineCommand::Info { name, json } => list::info(name, *json),
         MachineCommand::Stop { names, timeout, force } => power::stop(names, *timeout, *force, quiet),
         MachineCommand::Kill { names } => power::kill(names),
@@ -37,8 +37,8 @@ pub(crate) fn main(command: &MachineCommand, quiet: bool) -> Result<u8, Failure>
         MachineCommand::Resume { names } => power::simple(names, "power.resume"),
         MachineCommand::Restart { names } => power::simple(names, "power.reset"),
         MachineCommand::Console { name, log } => console::console(name, *log, quiet),
-        MachineCommand::Exec { name, argv, env, cwd } => exec::exec(name, argv, env, cwd.as_deref(), quiet),
-        MachineCommand::Shell { name } => exec::exec(name, &["sh".into(), "-l".into()], &[], None, quiet),
+        MachineCommand::Exec { name, argv, env, cwd } => exec::exec(name, argv, env, cwd.as_deref(), false),
+        MachineCommand::Shell { name } => exec::exec(name, &["sh".into(), "-l".into()], &[], None, !quiet),
         MachineCommand::Screenshot { name, file } => screen::screenshot(name, file.as_deref()),
         MachineCommand::Screen { name, json } => screen::screen(name, *json),
         MachineCommand::Type(args) => screen::type_keys(args),

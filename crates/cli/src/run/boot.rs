@@ -56,8 +56,13 @@ pub(super) fn nothing_to_boot(tried: &[String]) -> Failure {
             .hint("the machine has no device to boot from")
             .hint("give it a disk (--disk FILE), or a kernel (--kernel FILE)");
     }
+    let failure = failure.hint(format!("tried: {}", tried.join(", ")));
+    if tried.iter().all(|t| t.starts_with("net ")) {
+        return failure
+            .hint("a network needs a boot file: --tftp DIRECTORY --bootfile FILE serve one")
+            .hint("--screen-text FILE shows what the boot loader said");
+    }
     failure
-        .hint(format!("tried: {}", tried.join(", ")))
         .hint("a disk needs a boot sector for a BIOS, or an EFI system partition for UEFI (--firmware uefi)")
         .hint("-v shows what the firmware does; --boot-menu lets you choose")
 }

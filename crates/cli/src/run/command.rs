@@ -36,6 +36,8 @@ pub(super) struct Look {
     pub(super) console: bool,
     /// Say what takes long.
     pub(super) worry: bool,
+    /// Nobody looks: what the command writes is kept for who attaches to the console.
+    pub(super) background: bool,
 }
 
 /// A command on its way.
@@ -176,6 +178,12 @@ impl<'a> Command<'a> {
     fn take(&mut self, event: HostEvent) {
         match event {
             HostEvent::Ready(_) if self.id.is_none() => self.start(),
+            HostEvent::Output { stream, bytes, .. } if self.look.background => {
+                self.live.hub().push(&bytes);
+                if let Some(id) = self.id {
+                    self.agent.session.consumed(id, stream, bytes.len());
+                }
+            }
             HostEvent::Output { stream: Stream::Stderr, bytes, .. } => self.err.push(&bytes),
             HostEvent::Output { bytes, .. } => self.out.push(&bytes),
             HostEvent::Exited { status, .. } => self.status = Some(End::Command(status.shell_code())),

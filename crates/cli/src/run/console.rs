@@ -109,6 +109,9 @@ impl<'a> Console<'a> {
         if self.raw.take().is_some() && matches!(end, End::Left | End::Signal(_) | End::TimedOut(_)) {
             eprintln!();
         }
+        if matches!(end, End::Asked) && is_terminal(std::io::stderr()) {
+            eprintln!("\nvisor: ended by visor stop");
+        }
         if self.live.lost() > 0 {
             eprintln!("visor: {} bytes of the console were lost because nobody read them", self.live.lost());
         }
@@ -148,7 +151,7 @@ impl<'a> Console<'a> {
     }
 
     fn wait(&self) -> Result<Happened, Failure> {
-        let curtain = self.curtain.as_ref().map(|_| self.live.started + PATIENCE);
+        let curtain = self.curtain.as_ref().filter(|_| !self.background).map(|_| self.live.started + PATIENCE);
         let agent = self.agent.as_ref().and_then(Agent::due);
         self.live.wait(&Want {
             input: Some(&self.input).filter(|i| i.is_open() && self.typed.is_empty()),
@@ -178,7 +181,7 @@ impl<'a> Console<'a> {
             }
             self.output.pump();
         }
-        if self.curtain.is_some() && self.live.started.elapsed() >= PATIENCE {
+        if self.curtain.is_some() && !self.background && self.live.started.elapsed() >= PATIENCE {
             let hidden = self.curtain.as_mut().map(Curtain::lift).unwrap_or_default();
             self.open_curtain("not ready yet; this is its console");
             self.output.push(&hidden);
@@ -248,6 +251,10 @@ impl<'a> Console<'a> {
         self.execs.pump(self.live.wishes(), agent);
         if let Err(lost) = agent.pump() {
             self.execs.lost(&lost.to_string());
+        }
+        // Later than could be waited for with the boot hidden.
+        if self.curtain.is_none() && agent.is_ready() {
+            self.live.timeline().ready();
         }
         if ready {
             self.tell_size();

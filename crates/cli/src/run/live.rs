@@ -131,6 +131,7 @@ impl Live {
     pub(super) fn start(spec: MachineSpec, args: &RunArgs, tell: impl Fn(&str)) -> Result<Self, Failure> {
         let system = boots_by_itself(args);
         let precious = system || args.disk.iter().any(|d| !d.ends_with(",ro"));
+        terminal::survive_file_limit()?;
         let config = spec.validate().map_err(failure)?;
         let engine =
             choose_with(wish(args.engine), &engine_options(&args.tuning, args.stats.is_some())).map_err(|e| {
@@ -361,7 +362,8 @@ impl Live {
         self.take_serial(1 << 20);
         self.hub.close();
         let cpus = self.machine.stats();
-        let report = stats::Report::new(self.engine.engine.caps().name, &self.engine.reason, &cpus, elapsed);
+        let report = stats::Report::new(self.engine.engine.caps().name, &self.engine.reason, &cpus, elapsed)
+            .disks(self.machine.disks().list());
         match format {
             StatsFormat::Table => report.table(),
             StatsFormat::Json => report.json(),

@@ -44,6 +44,7 @@ pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
 pub(crate) use self::spec::split_disk;
 use self::tail::Tail;
+pub(crate) use self::tail::printable;
 use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;
 
@@ -105,7 +106,7 @@ fn work(live: &Live, job: Job, args: &RunArgs, verbose: u8, quiet: bool) -> Resu
             Console::open(live, look)?.run()
         }
         Job::Command(argv) => {
-            let look = command::Look { announce, console: verbose > 0, worry: !quiet };
+            let look = command::Look { announce, console: verbose > 0, worry: !quiet, background };
             Command::new(live, argv, look)?.run()
         }
     }

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use visor_disk::{Access, Format, ImageOptions, Limits, NbdAddress, Throttle, TlsFiles, is_remote};
+use visor_disk::{
+    Access, FaultPlan, FaultyDisk, Format, ImageOptions, Limits, NbdAddress, Throttle, TlsFiles, is_remote,
+};
 use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Cd, CdBus, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
@@ -153,6 +155,12 @@ pub(super) fn open_disk(text: &str) -> Result<Disk, Failure> {
     let mut disk = if NbdAddress::is_one(wish.name) {
         let backend = crate::disk::connect(wish.name, wish.access == Access::ReadOnly, &wish.tls)?;
         Disk { backend, serial: "nbd".into(), file: None, bus: visor_machine::DiskBus::default() }
+    } else if let Some((pool, volume)) = crate::pool::volume(wish.name) {
+        let mut backend = crate::pool::open(pool, volume, wish.access == Access::ReadOnly)?;
+        if wish.encrypted || wish.key_file.is_some() {
+            backend = crate::disk::unlock(backend, Path::new(wish.name), wish.key_file)?;
+        }
+        Disk { backend, serial: volume.to_owned(), file: None, bus: visor_machine::DiskBus::default() }
     } else if is_remote(wish.name) {
         if wish.access != Access::ReadOnly {
             return Err(Failure::new(format!("{} can only be read", wish.name))
@@ -180,6 +188,9 @@ pub(super) fn open_disk(text: &str) -> Result<Disk, Failure> {
         }
         disk
     };
+    if let Some(plan) = wish.faults {
+        disk.backend = Arc::new(FaultyDisk::new(disk.backend, plan));
+    }
     // Without limits too: they can be set while the machine runs.
     disk.backend = Arc::new(Throttle::new(disk.backend, wish.limits).map_err(crate::disk::failure)?);
     Ok(disk)
@@ -198,6 +209,7 @@ struct DiskWish<'a> {
     access: Access,
     format: Option<Format>,
     limits: Limits,
+    faults: Option<FaultPlan>,
     /// A volume of LUKS, which is opened with this key, that of the keyring, or a person's.
     encrypted: bool,
     key_file: Option<&'a Path>,
@@ -209,13 +221,14 @@ struct DiskWish<'a> {
 }
 
 /// `FILE` with `,ro`, `,format=NAME`, `,iops=N`, `,bps=SIZE`, `,key-file=FILE`, `,tls-ca=FILE`,
-/// `,tls-cert=FILE`, `,tls-key=FILE`, `,tls-name=NAME` behind it.
+/// `,tls-cert=FILE`, `,tls-key=FILE`, `,tls-name=NAME`, `,fault=PLAN` behind it.
 fn disk(text: &str) -> Result<DiskWish<'_>, Failure> {
     let mut wish = DiskWish {
         name: text,
         access: Access::ReadWrite,
         format: None,
         limits: Limits::default(),
+        faults: None,
         encrypted: false,
         key_file: None,
         tls: TlsFiles::default(),
@@ -243,6 +256,7 @@ fn disk(text: &str) -> Result<DiskWish<'_>, Failure> {
                 wish.limits.iops = n.parse().map_err(|_| bad(format!("`{n}` is no number of requests per second")))?;
             }
             Some(("bps", n)) => wish.limits.bps = parse_size(n).map_err(|e| bad(format!("bytes per second: {e}")))?,
+            Some(("fault", plan)) => wish.faults = Some(FaultPlan::parse(plan).map_err(bad)?),
             // A comma of the name.
             _ => break,
         }
@@ -262,6 +276,7 @@ mod tests {
             access,
             format,
             limits: Limits::default(),
+            faults: None,
             encrypted: false,
             key_file: None,
             tls: TlsFiles::default(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use visor_engine::{Timed, VcpuStats};
+use visor_machine::DiskInfo;
 
 /// What is printed. The JSON is this, field by field.
 #[derive(Debug, Serialize)]
@@ -17,13 +18,50 @@ pub(super) struct Report<'a> {
     /// Million guest instructions a second of wall time, all CPUs together.
     mips: f64,
     cpus: &'a [VcpuStats],
+    disks: Vec<DiskRow>,
+}
+
+/// What a disk did.
+#[derive(Debug, Serialize)]
+struct DiskRow {
+    name: String,
+    means: String,
+    reads: u64,
+    read_bytes: u64,
+    writes: u64,
+    written_bytes: u64,
+    flushes: u64,
+    /// Requests that waited for room on the host.
+    waited: u64,
+}
+
+impl From<DiskInfo> for DiskRow {
+    fn from(d: DiskInfo) -> Self {
+        let s = d.stats;
+        DiskRow {
+            name: d.name,
+            means: d.means,
+            reads: s.reads,
+            read_bytes: s.read_bytes,
+            writes: s.writes,
+            written_bytes: s.written_bytes,
+            flushes: s.flushes,
+            waited: s.waited,
+        }
+    }
 }
 
 impl<'a> Report<'a> {
+    /// The same with disks.
+    pub(super) fn disks(mut self, disks: Vec<DiskInfo>) -> Self {
+        self.disks = disks.into_iter().map(DiskRow::from).collect();
+        self
+    }
+
     pub(super) fn new(engine: &'a str, reason: &'a str, cpus: &'a [VcpuStats], elapsed: Duration) -> Self {
         let seconds = elapsed.as_secs_f64();
         let instructions: u64 = cpus.iter().map(|c| c.instructions).sum();
-        Report { engine, reason, seconds, mips: instructions as f64 / seconds.max(1e-9) / 1e6, cpus }
+        Report { engine, reason, seconds, mips: instructions as f64 / seconds.max(1e-9) / 1e6, cpus, disks: Vec::new() }
     }
 
     /// One line.
@@ -48,6 +86,18 @@ impl<'a> Report<'a> {
         t.tlb();
         t.translator();
         t.times();
+        for d in &self.disks {
+            let (read, written) = (d.read_bytes >> 10, d.written_bytes >> 10);
+            let _ = writeln!(
+                t.out,
+                "{:<24}{} reads ({read} KiB), {} writes ({written} KiB), {} flushes, by {}",
+                format!("disk {}", d.name),
+                d.reads,
+                d.writes,
+                d.flushes,
+                d.means
+            );
+        }
         t.out
     }
 }

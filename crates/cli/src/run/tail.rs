@@ -28,7 +28,7 @@ impl Tail {
 }
 
 /// `line` without what a terminal would obey: ECMA-48 control sequences and control characters.
-fn printable(line: &str) -> String {
+pub(crate) fn printable(line: &str) -> String {
     let mut out = String::new();
     let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {

@@ -6,4 +6,4 @@ mod signals;
 
 pub(crate) use escape::{Escape, Keys};
 pub(crate) use raw::{RawTerminal, size};
-pub(crate) use signals::{catch_signals, take_signals};
+pub(crate) use signals::{catch_signals, survive_file_limit, take_signals};

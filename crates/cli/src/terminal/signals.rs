@@ -32,6 +32,18 @@ pub(crate) fn catch_signals(wake: OwnedFd) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Has a write beyond the limit on the size of files (`ulimit -f`) fail like one on a full file system, instead of ending the
+/// process.
+///
+/// # Errors
+/// Where the system refuses.
+pub(crate) fn survive_file_limit() -> anyhow::Result<()> {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed.
+    unsafe { sigaction(Signal::SIGXFSZ, &ignore) }?;
+    Ok(())
+}
+
 /// The signals that have come since the last call.
 pub(crate) fn take_signals() -> Vec<Signal> {
     let pending = PENDING.swap(0, Ordering::SeqCst);

@@ -1,9 +1,12 @@
 //! The requests of a raw image, carried out one at a time on the calling thread.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::RawOptions;
@@ -15,9 +18,12 @@ use visor_block::{BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockReque
 /// Bytes moved at a time between file and guest.
 const CHUNK: usize = 256 << 10;
 
+/// Longest read that is tried at once.
+const NOW: usize = 16 << 10;
+
 /// The file behind a disk.
 pub(super) struct RawFile {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     /// Bytes it had when it was opened, or was given since.
     bytes: AtomicU64,
@@ -28,12 +34,40 @@ pub(super) struct RawFile {
 
 impl RawFile {
     pub(super) fn new(file: File, path: PathBuf, bytes: u64, geometry: BlockGeometry, options: &RawOptions) -> Self {
-        let bytes = AtomicU64::new(bytes);
+        let (file, bytes) = (Arc::new(file), AtomicU64::new(bytes));
         RawFile { file, path, bytes, geometry, discard: options.discard, guard: options.guard }
     }
 
     pub(super) fn geometry(&self) -> BlockGeometry {
         BlockGeometry { sectors: self.bytes.load(Ordering::Acquire).div_ceil(SECTOR), ..self.geometry }
+    }
+
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Bytes of the disk; those behind the end of the file are zeroes up to the end of a sector.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The file lost its end while it was open.
+    pub(super) fn too_short(&self) -> BlockError {
+        let what = format!("{} is shorter than when it was opened", self.path.display());
+        BlockError::new(BlockErrorKind::Io, what)
+    }
+
+    /// Refuses `data` at the file's start that would make it look like another format, if the format was guessed.
+    pub(super) fn check_start(&self, at: u64, data: &[u8]) -> Result<(), BlockError> {
+        if !self.guard || at != 0 || Format::of_bytes(data) == Format::Raw {
+            return Ok(());
+        }
+        let what = format!(
+            "{} was taken as raw by its contents; what the guest writes would make it look like {}",
+            self.path.display(),
+            Format::of_bytes(data)
+        );
+        Err(BlockError::new(BlockErrorKind::Unsupported, what))
     }
 
     /// Makes the file longer; one whose space was all taken stays so.
@@ -44,14 +78,15 @@ impl RawFile {
             let what = format!("{} has {now} sectors and cannot get {sectors} while it is in use", self.path.display());
             return Err(BlockError::new(BlockErrorKind::OutOfRange, what));
         };
-        let meta = self.file.metadata().map_err(|e| self.error("resize", bytes, e))?;
+        let meta = self.file.metadata().map_err(|e| self.host_error("resize", bytes, e))?;
         if !meta.is_file() {
             let what = format!("{} is a device, whose size is the host's business", self.path.display());
             return Err(BlockError::new(BlockErrorKind::Unsupported, what));
         }
         let full = meta.blocks() * 512 >= old;
         let grown = match full && bytes > old {
-            true => fallocate(&self.file, FallocateFlags::empty(), old as i64, (bytes - old) as i64).map_err(io::Error::from),
+            true => fallocate(&*self.file, FallocateFlags::empty(), old as i64, (bytes - old) as i64)
+                .map_err(io::Error::from),
             false => self.file.set_len(bytes),
         };
         match grown {
@@ -59,7 +94,7 @@ impl RawFile {
             other => other,
         }
         .and_then(|()| self.file.sync_all())
-        .map_err(|e| self.error("resize", bytes, e))?;
+        .map_err(|e| self.host_error("resize", bytes, e))?;
         self.bytes.store(bytes, Ordering::Release);
         Ok(())
     }
@@ -70,11 +105,36 @@ impl RawFile {
             BlockOp::Read => self.read(&mut request, at),
             BlockOp::Write => self.write(&request, at),
             BlockOp::Flush if self.geometry.read_only => Ok(()),
-            BlockOp::Flush => self.file.sync_data().map_err(|e| self.error("flush", at, e)),
+            BlockOp::Flush => self.file.sync_data().map_err(|e| self.host_error("flush", at, e)),
             BlockOp::Discard => self.release(at, request.len),
             BlockOp::WriteZeroes { may_unmap } => self.zero(at, request.len, may_unmap),
         });
         request.complete(result);
+    }
+
+    /// Carries out a read of what the host has in its cache, on the calling thread, which it never keeps waiting: for a guest that waits
+    /// for each read, two changes of threads cost more than the read. What cannot be done so comes back.
+    pub(super) fn read_now(&self, mut request: BlockRequest) -> Option<BlockRequest> {
+        let len = request.buffer.len();
+        if request.op != BlockOp::Read || len == 0 || len > NOW {
+            return Some(request);
+        }
+        let Ok(at) = crate::request::check(&request, &self.geometry()) else { return Some(request) };
+        let mut data = [0; NOW];
+        let data = &mut data[..len];
+        let slices = &mut [io::IoSliceMut::new(data)];
+        match rustix::io::preadv2(&*self.file, slices, at, rustix::io::ReadWriteFlags::NOWAIT) {
+            Ok(n) if n == len => {
+                let result = request.buffer.put(0, data);
+                // As on a thread of the disk's own: the submitter has nothing to do with a completion that panics.
+                if catch_unwind(AssertUnwindSafe(|| request.complete(result))).is_err() {
+                    tracing::error!("the completion of a block request panicked");
+                }
+                None
+            }
+            // Not all of it is in the cache, or the file system does not say.
+            _ => Some(request),
+        }
     }
 
     fn read(&self, request: &mut BlockRequest, at: u64) -> Result<(), BlockError> {
@@ -83,11 +143,10 @@ impl RawFile {
         while done < request.buffer.len() {
             let n = chunk.len().min(request.buffer.len() - done);
             let from = at + done as u64;
-            let got = self.read_some(&mut chunk[..n], from).map_err(|e| self.error("read", from, e))?;
+            let got = self.read_some(&mut chunk[..n], from).map_err(|e| self.host_error("read", from, e))?;
             // Only the rest of the last sector lies behind the end.
-            if got < n && from + (got as u64) < self.bytes.load(Ordering::Relaxed) {
-                let what = format!("{} is shorter than when it was opened", self.path.display());
-                return Err(BlockError::new(BlockErrorKind::Io, what));
+            if got < n && from + (got as u64) < self.bytes() {
+                return Err(self.too_short());
             }
             chunk[got..n].fill(0);
             request.buffer.put(done, &chunk[..n])?;
@@ -116,16 +175,9 @@ impl RawFile {
         while done < request.buffer.len() {
             let n = chunk.len().min(request.buffer.len() - done);
             request.buffer.get(done, &mut chunk[..n])?;
-            if self.guard && at == 0 && done == 0 && Format::of_bytes(&chunk[..n]) != Format::Raw {
-                let what = format!(
-                    "{} was taken as raw by its contents; what the guest writes would make it look like {}",
-                    self.path.display(),
-                    Format::of_bytes(&chunk[..n])
-                );
-                return Err(BlockError::new(BlockErrorKind::Unsupported, what));
-            }
+            self.check_start(at + done as u64, &chunk[..n])?;
             let to = at + done as u64;
-            self.file.write_all_at(&chunk[..n], to).map_err(|e| self.error("write", to, e))?;
+            self.file.write_all_at(&chunk[..n], to).map_err(|e| self.host_error("write", to, e))?;
             done += n;
         }
         Ok(())
@@ -137,7 +189,7 @@ impl RawFile {
             return Ok(());
         }
         match self.punch(at, len) {
-            Err(e) if !unsupported(&e) => Err(self.error("discard", at, e)),
+            Err(e) if !unsupported(&e) => Err(self.host_error("discard", at, e)),
             _ => Ok(()),
         }
     }
@@ -147,7 +199,7 @@ impl RawFile {
         match quick {
             Ok(()) => Ok(()),
             Err(e) if unsupported(&e) => self.write_zeroes(at, len),
-            Err(e) => Err(self.error("write zeroes", at, e)),
+            Err(e) => Err(self.host_error("write zeroes", at, e)),
         }
     }
 
@@ -165,7 +217,7 @@ impl RawFile {
         }
         // The range lies inside a file, whose offsets are positive.
         let (at, len) = (at as i64, len as i64);
-        Ok(fallocate(&self.file, mode | FallocateFlags::FALLOC_FL_KEEP_SIZE, at, len)?)
+        Ok(fallocate(&*self.file, mode | FallocateFlags::FALLOC_FL_KEEP_SIZE, at, len)?)
     }
 
     fn write_zeroes(&self, at: u64, len: u64) -> Result<(), BlockError> {
@@ -174,13 +226,18 @@ impl RawFile {
         while done < len {
             let n = (len - done).min(CHUNK as u64);
             let to = at + done;
-            self.file.write_all_at(&zeroes[..n as usize], to).map_err(|e| self.error("write zeroes", to, e))?;
+            self.file.write_all_at(&zeroes[..n as usize], to).map_err(|e| self.host_error("write zeroes", to, e))?;
             done += n;
         }
         Ok(())
     }
 
-    fn error(&self, doing: &str, at: u64, e: io::Error) -> BlockError {
+    /// An error of the host as one of a request.
+    pub(super) fn error(&self, op: impl fmt::Debug, at: u64, e: io::Error) -> BlockError {
+        self.host_error(&format!("{op:?}").to_lowercase(), at, e)
+    }
+
+    fn host_error(&self, doing: &str, at: u64, e: io::Error) -> BlockError {
         let what = format!("{doing} at byte {at} of {}", self.path.display());
         BlockError { kind: classify(&e), what, source: Some(e) }
     }

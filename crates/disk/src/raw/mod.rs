@@ -3,6 +3,7 @@
 //! A file whose size is no multiple of 512 shows a last sector that is filled up with zeroes; writing that sector grows the file.
 
 mod io;
+mod ring;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
@@ -19,6 +20,7 @@ use crate::lock::lock;
 use crate::newfile::NewFile;
 use crate::pool::Pool;
 use io::RawFile;
+use ring::RingServer;
 
 /// Most worker threads of a disk.
 const MAX_THREADS: usize = 4;
@@ -41,6 +43,18 @@ pub enum Alloc {
     Dynamic,
 }
 
+/// How requests reach the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Io {
+    /// io_uring where the host allows it and the format can use it, threads elsewhere.
+    #[default]
+    Auto,
+    /// Threads that read and write.
+    Threads,
+    /// io_uring or nothing.
+    Ring,
+}
+
 /// Details of opening.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawOptions {
@@ -52,19 +66,26 @@ pub struct RawOptions {
     pub discard: bool,
     /// Refuse writes that make the first sector look like another format; to be on where the format was guessed.
     pub guard: bool,
+    /// How requests reach the host.
+    pub io: Io,
 }
 
 impl Default for RawOptions {
     fn default() -> Self {
-        RawOptions { threads: 2, lock: true, discard: true, guard: false }
+        RawOptions { threads: 2, lock: true, discard: true, guard: false, io: Io::Auto }
     }
 }
 
 /// An open raw image.
 pub struct RawDisk {
     file: Arc<RawFile>,
-    pool: Pool,
-    threads: usize,
+    server: Server,
+}
+
+/// Who carries requests out.
+enum Server {
+    Threads(Pool, usize),
+    Ring(RingServer),
 }
 
 impl RawDisk {
@@ -105,11 +126,8 @@ impl RawDisk {
         let read_only = access == Access::ReadOnly;
         let geometry = BlockGeometry { sectors: bytes.div_ceil(SECTOR), physical_block, read_only };
         let raw = Arc::new(RawFile::new(file, path.to_owned(), bytes, geometry, options));
-        let threads = options.threads.clamp(1, MAX_THREADS);
-        let worker = raw.clone();
-        let pool =
-            Pool::new(threads, "disk", move |r| worker.serve(r)).map_err(|e| host_error("no threads for", path, e))?;
-        Ok(RawDisk { file: raw, pool, threads })
+        let server = Server::new(&raw, options).map_err(|e| host_error("no threads for", path, e))?;
+        Ok(RawDisk { file: raw, server })
     }
 
     /// Makes a new image of `size` bytes, which reads as zeroes. An existing file is never touched.
@@ -144,21 +162,46 @@ pub(crate) fn open_file(path: &Path, access: Access) -> Result<File, BlockError>
     OpenOptions::new().read(true).write(access == Access::ReadWrite).open(path).map_err(fail)
 }
 
+impl Server {
+    fn new(file: &Arc<RawFile>, options: &RawOptions) -> std::io::Result<Self> {
+        if options.io == Io::Ring || options.io == Io::Auto && visor_uring::probe().is_ok() {
+            match RingServer::new(file.clone()) {
+                Ok(ring) => return Ok(Server::Ring(ring)),
+                Err(e) if options.io == Io::Ring => return Err(e),
+                // Such as memory that may not be locked any more.
+                Err(error) => tracing::info!(%error, "threads instead of io_uring"),
+            }
+        }
+        let (threads, worker) = (options.threads.clamp(1, MAX_THREADS), file.clone());
+        Ok(Server::Threads(Pool::new(threads, "disk", move |r| worker.serve(r))?, threads))
+    }
+}
+
 impl BlockBackend for RawDisk {
     fn geometry(&self) -> BlockGeometry {
         self.file.geometry()
     }
 
     fn submit(&self, request: BlockRequest) {
-        self.pool.submit(request);
+        let Some(request) = self.file.read_now(request) else { return };
+        match &self.server {
+            Server::Threads(pool, _) => pool.submit(request),
+            Server::Ring(ring) => ring.submit(request),
+        }
     }
 
     fn drain(&self) {
-        self.pool.drain();
+        match &self.server {
+            Server::Threads(pool, _) => pool.drain(),
+            Server::Ring(ring) => ring.drain(),
+        }
     }
 
     fn means(&self) -> String {
-        format!("{} threads", self.threads)
+        match &self.server {
+            Server::Threads(_, n) => format!("{n} threads"),
+            Server::Ring(_) => "io_uring".into(),
+        }
     }
 
     fn as_resize(&self) -> Option<&dyn DiskResize> {

@@ -11,8 +11,12 @@ use crate::changed;
 use crate::cpu::{Cpu, attention};
 use crate::mmu::access::{peek, poke};
 use crate::mmu::space::Fill;
+use crate::mmu::walk::Translation;
 use crate::mmu::{Access, Privilege, Word};
 use crate::op::{Guest, Op};
+
+/// Pages behind the one asked for that are cached with it.
+const AHEAD: u64 = 3;
 
 /// Where a translated page lies.
 pub(crate) enum Place {
@@ -45,7 +49,25 @@ impl Cpu {
         }
         let fill = Fill { lin, host: page.host, global: t.global, large: t.large };
         self.mmu.fill(access == Access::Store, who, &fill);
+        self.foresee(lin, &t, access, who);
         Ok(Place::Ram(page))
+    }
+
+    /// Caches the pages behind that of `lin` as well where that is cheap: memory is mostly walked through upwards.
+    fn foresee(&mut self, lin: u64, t: &Translation, access: Access, who: Privilege) {
+        for n in 1..=AHEAD {
+            let Some(next) = self.following(t, n, access) else { return };
+            let at = (lin & !(PAGE - 1)).wrapping_add(n * PAGE);
+            if next.gpa.0 == self.mmu.apic_page || (at ^ lin) >> 21 != 0 {
+                return;
+            }
+            let Some(page) = self.ram.page(next.gpa) else { return };
+            if access == Access::Store && !page.writable {
+                return;
+            }
+            let fill = Fill { lin: at, host: page.host, global: t.global, large: t.large };
+            self.mmu.fill(access == Access::Store, who, &fill);
+        }
     }
 
     /// Finds the page of code at `lin` (CS base added), with the rights of an instruction fetch at the current CPL.

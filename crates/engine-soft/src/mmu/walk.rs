@@ -26,7 +26,7 @@ pub(crate) enum Access {
 }
 
 /// The result of a walk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Translation {
     /// Where the byte is.
     pub(crate) gpa: Gpa,
@@ -36,7 +36,12 @@ pub(crate) struct Translation {
     pub(crate) large: bool,
     /// The last entry of the walk, 0 without one.
     pub(crate) leaf: u64,
+    /// Where that entry is, if it has 64 bits.
+    table: Option<(RamPage, u64)>,
 }
+
+/// What of an entry decides about rights and the kind of page: all but the address, the accessed and dirty bits, and what is ignored.
+const RIGHTS: u64 = PRESENT | WRITE | USER | LARGE | GLOBAL | NX | 0xf << 59;
 
 /// A paging-structure entry on the way to the page.
 #[derive(Clone, Copy)]
@@ -106,7 +111,9 @@ impl Cpu {
     fn walk(&self, lin: u64, access: Access, who: Privilege) -> Result<Translation, Miss> {
         let mut walk = Walk { entries: [None; 4], count: 0, rights: WRITE | USER };
         match self.mmu.paging {
-            Paging::Off => Ok(Translation { gpa: Gpa(lin & 0xffff_ffff), global: false, large: false, leaf: 0 }),
+            Paging::Off => {
+                Ok(Translation { gpa: Gpa(lin & 0xffff_ffff), global: false, large: false, leaf: 0, table: None })
+            }
             Paging::Long => self.walk_wide(&mut walk, self.cr3 & ADDRESS, 4, lin, access, who),
             Paging::Pae => {
                 let pdpte = self.mmu.pdpte[(lin >> 30) as usize & 3];
@@ -195,7 +202,30 @@ impl Cpu {
             }
         }
         let global = raw & GLOBAL != 0 && self.cr4 & Cr4::PGE.bits() != 0;
-        Ok(Translation { gpa: Gpa(gpa), global, large, leaf: raw })
+        let table = walk.entries[leaf].and_then(|e| e.page.filter(|_| e.wide).map(|page| (page, e.offset)));
+        Ok(Translation { gpa: Gpa(gpa), global, large, leaf: raw, table })
+    }
+
+    /// The translation of the page `n` pages behind that of `t`, if it needs no walk: it is part of the same large page, or its entry
+    /// follows in the same table, gives the same rights, and has the accessed bit, and for stores the dirty bit (a processor
+    /// may cache such a translation at any time; SDM 3A §4.10.2.3).
+    pub(crate) fn following(&self, t: &Translation, n: u64, access: Access) -> Option<Translation> {
+        let next = |gpa: u64, leaf: u64| Some(Translation { gpa: Gpa(gpa), leaf, ..*t });
+        let page = t.gpa.0 & !(PAGE - 1);
+        if t.large {
+            let gpa = page + n * PAGE;
+            return if (gpa ^ page) >> 21 == 0 { next(gpa, t.leaf) } else { None };
+        }
+        let (table, offset) = t.table?;
+        let offset = offset + 8 * n;
+        if offset >= PAGE {
+            return None;
+        }
+        // SAFETY: aligned and within a page of guest RAM; read atomically, since other processors may change it.
+        let raw = unsafe { (*table.host.add(offset as usize).cast::<AtomicU64>()).load(Ordering::Acquire) };
+        let wanted = if access == Access::Store { ACCESSED | DIRTY } else { ACCESSED };
+        let same = (raw ^ t.leaf) & (RIGHTS | RESERVED_ADDRESS) == 0;
+        if same && raw & wanted == wanted { next(raw & ADDRESS, raw) } else { None }
     }
 
     /// SDM 3A §4.6.1.

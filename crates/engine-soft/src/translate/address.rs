@@ -115,7 +115,8 @@ impl Build<'_> {
             Which::Stack(register, offset) => {
                 if let Place::Host(h) = regs::place(register) {
                     self.loses(Host::R14);
-                    self.asm.lea(true, Host::R14, Sum { base: Some(h), index: None, disp: offset + by });
+                    let wide = self.context.is_64();
+                    self.asm.lea(wide, Host::R14, Sum { base: Some(h), index: None, disp: offset + by });
                 }
             }
         }
@@ -154,11 +155,12 @@ impl Build<'_> {
         self.effective_address(ins, by);
         if let Some(seg) = segment(ins) {
             self.asm.load(Host::RCX, Rm::State(frame::segment_base(seg)));
-            self.asm.lea(true, Host::R14, Sum { base: Some(Host::R14), index: Some((Host::RCX, 0)), disp: 0 });
+            let wide = self.context.is_64();
+            self.asm.lea(wide, Host::R14, Sum { base: Some(Host::R14), index: Some((Host::RCX, 0)), disp: 0 });
         }
     }
 
-    /// R14 becomes the effective address of the memory operand of `ins`, plus `by`, which is 0 for addresses of 32 bits.
+    /// R14 becomes the effective address of the memory operand of `ins`, plus `by`, which is 0 for addresses of 32 bits in 64-bit code.
     pub(super) fn effective_address(&mut self, ins: &Instruction, by: i32) {
         self.loses(Host::R14);
         if ins.is_ip_rel_memory_operand() {
@@ -174,14 +176,21 @@ impl Build<'_> {
         let scale = ins.memory_index_scale().trailing_zeros() as u8;
         let wide = !is_32(ins.memory_base()) && !is_32(ins.memory_index());
         let own = ins.memory_displacement64() as i32;
-        let (disp, rest) = own.checked_add(by).map_or((own, by), |sum| (sum, 0));
+        let (disp, rest) = match own.checked_add(by) {
+            Some(sum) => (sum, 0),
+            None if wide => (own, by),
+            None => (own.wrapping_add(by), 0),
+        };
         match (base, index) {
             (Some(b), None) if disp == 0 && wide => {
                 if b != Host::R14 {
                     self.asm.mov(Host::R14, b);
                 }
             }
-            (None, None) => self.asm.constant(Host::R14, ins.memory_displacement64().wrapping_add(by as u64)),
+            (None, None) => {
+                let at = ins.memory_displacement64().wrapping_add(by as u64);
+                self.asm.constant(Host::R14, if self.context.is_64() { at } else { at & 0xffff_ffff });
+            }
             _ => self.asm.lea(wide, Host::R14, Sum { base, index: index.map(|i| (i, scale)), disp }),
         }
         if base.is_some() || index.is_some() {

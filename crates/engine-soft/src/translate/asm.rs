@@ -131,6 +131,12 @@ impl Asm {
         self.raw(&value.to_le_bytes());
     }
 
+    /// Stores 32 bits of a constant.
+    pub(super) fn store32_imm(&mut self, to: Rm, value: i32) {
+        self.op(false, &[0xc7], 0, to);
+        self.raw(&value.to_le_bytes());
+    }
+
     pub(super) fn store8_imm(&mut self, to: Rm, value: u8) {
         self.op(false, &[0xc6], 0, to);
         self.bytes.push(value);

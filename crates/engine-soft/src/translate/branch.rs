@@ -94,11 +94,11 @@ impl Build<'_> {
     /// LOOP and JRCXZ.
     pub(super) fn counted(&mut self, insn: &Insn) {
         let Place::Host(count) = regs::place(regs::RCX) else { return };
-        let loops = insn.ins.code() == Code::Loop_rel8_64_RCX;
+        let loops = matches!(insn.ins.code(), Code::Loop_rel8_64_RCX | Code::Loop_rel8_32_ECX);
         if loops {
-            self.asm.lea(true, count, Sum { base: Some(count), index: None, disp: -1 });
+            self.asm.lea(self.context.is_64(), count, Sum { base: Some(count), index: None, disp: -1 });
         }
-        self.asm.mov(Host::RCX, count);
+        self.load_word(Host::RCX, Rm::Reg(count));
         let zero = self.asm.jrcxz();
         let not_zero = self.asm.jmp();
         self.asm.land(zero);
@@ -143,7 +143,7 @@ impl Build<'_> {
             }
             Kind::Return => {
                 let more = if insn.ins.op_count() == 1 { i32::from(insn.ins.immediate16()) } else { 0 };
-                self.move_stack(8 + more);
+                self.move_stack(self.word() + more);
                 self.asm.raw(&[0xff, 0xe1]); // jmp rcx
             }
             _ => self.asm.raw(&[0xff, 0xe1]),
@@ -153,20 +153,23 @@ impl Build<'_> {
 
     /// R14 becomes the target of an indirect branch.
     fn target(&mut self, insn: &Insn) -> Vec<Hole> {
-        let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: true };
+        let check = Check { access: Access::Load, size: self.word() as u32, align: 1, keep_flags: true };
         if insn.kind == Kind::Return {
             let spot = self.reach(insn, Which::Stack(regs::RSP, 0), check);
-            self.asm.load(Host::R14, spot.rm());
+            self.load_word(Host::R14, spot.rm());
             self.loses(Host::R14);
             return spot.misses();
         }
         if insn.ins.op0_kind() == OpKind::Register {
             self.fetch(Host::R14, insn.ins.op0_register().number());
+            if !self.context.is_64() {
+                self.asm.load32(Host::R14, Rm::Reg(Host::R14));
+            }
             return Vec::new();
         }
         self.operand_address(&insn.ins, 0);
         let misses = self.check(check);
-        self.asm.load(Host::R14, Rm::Checked(0));
+        self.load_word(Host::R14, Rm::Checked(0));
         misses
     }
 
@@ -216,23 +219,26 @@ impl Build<'_> {
 
     /// The return address goes onto the stack; R14 and RCX are lost, the flags stay.
     fn push_return(&mut self, insn: &Insn) -> Vec<Hole> {
-        let check = Check { access: Access::Store, size: 8, align: 1, keep_flags: insn.live_in != 0 };
-        let spot = self.reach(insn, Which::Stack(regs::RSP, -8), check);
+        let word = self.word();
+        let check = Check { access: Access::Store, size: word as u32, align: 1, keep_flags: insn.live_in != 0 };
+        let spot = self.reach(insn, Which::Stack(regs::RSP, -word), check);
         let back = i64::from(insn.next());
-        let small = self.page.and_then(|p| i32::try_from(p.wrapping_add(back as u64) as i64).ok());
+        let wide = self.context.is_64();
+        let small = self.page.map(|p| p.wrapping_add(back as u64) as i64);
+        let small = small.and_then(|p| if wide { i32::try_from(p).ok() } else { Some(p as i32) });
         let rcx_kept = match small {
             Some(lin) => {
-                self.asm.store_imm(spot.rm(), lin);
+                self.store_word_imm(spot.rm(), lin);
                 true
             }
             None => {
                 self.keep_entry(&spot);
                 self.linear(Host::RCX, back);
-                self.asm.store(spot.rm(), Host::RCX);
+                self.store_word(spot.rm(), Host::RCX);
                 false
             }
         };
-        self.move_stack(-8);
+        self.move_stack(-word);
         // The call goes on whatever it has overwritten.
         self.stored(&spot, rcx_kept, true, None);
         spot.misses()

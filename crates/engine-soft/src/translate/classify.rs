@@ -3,6 +3,7 @@
 use iced_x86::{Code, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind};
 
 use super::context::Context;
+use super::narrow;
 use super::system::{self, System};
 
 /// How an instruction is translated.
@@ -70,9 +71,10 @@ impl Kind {
     }
 }
 
-/// How `ins`, of 64-bit code, is translated for `context`.
+/// How `ins` is translated for `context`.
 pub(super) fn classify(ins: &Instruction, context: Context) -> Kind {
-    if let Some(kind) = branch(ins).or_else(|| system::classify(ins, context)) {
+    let own = if context.is_64() { branch(ins) } else { narrow::classify(ins) };
+    if let Some(kind) = own.or_else(|| system::classify(ins, context)) {
         return kind;
     }
     if ins.is_invalid() || ins.flow_control() != FlowControl::Next {
@@ -82,7 +84,7 @@ pub(super) fn classify(ins: &Instruction, context: Context) -> Kind {
         return Kind::Interpret { ends: true };
     }
     let general = Kind::Interpret { ends: false };
-    if is_odd(ins) {
+    if is_odd(ins) || (!context.is_64() && narrow::is_different(ins, context)) {
         return general;
     }
     if let Some(kind) = stack(ins) {
@@ -141,7 +143,7 @@ fn is_odd(ins: &Instruction) -> bool {
             _ => return true,
         }
     }
-    memory > 1 || ins.is_vsib() || is_moffs(ins.code()) || is_bit_string(ins)
+    memory > 1 || ins.is_vsib() || is_bit_string(ins)
 }
 
 /// The bit may lie far from the address.
@@ -150,21 +152,6 @@ fn is_bit_string(ins: &Instruction) -> bool {
     matches!(ins.mnemonic(), Bt | Bts | Btr | Btc)
         && ins.op0_kind() == OpKind::Memory
         && ins.op1_kind() == OpKind::Register
-}
-
-fn is_moffs(code: Code) -> bool {
-    use Code::*;
-    matches!(
-        code,
-        Mov_AL_moffs8
-            | Mov_AX_moffs16
-            | Mov_EAX_moffs32
-            | Mov_RAX_moffs64
-            | Mov_moffs8_AL
-            | Mov_moffs16_AX
-            | Mov_moffs32_EAX
-            | Mov_moffs64_RAX
-    )
 }
 
 fn is_immediate(kind: OpKind) -> bool {

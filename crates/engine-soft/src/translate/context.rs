@@ -7,7 +7,6 @@ use visor_x86::segment::Segment;
 use crate::cpu::{CodeSize, Cpu};
 use crate::mmu::Privilege;
 
-const TRANSLATE_32: bool = false;
 /// MXCSR: all exceptions masked.
 const MASKS: u32 = 0x1f80;
 /// XCR0: SSE and AVX state.
@@ -40,8 +39,8 @@ impl Context {
         }
         let layout = match cpu.mode.size {
             CodeSize::Bits64 => 0,
-            CodeSize::Bits32 if TRANSLATE_32 => flat(cpu)?,
-            _ => return None,
+            CodeSize::Bits32 => flat(cpu)?,
+            CodeSize::Bits16 => return None,
         };
         Some(Context(cpu.mmu.privilege as u16 | units(cpu) | layout))
     }
@@ -140,7 +139,7 @@ fn flat(cpu: &Cpu) -> Option<u16> {
     let [_, cs, ss, ds, fs, gs] = &cpu.seg;
     let whole = |s: &Segment| s.base == 0 && s.limit == u32::MAX;
     let stack = reaches_all(ss) && ss.attr.db();
-    if !cpu.mode.protected || !(whole(cs) && whole(ss) && whole(ds) && stack && reaches_all(ds)) {
+    if !(cpu.mode.protected && whole(cs) && whole(ss) && whole(ds) && stack && reaches_all(ds)) {
         return None;
     }
     let fs = if reaches_all(fs) { Context::FS } else { 0 };

@@ -95,8 +95,7 @@ impl Translator {
     pub(crate) fn new(options: &SoftOptions, perf_map: Option<Arc<PerfMap>>) -> std::io::Result<Box<Self>> {
         let mut cache = CodeCache::new(options.code_cache as usize)?;
         let features = HostFeatures::detect().without(options.absent);
-        let pext = features.pext;
-        let host = HostCpu { avx: features.avx, fsgsbase: features.fsgsbase, pext };
+        let host = HostCpu { avx: features.avx, fsgsbase: features.fsgsbase, pext: features.pext };
         let functions = Helpers {
             interpret: helpers::interpret as *const () as u64,
             refill: helpers::refill as *const () as u64,
@@ -112,8 +111,7 @@ impl Translator {
             stubs,
             enter,
             flavour: HostFlavour {
-                pext,
-                rounds: !options.lockstep,
+                pext: features.pext,
                 rdtscp: false,
                 retry_ranges: options.eager,
                 count: options.count,
@@ -173,6 +171,7 @@ impl Translator {
         cpu.frame.fpu = &raw mut *cpu.fpu;
         cpu.frame.cpu = std::ptr::from_mut(cpu);
         cpu.frame.translator = std::ptr::from_mut(self);
+        cpu.frame.sets_gs = self.host.fsgsbase;
         self.window = 0;
         self.alarm.attach(word)
     }
@@ -247,7 +246,7 @@ impl Translator {
     fn way_out(&self, cpu: &Cpu, id: u32) -> u64 {
         let way = &self.map.ways[id as usize];
         let base = if way.relative { cpu.gpr[usize::from(REG_BLOCK_RIP)] } else { 0 };
-        way.target.wrapping_add(base)
+        way.target.wrapping_add(base) & cpu.rip_mask
     }
 
     /// Lets way `id` lead to the translation at RIP, if there is one.
@@ -351,6 +350,8 @@ impl Translator {
         if self.verify
             && let Err(why) = verify(&built, key.context, at, &self.stubs)
         {
+            // Tests and the fuzzer are to stop there.
+            assert!(!self.flavour.retry_ranges, "translated code at {:x}: {why}", cpu.rip);
             tracing::error!("translated code at {:x} is refused: {why}", cpu.rip);
             self.refused += 1;
             self.map.give_up(key);

@@ -43,6 +43,11 @@ impl Exit {
 /// Bytes of the widest load.
 pub(super) const LOAD: usize = 32;
 
+/// Bytes for an instruction to load, aligned as any may want them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(32))]
+pub(super) struct Load(pub(super) [u8; LOAD]);
+
 /// Part of the CPU, so that generated code reaches it through GS.
 #[derive(Debug)]
 #[repr(C)]
@@ -68,7 +73,7 @@ pub(crate) struct Frame {
     /// Where it goes in the guest.
     pub(super) jump_lin: u64,
     /// Bytes of a load from two pages.
-    pub(super) load: [u8; LOAD],
+    pub(super) load: Load,
     /// Host addresses of the ranges that are checked as a whole, and their frames' code marks.
     pub(super) ranges: [u64; GROUPS],
     pub(super) marks: [u64; GROUPS],
@@ -104,6 +109,8 @@ pub(crate) struct Frame {
     /// CR4.TSD and CR4.FSGSBASE.
     pub(super) cr4_tsd: u64,
     pub(super) cr4_fsgsbase: u64,
+    /// The host lets programs set the GS base themselves; for helpers.
+    pub(super) sets_gs: bool,
 }
 
 impl Default for Frame {
@@ -120,7 +127,7 @@ impl Default for Frame {
             exit_id: 0,
             jump_to: 0,
             jump_lin: 0,
-            load: [0; LOAD],
+            load: Load([0; LOAD]),
             ranges: [0; GROUPS],
             marks: [0; GROUPS],
             walks: [0; WALKS],
@@ -143,6 +150,7 @@ impl Default for Frame {
             all_but_ac: !Rflags::AC.bits(),
             cr4_tsd: Cr4::TSD.bits(),
             cr4_fsgsbase: Cr4::FSGSBASE.bits(),
+            sets_gs: false,
         }
     }
 }

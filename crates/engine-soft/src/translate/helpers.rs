@@ -21,8 +21,7 @@ pub(super) extern "sysv64" fn interpret(cpu: *mut Cpu, site: u64) -> u32 {
     translator.tally.add(translator.map.sites[site as usize].site.ins.mnemonic());
     let before = Surroundings::of(cpu);
     u32::from(
-        !execute(cpu, &mut translator.map, site as u32)
-            && !before.last(cpu, &translator.map.sites[site as usize].site, translator.host.fsgsbase),
+        !execute(cpu, &mut translator.map, site as u32) && !before.last(cpu, &translator.map.sites[site as usize].site),
     )
 }
 
@@ -72,7 +71,7 @@ pub(super) extern "sysv64" fn wrote_code(cpu: *mut Cpu, host: u64, info: u64) ->
     }
     let site = &translator.map.sites[site as usize].site;
     let page = site.page.unwrap_or(cpu.gpr[usize::from(REG_BLOCK_RIP)]);
-    cpu.rip = page.wrapping_add(u64::from(site.off) + site.ins.len() as u64);
+    cpu.rip = page.wrapping_add(u64::from(site.off) + site.ins.len() as u64) & cpu.rip_mask;
     1
 }
 
@@ -125,7 +124,7 @@ impl Surroundings {
 
     /// The instruction of `site`, which may have changed all that, has been executed and RIP is exact: code behind it may go on all the
     /// same. What generated code finds through GS is seen to.
-    fn last(self, cpu: &Cpu, site: &Site, fsgsbase: bool) -> bool {
+    fn last(self, cpu: &Cpu, site: &Site) -> bool {
         let now = Surroundings::of(cpu);
         let page = cpu.gpr[usize::from(REG_BLOCK_RIP)];
         let next = page.wrapping_add(u64::from(site.off) + site.ins.len() as u64) & cpu.rip_mask;
@@ -133,13 +132,13 @@ impl Surroundings {
         if (Surroundings { window: self.window, ..now }) != self || cpu.rip != next || !quiet {
             return false;
         }
-        now.window == self.window || fsgsbase && set_window(now.window)
+        now.window == self.window || cpu.frame.sets_gs && set_window(now.window)
     }
 }
 
-/// Another GS base, where programs can set it.
+/// Another GS base, which programs must be able to set.
 fn set_window(window: u64) -> bool {
-    // SAFETY: the kernel permits it, and nothing but translated code uses GS.
+    // SAFETY: the kernel permits it (the caller has looked), and nothing but translated code uses GS.
     unsafe { std::arch::asm!("wrgsbase {}", in(reg) window, options(nostack, preserves_flags)) };
     true
 }

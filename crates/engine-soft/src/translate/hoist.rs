@@ -190,27 +190,27 @@ impl Values {
     fn follow(&mut self, insn: &Insn) {
         let ins = &insn.ins;
         match insn.kind {
-            Kind::Push => self.known[4].1 -= 8,
+            Kind::Push => self.known[4].1 -= word(insn),
             Kind::Pop => {
-                self.known[4].1 += 8;
+                self.known[4].1 += word(insn);
                 self.forget(ins.op0_register().number());
             }
             Kind::Leave => {
-                self.known[4] = (self.known[5].0, self.known[5].1 + 8);
+                self.known[4] = (self.known[5].0, self.known[5].1 + word(insn));
                 self.forget(5);
             }
             Kind::Nop | Kind::Jcc => {}
-            Kind::System(System::Pushf) => self.known[4].1 -= 8,
-            Kind::System(System::Popf) => self.known[4].1 += 8,
+            Kind::System(System::Pushf) => self.known[4].1 -= word(insn),
+            Kind::System(System::Popf) => self.known[4].1 += word(insn),
             // Accesses before and behind have different rights.
             Kind::System(System::Clac | System::Stac) => (0..16).for_each(|r| self.forget(r)),
             Kind::System(what) => what.written(ins).iter().for_each(|r| self.forget(*r)),
             Kind::Interpret { .. } => (0..16).for_each(|r| self.forget(r)),
-            Kind::Lea => match sum(ins) {
+            Kind::Lea => match sum(insn) {
                 Some((from, by)) => self.set(ins.op0_register(), from, by),
                 None => self.forget(ins.op0_register().full_register().number()),
             },
-            _ => match copied(ins) {
+            _ => match copied(insn) {
                 Some((from, by)) => self.set(ins.op0_register(), from, by),
                 None => self.forget_written(ins),
             },
@@ -223,25 +223,47 @@ impl Values {
     }
 }
 
-/// The register and the constant whose sum a 64-bit LEA computes.
-fn sum(ins: &Instruction) -> Option<(Register, i64)> {
-    let plain = ins.op0_register().is_gpr64() && ins.memory_base().is_gpr64() && ins.memory_index() == Register::None;
-    plain.then(|| (ins.memory_base(), ins.memory_displacement64() as i64))
+/// Bytes that PUSH pushes.
+fn word(insn: &Insn) -> i64 {
+    if insn.wide { 8 } else { 4 }
 }
 
-/// The register and the constant whose sum a 64-bit MOV, ADD, SUB, INC or DEC leaves in its first operand.
-fn copied(ins: &Instruction) -> Option<(Register, i64)> {
-    if ins.op_count() == 0 || ins.op0_kind() != OpKind::Register || !ins.op0_register().is_gpr64() {
+/// A whole register, as far as code of this size has it.
+fn is_whole(insn: &Insn, r: Register) -> bool {
+    if insn.wide { r.is_gpr64() } else { r.is_gpr32() }
+}
+
+/// `value`, which in 32-bit code counts modulo 2^32.
+fn signed(insn: &Insn, value: u64) -> i64 {
+    if insn.wide { value as i64 } else { i64::from(value as i32) }
+}
+
+/// The register and the constant whose sum an LEA of whole registers computes.
+fn sum(insn: &Insn) -> Option<(Register, i64)> {
+    let ins = &insn.ins;
+    let whole = is_whole(insn, ins.op0_register()) && is_whole(insn, ins.memory_base());
+    let plain = whole && ins.memory_index() == Register::None;
+    plain.then(|| (ins.memory_base(), signed(insn, ins.memory_displacement64())))
+}
+
+/// The register and the constant whose sum a MOV, ADD, SUB, INC or DEC of whole registers leaves in its first operand.
+fn copied(insn: &Insn) -> Option<(Register, i64)> {
+    let ins = &insn.ins;
+    if ins.op_count() == 0 || ins.op0_kind() != OpKind::Register || !is_whole(insn, ins.op0_register()) {
         return None;
     }
     let to = ins.op0_register();
-    let immediate = |i| matches!(ins.op_kind(i), OpKind::Immediate8to64 | OpKind::Immediate32to64);
+    let immediate = |i| {
+        use OpKind::{Immediate8to32, Immediate8to64, Immediate32, Immediate32to64};
+        matches!(ins.op_kind(i), Immediate8to64 | Immediate32to64 | Immediate8to32 | Immediate32)
+    };
+    let value = || signed(insn, ins.immediate(1));
     match ins.mnemonic() {
-        Mnemonic::Mov if ins.op1_kind() == OpKind::Register && ins.op1_register().is_gpr64() => {
+        Mnemonic::Mov if ins.op1_kind() == OpKind::Register && is_whole(insn, ins.op1_register()) => {
             Some((ins.op1_register(), 0))
         }
-        Mnemonic::Add if immediate(1) => Some((to, ins.immediate(1) as i64)),
-        Mnemonic::Sub if immediate(1) => Some((to, (ins.immediate(1) as i64).wrapping_neg())),
+        Mnemonic::Add if immediate(1) => Some((to, value())),
+        Mnemonic::Sub if immediate(1) => Some((to, value().wrapping_neg())),
         Mnemonic::Inc => Some((to, 1)),
         Mnemonic::Dec => Some((to, -1)),
         _ => None,
@@ -271,12 +293,12 @@ fn operand(insn: &Insn, values: &Values) -> Option<Reach> {
         let offset = ins.ip_rel_memory_address() as i64;
         return (ins.memory_base() == Register::RIP).then_some(Reach { root, offset, size, align, store });
     }
-    let wide = |r: Register| r == Register::None || r.is_gpr64();
+    let wide = |r: Register| r == Register::None || is_whole(insn, r);
     if !wide(ins.memory_base()) || !wide(ins.memory_index()) || ins.memory_base() == Register::None {
         return None;
     }
     let (base, mut offset) = values.of(ins.memory_base());
-    offset = offset.wrapping_add(ins.memory_displacement64() as i64);
+    offset = offset.wrapping_add(signed(insn, ins.memory_displacement64()));
     let mut index = None;
     if ins.memory_index() != Register::None {
         let (id, by) = values.of(ins.memory_index());
@@ -295,16 +317,19 @@ fn operand(insn: &Insn, values: &Values) -> Option<Reach> {
 }
 
 fn stack(insn: &Insn, values: &Values) -> Option<Reach> {
+    let size = word(insn);
     let (by, store, register) = match insn.kind {
-        Kind::Push | Kind::Call | Kind::System(System::Pushf) => (-8, true, Register::RSP),
-        Kind::CallIndirect if insn.ins.code() == Code::Call_rm64 => (-8, true, Register::RSP),
+        Kind::Push | Kind::Call | Kind::System(System::Pushf) => (-size, true, Register::RSP),
+        Kind::CallIndirect if matches!(insn.ins.code(), Code::Call_rm64 | Code::Call_rm32) => {
+            (-size, true, Register::RSP)
+        }
         Kind::Pop | Kind::Return | Kind::System(System::Popf) => (0, false, Register::RSP),
         Kind::Leave => (0, false, Register::RBP),
         _ => return None,
     };
     let (id, offset) = values.of(register);
     let root = Root { base: Some(id), index: None, page: false };
-    (offset.abs() < 1 << 40).then_some(Reach { root, offset: offset + by, size: 8, align: 1, store })
+    (offset.abs() < 1 << 40).then_some(Reach { root, offset: offset + by, size, align: 1, store })
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::build::Site;
 use super::classify::Kind;
 use super::context::Context;
 use super::refill;
+use super::turns;
 use super::unit;
 use crate::cpu::Cpu;
 use crate::decode::lower;
@@ -23,6 +24,9 @@ use crate::op::{Flow, Op, REG_BLOCK_RIP};
 const TOLD: u64 = 20;
 /// Units kept ready to be interpreted.
 const KEPT: usize = 1 << 16;
+
+/// Most turns of a loop.
+const TURNS: u32 = 32;
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -45,6 +49,10 @@ struct Unit {
     steps: Vec<Step>,
     /// It works on vector or x87 registers.
     floating: bool,
+    /// It is a loop that the translator makes stay in itself.
+    goes_round: bool,
+    /// Flags that it reads from before.
+    read_first: unit::Flags,
 }
 
 struct Step {
@@ -60,6 +68,9 @@ struct Expected {
     status: u64,
     /// Flags that are not defined.
     undefined: unit::Flags,
+    context: Context,
+    /// Flags that the unit itself reads from before.
+    read_first: unit::Flags,
     /// If the unit works on them.
     fpu: Option<Box<FpuState>>,
     stores: Vec<Store>,
@@ -99,13 +110,24 @@ impl Lockstep {
         let (sysflags, counted) = (cpu.sysflags, cpu.stats.clone());
         let mut stores = Vec::new();
         let mut undefined = 0;
-        let done = perform(cpu, unit, &mut stores, &mut undefined);
+        let mut done = perform(cpu, unit, &mut stores, &mut undefined);
+        if unit.goes_round {
+            // By itself, and is compared if that ends soon.
+            let mut turns = 1;
+            while done && cpu.rip == rip && turns < TURNS {
+                done = perform(cpu, unit, &mut stores, &mut undefined);
+                turns += 1;
+            }
+            done &= cpu.rip != rip;
+        }
         let after = Expected {
             begin: rip,
             rip: cpu.rip,
             gpr: std::array::from_fn(|i| cpu.gpr[i]),
             status: cpu.status,
             undefined,
+            context,
+            read_first: unit.read_first,
             fpu: fpu.map(|before| std::mem::replace(&mut cpu.fpu, before)),
             stores: taken_back(&stores),
         };
@@ -163,7 +185,9 @@ impl Unit {
         let end = insns.last().map_or(start + 1, |last| u64::from(last.next()));
         let bytes = page[start as usize..end as usize].to_vec();
         let floating = insns.iter().any(|i| matches!(i.kind, Kind::Vector | Kind::X87));
-        let mut unit = Unit { bytes, steps: Vec::new(), floating };
+        let goes_round = !insns.is_empty() && turns::find(&insns).is_some();
+        let read_first = insns.first().map_or(unit::STATUS, |first| first.live_in);
+        let mut unit = Unit { bytes, steps: Vec::new(), floating, goes_round, read_first };
         if insns.iter().all(|i| is_repeatable(i.kind)) {
             unit.steps.extend(insns.iter().map(|i| Step {
                 site: Site { ins: i.ins, off: i.off, page: Some(base) },
@@ -259,12 +283,17 @@ fn taken_back(stores: &[Store]) -> Vec<Store> {
     last
 }
 
+/// Flags that may be read behind the unit, if that is in the same page.
+fn read_behind(cpu: &mut Cpu, e: &Expected) -> unit::Flags {
+    let mut page = [0; PAGE as usize];
+    let near = (e.begin ^ e.rip) < PAGE && read_here(cpu, e.rip & !(PAGE - 1), &mut page).is_some();
+    if near { unit::read_at(&page, (e.rip % PAGE) as i64, e.context.bits()) } else { unit::STATUS }
+}
+
 /// Flags, as RFLAGS bits, that are defined behind the unit and may be read there.
 fn defined(cpu: &mut Cpu, e: &Expected) -> u64 {
     use iced_x86::RflagsBits as F;
-    let mut page = [0; PAGE as usize];
-    let near = (e.begin ^ e.rip) < PAGE && read_here(cpu, e.rip & !(PAGE - 1), &mut page).is_some();
-    let flags = if near { unit::read_at(&page, (e.rip % PAGE) as i64) } else { unit::STATUS };
+    let flags = if e.rip == e.begin { e.read_first } else { read_behind(cpu, e) };
     [(F::CF, 0x1), (F::PF, 0x4), (F::AF, 0x10), (F::ZF, 0x40), (F::SF, 0x80), (F::OF, 0x800)]
         .into_iter()
         .filter(|(f, _)| flags & !e.undefined & f != 0)

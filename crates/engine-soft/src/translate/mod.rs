@@ -8,10 +8,11 @@
 //!
 //! - `classify`: which instruction is translated how;
 //! - `context`: what of the CPU's mode code is made for;
+//! - `narrow`: what is different in 32-bit code;
 //! - `hoist`: which accesses share a check;
 //! - `turns`, `rounds`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
-//! - `system`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
+//! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
 //! - `stubs`, `frame`: the way in and out;
 //! - `targets`: where indirect branches go;
 //! - `map`: translations by place; linking and invalidation;
@@ -36,10 +37,12 @@ mod helpers;
 mod hoist;
 mod lockstep;
 mod map;
+mod narrow;
 mod native;
 mod refill;
 mod regs;
 mod rounds;
+mod state;
 mod stubs;
 mod system;
 mod tally;
@@ -75,8 +78,9 @@ fn one(b: &mut Build<'_>, insn: &Insn) {
             if !b.same(insn) {
                 if b.leads() {
                     // Those who follow rely on it.
+                    let start = b.asm.here();
                     let apart = b.asm.jmp();
-                    b.go_apart(vec![apart], b.asm.here(), insn);
+                    b.go_apart(vec![apart], start, insn);
                 } else {
                     b.interpret(insn);
                 }

@@ -138,7 +138,7 @@ impl Build<'_> {
         self.asm.lea(wide, to, Sum { base: Some(base), index: index.map(|i| (i, scale)), disp });
     }
 
-    /// PUSH of 64 bits.
+    /// PUSH of a word.
     pub(super) fn push(&mut self, insn: &Insn) {
         let ins = &insn.ins;
         let mut misses = Vec::new();
@@ -147,30 +147,30 @@ impl Build<'_> {
             self.loses(Host::R14);
         }
         let start = self.asm.here();
-        let keep_flags = insn.live_in != 0;
+        let (keep_flags, word) = (insn.live_in != 0, self.word());
         if ins.op0_kind() == OpKind::Memory {
             self.operand_address(ins, 0);
-            misses = self.check(Check { access: Access::Load, size: 8, align: 1, keep_flags });
-            self.asm.load(Host::RCX, Rm::Checked(0));
+            misses = self.check(Check { access: Access::Load, size: word as u32, align: 1, keep_flags });
+            self.load_word(Host::RCX, Rm::Checked(0));
             self.asm.store(Rm::State(field!(jump_lin)), Host::RCX);
         }
-        let check = Check { access: Access::Store, size: 8, align: 1, keep_flags };
-        let spot = self.reach(insn, Which::Stack(regs::RSP, -8), check);
+        let check = Check { access: Access::Store, size: word as u32, align: 1, keep_flags };
+        let spot = self.reach(insn, Which::Stack(regs::RSP, -word), check);
         let rcx_kept = match ins.op0_kind() {
             OpKind::Register => match regs::place(ins.op0_register().number()) {
                 Place::Host(h) => {
-                    self.asm.store(spot.rm(), h);
+                    self.store_word(spot.rm(), h);
                     true
                 }
                 Place::Slot(at) => self.store_through_rcx(&spot, at),
             },
             OpKind::Memory => self.store_through_rcx(&spot, field!(jump_lin)),
             _ => {
-                self.asm.store_imm(spot.rm(), ins.immediate(0) as i32);
+                self.store_word_imm(spot.rm(), ins.immediate(0) as i32);
                 true
             }
         };
-        self.move_stack(-8);
+        self.move_stack(-word);
         self.stored(&spot, rcx_kept, insn.live_out != 0, Some(insn));
         misses.extend(spot.misses());
         self.or_interpret(misses, start, insn);
@@ -179,25 +179,26 @@ impl Build<'_> {
     pub(super) fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
         self.keep_entry(spot);
         self.asm.load(Host::RCX, Rm::State(from));
-        self.asm.store(spot.rm(), Host::RCX);
+        self.store_word(spot.rm(), Host::RCX);
         false
     }
 
-    /// POP of a 64-bit register.
+    /// POP of a register of a word.
     pub(super) fn pop(&mut self, insn: &Insn) {
         let guest = insn.ins.op0_register().number();
         let start = self.asm.here();
-        let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: insn.live_in != 0 };
+        let size = self.word() as u32;
+        let check = Check { access: Access::Load, size, align: 1, keep_flags: insn.live_in != 0 };
         let spot = self.reach(insn, Which::Stack(regs::RSP, 0), check);
         match regs::place(guest) {
-            Place::Host(h) => self.asm.load(h, spot.rm()),
+            Place::Host(h) => self.load_word(h, spot.rm()),
             Place::Slot(at) => {
-                self.asm.load(Host::RCX, spot.rm());
+                self.load_word(Host::RCX, spot.rm());
                 self.asm.store(Rm::State(at), Host::RCX);
             }
         }
         if guest != regs::RSP {
-            self.move_stack(8);
+            self.move_stack(self.word());
         }
         self.or_interpret(spot.misses(), start, insn);
     }
@@ -206,10 +207,11 @@ impl Build<'_> {
     pub(super) fn leave_frame(&mut self, insn: &Insn) {
         let (Place::Host(sp), Place::Host(bp)) = (regs::place(regs::RSP), regs::place(regs::RBP)) else { return };
         let start = self.asm.here();
-        let check = Check { access: Access::Load, size: 8, align: 1, keep_flags: insn.live_in != 0 };
+        let word = self.word();
+        let check = Check { access: Access::Load, size: word as u32, align: 1, keep_flags: insn.live_in != 0 };
         let spot = self.reach(insn, Which::Stack(regs::RBP, 0), check);
-        self.asm.lea(true, sp, Sum { base: Some(bp), index: None, disp: 8 });
-        self.asm.load(bp, spot.rm());
+        self.asm.lea(self.context.is_64(), sp, Sum { base: Some(bp), index: None, disp: word });
+        self.load_word(bp, spot.rm());
         self.or_interpret(spot.misses(), start, insn);
     }
 }
@@ -217,6 +219,7 @@ impl Build<'_> {
 /// Which registers become which. `None` if there are not enough.
 fn plan(ins: &Instruction, memory: bool) -> Option<Plan> {
     let mut plan = Plan { host: *ins, ..Plan::default() };
+    super::narrow::recode(&mut plan.host);
     clear_prefixes(&mut plan.host);
     implicit_rcx(ins, &mut plan);
     plan.no_rex = (0..ins.op_count()).any(|i| ins.op_kind(i) == OpKind::Register && is_high(ins.op_register(i)));
@@ -335,8 +338,8 @@ pub(super) fn access(ins: &Instruction, operand: u32) -> Access {
     // What nearly every instruction is, without the long way.
     match ins.mnemonic() {
         Mov | Movzx | Movsx | Movsxd | Cmp | Test | Movaps | Movups | Movdqa | Movdqu | Vmovdqa | Vmovdqu | Movss
-        | Movsd | Movq | Movd | Movapd | Movupd | Movntdq | Movntps | Movntpd | Movnti | Vmovaps | Vmovups | Vmovapd
-        | Vmovupd | Vmovntdq | Vmovntps | Vmovntpd | Vmovss | Vmovsd | Vmovq | Vmovd => {
+        | Movsd | Movq | Movd | Movapd | Movupd | Movntdq | Movntps | Movntpd | Movnti | Vmovaps | Vmovups
+        | Vmovapd | Vmovupd | Vmovntdq | Vmovntps | Vmovntpd | Vmovss | Vmovsd | Vmovq | Vmovd => {
             let stores = operand == 0 && !matches!(ins.mnemonic(), Cmp | Test);
             return if stores { Access::Store } else { Access::Load };
         }

@@ -1,12 +1,12 @@
 //! What translated code asks for when the soft TLB misses: the pages of one instruction.
 
-use iced_x86::{Code, Instruction, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use visor_memory::PAGE;
 
 use super::address::Access;
 use super::build::Site;
-use super::native;
 use super::frame::LOAD;
+use super::native;
 use crate::cpu::Cpu;
 use crate::mmu;
 use crate::op::REG_BLOCK_RIP;
@@ -44,6 +44,9 @@ pub(super) fn straddle(cpu: &mut Cpu, site: &Site) -> bool {
     }
     let who = cpu.mmu.privilege;
     let next = lin.wrapping_add(room);
+    if !cpu.is_64() && next >> 32 != 0 {
+        return false;
+    }
     for (at, len) in [(lin, room), (next, size - room)] {
         let served = served(cpu, (at, len, Access::Load));
         if !served && (cpu.check_canonical(at, len, 3).is_err() || cpu.place(at, mmu::Access::Load, who).is_err()) {
@@ -53,11 +56,11 @@ pub(super) fn straddle(cpu: &mut Cpu, site: &Site) -> bool {
     let tlb = cpu.mmu.load(who);
     let (Some(a), Some(b)) = (tlb.lookup(lin, room), tlb.lookup(next, size - room)) else { return false };
     let room = room as usize;
-    for (i, byte) in cpu.frame.load[..size as usize].iter_mut().enumerate() {
+    for (i, byte) in cpu.frame.load.0[..size as usize].iter_mut().enumerate() {
         // SAFETY: the table serves the whole of both ranges.
         *byte = unsafe { if i < room { mmu::peek(a.add(i)) } else { mmu::peek(b.add(i - room)) } };
     }
-    cpu.frame.jump_to = cpu.frame.load.as_ptr() as u64;
+    cpu.frame.jump_to = cpu.frame.load.0.as_ptr() as u64;
     true
 }
 
@@ -80,14 +83,18 @@ fn served(cpu: &Cpu, (lin, size, kind): Wanted) -> bool {
 /// The memory operand, and what the stack pointer implies.
 pub(super) fn accesses(cpu: &Cpu, site: &Site) -> [Option<Wanted>; 2] {
     let ins = &site.ins;
-    let operand = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory);
+    let operand = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory && !is_address_only(ins));
     let operand = operand.and_then(|i| {
         let size = ins.memory_size().size() as u64;
-        // LEA, NOP and prefetches name memory and leave it alone.
-        (size > 0).then_some(())?;
         Some((address(cpu, site, i)?, size, native::access(ins, i)))
     });
-    [operand, stack(cpu, ins)]
+    let wrap = |(lin, size, access)| (cpu.wrap(lin), size, access);
+    [operand, stack(cpu, ins)].map(|a| a.map(wrap))
+}
+
+/// It names memory without touching it.
+fn is_address_only(ins: &Instruction) -> bool {
+    matches!(ins.mnemonic(), Mnemonic::Lea | Mnemonic::Nop) || ins.memory_size().size() == 0
 }
 
 fn address(cpu: &Cpu, site: &Site, operand: u32) -> Option<u64> {
@@ -118,6 +125,11 @@ fn stack(cpu: &Cpu, ins: &Instruction) -> Option<Wanted> {
         }
         Popfq | Pop_r64 | Retnq | Retnq_imm16 => Some((rsp, 8, Access::Load)),
         Leaveq => Some((rbp, 8, Access::Load)),
+        Pushfd | Push_r32 | Pushd_imm8 | Pushd_imm32 | Push_rm32 | Call_rel32_32 | Call_rm32 => {
+            Some((rsp.wrapping_sub(4), 4, Access::Store))
+        }
+        Popfd | Pop_r32 | Retnd | Retnd_imm16 => Some((rsp, 4, Access::Load)),
+        Leaved => Some((rbp, 4, Access::Load)),
         _ => None,
     }
 }

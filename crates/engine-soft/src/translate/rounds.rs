@@ -123,9 +123,9 @@ impl Build<'_> {
         self.loses(Host::R14);
         let Some(base) = walk.base else { return self.linear(Host::R14, walk.low.into()) };
         let base = self.part(super::native::named_64(base), Host::R14);
-        let index = walk.index.map(|(r, scale)| {
-            (self.part(super::native::named_64(r), Host::RCX), scale.trailing_zeros() as u8)
-        });
+        let index = walk
+            .index
+            .map(|(r, scale)| (self.part(super::native::named_64(r), Host::RCX), scale.trailing_zeros() as u8));
         self.asm.lea(true, Host::R14, Sum { base: Some(base), index, disp: walk.low });
     }
 

@@ -40,6 +40,10 @@ pub(super) struct Turns {
 /// What `unit` is as a loop, if it is one that gains from a second version.
 pub(super) fn find(unit: &[Insn]) -> Option<Turns> {
     let (last, body) = unit.split_last()?;
+    // Setup computes with all bits of registers.
+    if !last.wide {
+        return None;
+    }
     let start = i64::from(unit[0].off);
     let closes = matches!(last.kind, Kind::Jcc | Kind::Jmp) && last.target() == start;
     // Between the turns the flags are overwritten.
@@ -119,7 +123,8 @@ mod tests {
     fn arrays_advance() {
         // mov rdx, [rsi+rax*8]; add [rdi], rdx; add rdi, 8; dec rax; cmp rax, rbx; jne
         let t = turns(&[
-            0x48, 0x8b, 0x14, 0xc6, 0x48, 0x01, 0x17, 0x48, 0x83, 0xc7, 8, 0x48, 0xff, 0xc8, 0x48, 0x39, 0xd8, 0x75, 0xed,
+            0x48, 0x8b, 0x14, 0xc6, 0x48, 0x01, 0x17, 0x48, 0x83, 0xc7, 8, 0x48, 0xff, 0xc8, 0x48, 0x39, 0xd8, 0x75,
+            0xed,
         ])
         .unwrap();
         assert_eq!(t.pace, (0, -1));

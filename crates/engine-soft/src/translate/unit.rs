@@ -27,6 +27,8 @@ pub(super) struct Insn {
     pub(super) kind: Kind,
     /// Offset in the page.
     pub(super) off: u16,
+    /// Of 64-bit code.
+    pub(super) wide: bool,
     /// Flags from before this instruction that it or a later one reads.
     pub(super) live_in: Flags,
     /// Flags that a later instruction reads.
@@ -43,7 +45,8 @@ impl Insn {
 
     /// Target of a relative branch, relative to the page.
     pub(super) fn target(&self) -> i64 {
-        self.ins.near_branch_target() as i64
+        let target = self.ins.near_branch_target();
+        if self.wide { target as i64 } else { i64::from(target as i32) }
     }
 }
 
@@ -58,7 +61,8 @@ pub(super) fn read(page: &[u8], start: u16, context: Context) -> Vec<Insn> {
 /// As [`read`]; what the unit depends on, itself and all that says which flags are dead, is added to `relied`.
 pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mut Vec<Bytes>) -> Vec<Insn> {
     let mut unit = Vec::new();
-    let mut decoder = decoder(page, start);
+    let mut decoder = decoder(page, start, context.bits());
+    let wide = context.is_64();
     let mut ins = Instruction::default();
     while unit.len() < MAX && decoder.can_decode() {
         let off = decoder.ip() as u16;
@@ -68,8 +72,9 @@ pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mu
             break;
         }
         let kind = classify(&ins, context);
-        unit.push(Insn { ins, kind, off, live_in: STATUS, live_out: STATUS, live_taken: STATUS });
-        let backward = matches!(kind, Kind::Jcc) && (ins.near_branch_target() as i64) <= i64::from(off);
+        let insn = Insn { ins, kind, off, wide, live_in: STATUS, live_out: STATUS, live_taken: STATUS };
+        let backward = matches!(kind, Kind::Jcc) && insn.target() <= i64::from(off);
+        unit.push(insn);
         if kind.ends() || backward {
             break;
         }
@@ -95,8 +100,8 @@ fn interpret_sti_that_ends(unit: &mut Vec<Insn>) {
     }
 }
 
-fn decoder(page: &[u8], at: u16) -> Decoder<'_> {
-    Decoder::with_ip(64, &page[usize::from(at)..], u64::from(at), DecoderOptions::NO_PAUSE)
+fn decoder(page: &[u8], at: u16, bits: u32) -> Decoder<'_> {
+    Decoder::with_ip(bits, &page[usize::from(at)..], u64::from(at), DecoderOptions::NO_PAUSE)
 }
 
 /// Finds what each instruction must preserve.
@@ -121,8 +126,9 @@ fn find_liveness(unit: &mut [Insn], page: &[u8], relied: &mut Vec<Bytes>) {
 /// Backwards from what may be read behind the unit. `round`: what is read in the next turn of a loop that the last one closes.
 fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut Vec<Bytes>) {
     let count = unit.len();
+    let bits = if unit.first().is_none_or(|i| i.wide) { 64 } else { 32 };
     let mut live = match unit.last() {
-        Some(last) if last.kind.falls_through() => look_ahead(page, i64::from(last.next()), relied),
+        Some(last) if last.kind.falls_through() => look_ahead(page, i64::from(last.next()), bits, relied),
         _ => 0,
     };
     for (n, i) in unit.iter_mut().enumerate().rev() {
@@ -130,11 +136,11 @@ fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut 
         match i.kind {
             Kind::Jcc | Kind::Jmp | Kind::Counted => {
                 let closes = n + 1 == count;
-                i.live_taken =
-                    round.filter(|_| closes).unwrap_or_else(|| look_ahead(page, i.target(), relied));
+                i.live_taken = round.filter(|_| closes).unwrap_or_else(|| look_ahead(page, i.target(), bits, relied));
                 live |= i.live_taken | read_by(&i.ins);
             }
-            Kind::System(System::Syscall | System::Sysret) => live = STATUS,
+            // Division faults in programs that live on with the flags as they were.
+            Kind::System(System::Syscall | System::Sysret | System::Divide) => live = STATUS,
             // Whoever is not translated sees the register as a whole, and so does code that is not known.
             Kind::Interpret { .. } | Kind::Indirect | Kind::Call | Kind::Return | Kind::CallIndirect => live = STATUS,
             _ => live = (live & !overwritten_by(&i.ins)) | read_by(&i.ins),
@@ -170,15 +176,15 @@ fn unsure(m: Mnemonic) -> Flags {
     }
 }
 
-/// Flags that code at offset `at` of the page may read before it overwrites them.
-pub(super) fn read_at(page: &[u8], at: i64) -> Flags {
-    look_ahead(page, at, &mut Vec::new())
+/// Flags that code of `bits` bits at offset `at` of the page may read before it overwrites them.
+pub(super) fn read_at(page: &[u8], at: i64, bits: u32) -> Flags {
+    look_ahead(page, at, bits, &mut Vec::new())
 }
 
 /// As [`read_at`]; the bytes that say that some are not read are added to `relied`.
-fn look_ahead(page: &[u8], at: i64, relied: &mut Vec<Bytes>) -> Flags {
+fn look_ahead(page: &[u8], at: i64, bits: u32, relied: &mut Vec<Bytes>) -> Flags {
     let Some(at) = u16::try_from(at).ok().filter(|at| usize::from(*at) < page.len()) else { return STATUS };
-    let mut decoder = decoder(page, at);
+    let mut decoder = decoder(page, at, bits);
     let mut ins = Instruction::default();
     let (mut read, mut open) = (0, STATUS);
     let mut end = at;

@@ -3,11 +3,11 @@
 //! The board raises a general-purpose event; its method reads the registers `up` and `down` and notifies the devices (1: look
 //! at the slot, 3: let go of the device; ACPI 6.5 §5.6.6). `_EJ0` of a device writes its bit to the register `eject`.
 
+use acpi_tables::Aml;
 use acpi_tables::aml::{
     Acquire, And, Arg, Device, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Local, Method,
     MethodCall, Mutex, Name, Notify, ONE, OpRegion, OpRegionSpace, Path, Release, Scope, ShiftLeft, Store, ZERO,
 };
-use acpi_tables::Aml;
 
 /// Where devices can be plugged, and by which registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -111,7 +111,8 @@ impl Attached {
     pub(crate) fn give_up(&self) {
         self.held.over.store(true, Ordering::SeqCst);
         for request in self.held.take() {
-            request.complete(Err(BlockError::new(BlockErrorKind::NoSpace, "the machine ended while it waited for room")));
+            request
+                .complete(Err(BlockError::new(BlockErrorKind::NoSpace, "the machine ended while it waited for room")));
         }
     }
 

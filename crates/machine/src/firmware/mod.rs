@@ -3,8 +3,9 @@
 //! - `rom`: the image at the top of 4 GiB, and RAM over its lower copy as the host bridge says;
 //! - `vars`: the file behind the flash of UEFI's variables;
 //! - `tell`: what fw_cfg tells;
-//! - `log`: what firmware writes to its debug port.
+//! - `log`: what firmware writes to its debug port; `console`: what UEFI says on the serial line.
 
+mod console;
 mod log;
 mod rom;
 mod tell;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use crate::spec::FileSource;
 
 pub use log::FirmwareLog;
+pub(crate) use console::Overheard;
 pub(crate) use log::LogPort;
 pub(crate) use rom::{Image, Shadow, ShadowWrites, extra};
 pub(crate) use tell::{Bootable, ordered, tell, tell_kernel};

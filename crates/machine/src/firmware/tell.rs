@@ -155,7 +155,12 @@ mod tests {
     fn the_order_names_devices_and_ends_there() {
         let disk = Bootable::virtio_disk(PciAddress::device(17), "a".into());
         let at = PciAddress { device: 1, function: 1 };
-        let cd = Bootable { class: BootClass::Cd, path: format!("ide@{}/drive@1/disk@0", unit(at)), name: "c".into(), bios: true };
+        let cd = Bootable {
+            class: BootClass::Cd,
+            path: format!("ide@{}/drive@1/disk@0", unit(at)),
+            name: "c".into(),
+            bios: true,
+        };
         let devices = [disk, cd];
         let order = |wanted: &[BootClass]| String::from_utf8(boot_order(wanted, &devices)).unwrap();
         let (disk, cd) = ("/pci@i0cf8/scsi@11/disk@0,0", "/pci@i0cf8/ide@1,1/drive@1/disk@0");

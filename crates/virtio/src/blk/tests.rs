@@ -16,6 +16,8 @@ pub(crate) struct MemDisk {
     data: Mutex<Vec<u8>>,
     pub(crate) log: Mutex<Vec<BlockOp>>,
     pub(crate) held: Mutex<Vec<BlockRequest>>,
+    /// Its size, which may change.
+    sectors: AtomicU64,
     pub(crate) hold: AtomicBool,
     pub(crate) fail: Mutex<Option<BlockErrorKind>>,
     read_only: bool,
@@ -27,6 +29,7 @@ impl MemDisk {
             data: Mutex::new(vec![0; (SECTORS * SECTOR) as usize]),
             log: Mutex::default(),
             held: Mutex::default(),
+            sectors: AtomicU64::new(SECTORS),
             hold: AtomicBool::new(false),
             fail: Mutex::default(),
             read_only,
@@ -72,7 +75,7 @@ impl MemDisk {
 
 impl BlockBackend for MemDisk {
     fn geometry(&self) -> BlockGeometry {
-        BlockGeometry { sectors: SECTORS, physical_block: 4096, read_only: self.read_only }
+        BlockGeometry { sectors: self.sectors.load(Ordering::SeqCst), physical_block: 4096, read_only: self.read_only }
     }
     fn submit(&self, request: BlockRequest) {
         self.log.lock().unwrap().push(request.op);
@@ -121,6 +124,25 @@ fn the_configuration_describes_the_disk() {
     );
     let ro = super::tests::rig(&MemDisk::new(true));
     assert_eq!(ro.offered() & (F_RO | F_DISCARD | F_WRITE_ZEROES), F_RO);
+}
+
+#[test]
+fn a_new_size_is_shown_and_told() {
+    let disk = MemDisk::new(false);
+    let blk = Blk::new(disk.clone(), &BlkConfig { queues: 1, serial: "d".into() });
+    let handle = blk.handle();
+    let rig = Rig::new(blk);
+    let mut q = rig.start(F_FLUSH).remove(0);
+    let generation = rig.read(0x15, 1);
+    assert_eq!(request(&rig, &mut q, 0, SECTORS, &[(DATA, 512, true)]).0, 1, "outside");
+    disk.data.lock().unwrap().resize(2 * (SECTORS * SECTOR) as usize, 7);
+    disk.sectors.store(2 * SECTORS, Ordering::SeqCst);
+    assert_eq!(rig.read(0x2000, 8), SECTORS, "not before it is told");
+    handle.resized();
+    assert_eq!(rig.read(0x2000, 8), 2 * SECTORS);
+    assert_ne!(rig.read(0x15, 1), generation, "the configuration's generation moves");
+    assert_eq!(request(&rig, &mut q, 0, SECTORS, &[(DATA, 512, true)]).0, 0);
+    assert_eq!(rig.bytes(DATA, 1), [7]);
 }
 
 #[test]

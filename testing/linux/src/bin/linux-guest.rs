@@ -15,6 +15,11 @@ enum Args {
         /// Where its files go.
         directory: PathBuf,
     },
+    /// Make the guest of the network's benchmark.
+    Net {
+        /// Where its files go.
+        directory: PathBuf,
+    },
     /// Make the guest of the disk benchmark.
     Disk {
         /// Where its files go.
@@ -57,6 +62,7 @@ struct StressArgs {
 fn main() -> anyhow::Result<()> {
     match Args::parse() {
         Args::Bench { directory } => visor_test_linux::bench::make(&directory),
+        Args::Net { directory } => visor_test_linux::net::make(&directory),
         Args::Disk { directory } => visor_test_linux::bench::make_disk(&directory),
         Args::Stress(args) => stress(&args),
     }

@@ -87,6 +87,12 @@ fn converse(stream: UnixStream, hub: &Arc<Hub>, place: Place, mut input: SerialI
 
 fn show(mut stream: UnixStream, hub: &Hub, mut place: Place) {
     let _ = stream.set_write_timeout(Some(PATIENCE));
+    if let Read::Bytes(old, _) = hub.read(&mut place, usize::MAX, Duration::ZERO)
+        && stream.write_all(&without_queries(old)).is_err()
+    {
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+        return;
+    }
     loop {
         let written = match hub.read(&mut place, AT_A_TIME, LOOK) {
             Read::Bytes(bytes, 0) => stream.write_all(&bytes),
@@ -104,9 +110,36 @@ fn show(mut stream: UnixStream, hub: &Hub, mut place: Place) {
     let _ = stream.shutdown(std::net::Shutdown::Both);
 }
 
+/// `old` output without what a terminal answers (ECMA-48 DSR and DA): the answer would be typed into the guest, which has long had one.
+fn without_queries(old: Vec<u8>) -> Vec<u8> {
+    const QUERIES: [&[u8]; 5] = [b"\x1b[6n", b"\x1b[5n", b"\x1b[c", b"\x1b[0c", b"\x1b[>c"];
+    let mut out = Vec::with_capacity(old.len());
+    let mut rest = &old[..];
+    while let Some((first, after)) = rest.split_first() {
+        match QUERIES.iter().find(|q| rest.starts_with(q)) {
+            Some(q) => rest = rest.get(q.len()..).unwrap_or_default(),
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
 /// Whether the other end has closed the connection, not just its half of it.
 fn has_gone(stream: &UnixStream) -> bool {
     let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
     poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|r| r.intersects(gone))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_questions_are_not_asked_again() {
+        assert_eq!(without_queries(b"a\x1b[6nb\x1b[1mc\x1b[c\x1b[".to_vec()), b"ab\x1b[1mc\x1b[");
+    }
 }
