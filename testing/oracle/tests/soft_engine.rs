@@ -36,7 +36,7 @@ fn so_it_does_on_hosts_that_lack_features() {
 }
 
 fn translator_agrees(seed: u64, cases: u64, absent: HostFeatures) {
-    let options = SoftOptions { tier: Tier::Translator, eager: true, absent, ..SoftOptions::default() };
+    let options = SoftOptions { tier: Tier::Translator, eager: true, verify: true, absent, ..SoftOptions::default() };
     let engine = SoftEngine::with_options(options).expect("engine");
     let mut subject = EngineSubject::new(&engine, &engine.caps().cpuid).expect("guest");
     let (_, report) = fuzz(seed, cases, &mut subject);

@@ -19,6 +19,7 @@
 //! - `dispatch`: the loop around it; `helpers`, `refill`: what code calls;
 //! - `lockstep`: each unit executed by the interpreter as well, and compared;
 //! - `tally`: what was handed to the interpreter;
+//! - `verify`: proves that what was emitted touches nothing of the host's;
 //! - `alarm`: how a timer gets translated code to come back.
 
 mod address;
@@ -48,6 +49,7 @@ mod tally;
 mod targets;
 mod turns;
 mod unit;
+mod verify;
 
 pub(crate) use dispatch::Translator;
 pub(crate) use frame::Frame;

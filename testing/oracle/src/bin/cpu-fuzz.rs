@@ -112,7 +112,8 @@ fn subject(args: &Args) -> anyhow::Result<Option<Box<dyn Subject>>> {
             let tier = if args.tier == 2 { Tier::Translator } else { Tier::Interpreter };
             // What has AVX would not agree with one that has none.
             let absent = HostFeatures { pext: args.old_host, fsgsbase: args.old_host, avx: false };
-            let engine = SoftEngine::with_options(SoftOptions { tier, eager: true, absent, ..SoftOptions::default() })?;
+            let options = SoftOptions { tier, eager: true, verify: true, absent, ..SoftOptions::default() };
+            let engine = SoftEngine::with_options(options)?;
             Some(Box::new(EngineSubject::new(&engine, &engine.caps().cpuid)?))
         }
         With::Native => Some(Box::new(Native::new()?)),
