@@ -20,6 +20,7 @@ struct Explained {
 }
 
 /// An end of the connection.
+#[expect(clippy::large_enum_variant, reason = "two are made in a run")]
 enum End {
     Guest(String, GuestPlace),
     Address(IpAddr),
