@@ -121,6 +121,8 @@ fn vlans_separate_guests_and_a_trunk_sees_their_tags() {
     let script = "systemctl stop dhcp@eth0.service; ip link set eth0 up
         modprobe 8021q
         for v in 10 20; do ip link add link eth0 name eth0.$v type vlan id $v; ip link set eth0.$v up; done
+        # Each has a DHCP client by now, which takes addresses away that are not its own.
+        sleep 2; for v in 10 20; do systemctl stop dhcp@eth0.$v.service; ip link set eth0.$v up; done
         ip addr add 10.10.0.3/24 dev eth0.10; curl -sS -m 100 http://10.10.0.1/name; ip addr del 10.10.0.3/24 dev eth0.10
         ip addr add 10.10.0.3/24 dev eth0.20; curl -sS -m 100 http://10.10.0.1/name; echo end";
     let trunk = home.start("trunk", &options, script);

@@ -138,7 +138,7 @@ done";
 fn disks_are_served_through_tls_each_to_its_client() {
     let home = Home::new("tls");
     certificates(&home);
-    for (name, fill) in [("one", 1), ("two", 2)] {
+    for (name, fill) in [("one", 1), ("two", 2), ("three", 3)] {
         home.file(&format!("{name}.raw"), &vec![fill; 1 << 20]);
     }
     let mut serve = home.command(&["disk", "serve", "./one.raw", "./two.raw", "--listen", "127.0.0.1:0"]);
@@ -161,7 +161,7 @@ fn disks_are_served_through_tls_each_to_its_client() {
     let text = home.fails(&[
         "disk",
         "serve",
-        "./one.raw",
+        "./three.raw",
         "--listen",
         "127.0.0.1:0",
         "--tls-cert",

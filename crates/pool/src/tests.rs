@@ -359,7 +359,7 @@ fn model() {
                         stage.members[i].fail(Some(std::io::ErrorKind::Other));
                     }
                     // Used once, it is known before another one fails.
-                    write(&v, group as u64 * CHUNK / 512, &model[group * CHUNK as usize..][..512].to_vec()).unwrap();
+                    write(&v, group as u64 * CHUNK / 512, &model[group * CHUNK as usize..][..512]).unwrap();
                     stage.members[i].fail(None);
                 }
                 7 if random.below(6) == 0 => {

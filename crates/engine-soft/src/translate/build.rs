@@ -325,6 +325,8 @@ impl<'a> Build<'a> {
         let site = self.site(insn);
         let back = self.asm.here();
         self.cold.push(Cold::Interpret { from, site, start, ready, back });
+        // The way back from there has lost it.
+        self.r14 = None;
     }
 
     /// The interpreter executes the branch `insn`, whose code begins at `start`, if one of `from` jumps.

@@ -18,7 +18,7 @@ fn stubs() -> (CodeCache, Stubs) {
 }
 
 fn flavour(pext: bool, retry_ranges: bool) -> HostFlavour {
-    HostFlavour { pext, rounds: true, rdtscp: false, retry_ranges, count: true }
+    HostFlavour { pext, rdtscp: false, retry_ranges, count: true }
 }
 
 /// Some code with loads, stores, groups, loops, calls and branches.
