@@ -12,6 +12,8 @@
 //! Within a loop's version without checks (`rounds`) it proves that addresses are relative to a page that was found, not that the turns end
 //! before the page does.
 
+mod values;
+
 use std::collections::BTreeMap;
 
 use iced_x86::{
@@ -19,6 +21,7 @@ use iced_x86::{
     UsedMemory,
 };
 
+use self::values::{Array, NOTHING, State, Val, is_constant, pext, slot, state_disp, stored_at, sum};
 use super::address::{Access, tables};
 use super::build::Built;
 use super::cache::At;
@@ -29,101 +32,6 @@ use super::stubs::Stubs;
 use super::turns::WALKS;
 use crate::cpu::Cpu;
 use crate::mmu::{ENTRIES, KERNEL_TARGETS_AT, Privilege, USER_TARGETS_AT};
-
-/// What is known of a scratch register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Val {
-    Any,
-    /// The offset (with `times`: an eighth of it) of an entry of a soft TLB or of the branch targets.
-    Index {
-        times: bool,
-        targets: bool,
-    },
-    /// Part of the index of a branch target.
-    Target,
-    /// A linear address minus what the table of loads (stores) has for its entry.
-    Tagged {
-        store: bool,
-    },
-    /// That plus R14 and constant: where the access ends.
-    Tag {
-        store: bool,
-    },
-    End {
-        store: bool,
-        last: i64,
-    },
-    /// Zero if that is within the page: `size` bytes.
-    Outside {
-        store: bool,
-        size: i64,
-    },
-    /// An offset (a linear address if `linear`) whose `size` bytes are in the page that the table has.
-    InPage {
-        store: bool,
-        size: i64,
-        linear: bool,
-    },
-    Addend {
-        store: bool,
-    },
-    /// A host address of that many checked bytes.
-    Host {
-        store: bool,
-        size: i64,
-    },
-    /// What leads to a page of a loop.
-    Walk,
-    /// A `u32` that may be read.
-    Mark,
-    /// Translated code.
-    Code,
-}
-
-impl Val {
-    fn meet(self, other: Val) -> Val {
-        match (self, other) {
-            (a, b) if a == b => a,
-            (Val::Host { store: a, size: m }, Val::Host { store: b, size: n }) => {
-                Val::Host { store: a && b, size: m.min(n) }
-            }
-            _ => Val::Any,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
-    rcx: Val,
-    r14: Val,
-    spill: Val,
-    /// The flags are those of R14 compared with this.
-    compared: Option<i64>,
-}
-
-const NOTHING: State = State { rcx: Val::Any, r14: Val::Any, spill: Val::Any, compared: None };
-
-impl State {
-    fn meet(self, o: State) -> State {
-        State {
-            rcx: self.rcx.meet(o.rcx),
-            r14: self.r14.meet(o.r14),
-            spill: self.spill.meet(o.spill),
-            compared: if self.compared == o.compared { self.compared } else { None },
-        }
-    }
-}
-
-/// What an array of a table holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Array {
-    Tag { store: bool },
-    Host { store: bool },
-    Addend { store: bool },
-    Mark,
-    TargetLin,
-    TargetCode,
-}
 
 struct Verifier<'a> {
     at: At,
@@ -515,70 +423,5 @@ impl Verifier<'_> {
     }
 }
 
-/// LEA of the two scratch registers.
-fn sum(ins: &Instruction, s: &State, to: Register) -> Val {
-    let both = [ins.memory_base(), ins.memory_index()];
-    if ins.memory_index_scale() != 1 || !both.contains(&Register::RCX) || !both.contains(&Register::R14) {
-        return Val::Any;
-    }
-    let disp = ins.memory_displacement64() as i64;
-    match (to, s.rcx, s.r14) {
-        (Register::RCX, Val::Tag { store }, _) => Val::End { store, last: disp },
-        (Register::R14, Val::Addend { store: a }, Val::InPage { store, size, linear: true })
-            if a == store && disp == 0 =>
-        {
-            Val::Host { store, size }
-        }
-        (Register::R14, Val::Walk, _) if disp == 0 => Val::Host { store: true, size: 4096 },
-        _ => Val::Any,
-    }
-}
-
-/// PEXT into RCX of `from` under the mask at `mask`.
-fn pext(from: Register, mask: Option<i32>, s: &State) -> Val {
-    let is = |f: i32| mask == Some(f);
-    match (from, s.rcx) {
-        (Register::R14, _) if is(field!(index_mask)) => Val::Index { times: true, targets: false },
-        (Register::R14, _) if is(field!(kernel_targets_mask)) || is(field!(user_targets_mask)) => {
-            Val::Index { times: true, targets: true }
-        }
-        (Register::RCX, Val::End { store, last }) if is(field!(page_mask)) => Val::Outside { store, size: last + 1 },
-        // An aligned operand that begins in the page ends in it.
-        (Register::RCX, Val::End { store, last: 0 }) if is(field!(page_mask_16)) => Val::Outside { store, size: 16 },
-        (Register::RCX, Val::End { store, last: 0 }) if is(field!(page_mask_32)) => Val::Outside { store, size: 32 },
-        (Register::RCX, Val::End { store, last }) if is(field!(page_mask_16)) || is(field!(page_mask_32)) => {
-            Val::Outside { store, size: last + 1 }
-        }
-        _ => Val::Any,
-    }
-}
-
-fn is_constant(ins: &Instruction) -> bool {
-    ins.op_count() == 2 && !matches!(ins.op1_kind(), OpKind::Register | OpKind::Memory)
-}
-
-/// Offset from the GS base, if the memory operand is just that.
-fn state_disp(ins: &Instruction) -> Option<i32> {
-    let plain = (ins.memory_base(), ins.memory_index()) == (Register::None, Register::None);
-    if ins.memory_segment() != Register::GS || !plain {
-        return None;
-    }
-    i32::try_from(ins.memory_displacement64()).ok()
-}
-
-/// Where a 64-bit MOV of a register to engine state goes.
-fn stored_at(ins: &Instruction) -> Option<i32> {
-    let store =
-        ins.mnemonic() == Mnemonic::Mov && ins.op0_kind() == OpKind::Memory && ins.op1_kind() == OpKind::Register;
-    if store { state_disp(ins) } else { None }
-}
-
-/// The number of the 8-byte slot at `disp` among `len` from `first`.
-fn slot(disp: i32, first: i32, len: usize) -> Option<usize> {
-    let at = usize::try_from(disp - first).ok()?;
-    (at % 8 == 0 && at / 8 < len).then_some(at / 8)
-}
-
 #[cfg(test)]
-#[path = "verify_tests.rs"]
 mod tests;

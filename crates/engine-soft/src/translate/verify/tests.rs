@@ -1,3 +1,5 @@
+//! Real translations pass, and injected faults are found.
+
 use super::super::asm::{Asm, Rm, Sum, cond};
 use super::super::build::{Build, HostFlavour};
 use super::super::cache::CodeCache;
@@ -71,7 +73,7 @@ fn moved_offsets_are_found() {
             let near = ins.op_count() == 1 && ins.op0_kind() == OpKind::NearBranch64;
             let jump = near && at.has_immediate() && at.immediate_size() == 4;
             let field = if jump { ins.ip() as usize + at.immediate_offset() } else { field };
-            if !jump && !(table && at.has_displacement() && at.displacement_size() == 4) {
+            if !(jump || table && at.has_displacement() && at.displacement_size() == 4) {
                 continue;
             }
             // Somewhere within the same table, or the same code: never where something begins.
