@@ -49,6 +49,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: IsoCommand,
     },
+    /// Several stores as one: volumes striped or mirrored over folders and servers.
+    Pool {
+        #[command(subcommand)]
+        command: crate::pool::PoolCommand,
+    },
     /// Create, inspect, check, convert and snapshot virtual disks.
     Disk {
         #[command(subcommand)]
@@ -128,7 +133,7 @@ pub(crate) struct RunArgs {
     /// see --bus). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
     /// taken as raw that way may not be made to look like another format by its guest. Or a disk of the network:
     /// `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`; through TLS `nbds://...` with `,tls-ca=FILE` (else the host's authorities) and, as
-    /// the server's allowed client, `,tls-cert=FILE,tls-key=FILE`; the guest sees none of it; or a file of a web server, read by ranges and
+    /// the server's allowed client, `,tls-cert=FILE,tls-key=FILE`; the guest sees none of it; or a volume of a pool: `pool:POOL/VOLUME`; or a file of a web server, read by ranges and
     /// kept in a cache: `https://HOST/FILE,ro`, with `,cache=SIZE`, `,auth-file=FILE`, `,tls-ca=FILE`. `,iops=N` and `,bps=SIZE` limit requests and bytes per
     /// second. An encrypted disk (*.luks, or `,format=luks`) opens with `,key-file=FILE`, else with the key in the user's keyring, else a
     /// person is asked.

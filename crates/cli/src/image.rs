@@ -26,10 +26,18 @@ pub(crate) fn main(command: &ImageCommand, quiet: bool) -> Result<u8, Failure> {
 /// The image `name`, built first if it is not there.
 pub(crate) fn find_or_build(name: &str, quiet: bool) -> Result<Image, Failure> {
     known(name)?;
-    match store().tiny() {
-        Some(image) => Ok(image),
-        None => build(quiet),
+    if let Some(image) = store().tiny() {
+        return Ok(image);
     }
+    // Without a network, an image that another visor made is better than none.
+    build(quiet).or_else(|failure| match store().any_tiny() {
+        Some(old) => {
+            let why = format!("{:#}", failure.error);
+            eprintln!("visor: {why}; taking the image that another version of visor made");
+            Ok(old)
+        }
+        None => Err(failure),
+    })
 }
 
 fn store() -> ImageStore {

@@ -5,7 +5,7 @@
 //! - `doctor`: `visor doctor`;
 //! - `image`: `visor image`;
 //! - `iso`: `visor iso`;
-//! - `disk`: `visor disk`;
+//! - `disk`: `visor disk`; `pool`: `visor pool`;
 //! - `machine`: commands for machines that run, by their names;
 //! - `terminal`: the raw terminal, its escape keys and its restoration;
 //! - `report`: errors as a person reads them, and exit statuses.
@@ -18,6 +18,7 @@ mod image;
 mod iso;
 mod machine;
 mod net;
+mod pool;
 mod progress;
 mod report;
 mod run;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Port { command } => net::port(&command),
         Command::Fw { command } => net::fw(&command, args.quiet),
         Command::Sg { command } => net::sg(&command),
+        Command::Pool { command } => pool::main(&command, args.quiet),
         Command::Disk { command } => disk::main(&command, args.quiet),
         Command::Machine(command) => machine::main(&command, args.quiet),
     };

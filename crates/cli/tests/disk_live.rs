@@ -173,6 +173,32 @@ fn a_disk_comes_grows_and_goes() {
 }
 
 #[test]
+fn scsi_disks_come_and_go_with_and_without_an_adapter() {
+    let mut home = Home::new();
+    home.start("web", &[]);
+    let told = home.ok(&[
+        "disk", "add", "web", "--size", "64M", "--bus", "scsi", "--fs", "ext4", "--mount", "/one", "--disk", "one",
+    ]);
+    assert!(told.contains("/dev/sda"), "the adapter comes along: {told}");
+    let told = home.ok(&["disk", "add", "web", "--size", "32M", "--disk", "two"]);
+    assert!(told.contains("/dev/sdb"), "the next one is on the same bus: {told}");
+    assert_eq!(
+        home.guest("web", "echo x > /one/f && sync && cat /sys/block/sda/size /sys/block/sdb/size"),
+        "131072\n65536\n"
+    );
+    assert!(home.fails(&["disk", "detach", "web", "one"]).contains("/one"));
+    home.guest("web", "umount /one");
+    home.ok(&["disk", "detach", "web", "one"]);
+    let gone =
+        "n=0; while [ -e /sys/block/sda ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; ls /sys/block | grep sd";
+    assert_eq!(home.guest("web", gone), "sdb\n");
+    check(&home.file("one.qcow2"));
+    home.ok(&["disk", "attach", "web", "one", "--bus", "virtio"]);
+    let back = "n=0; while [ ! -b /dev/vdb ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; mount /dev/vdb /one && cat /one/f";
+    assert_eq!(home.guest("web", back), "x\n", "on another bus it is the same disk");
+}
+
+#[test]
 fn a_disk_is_added_with_each_file_system() {
     let mut home = Home::new();
     home.start("web", &[]);

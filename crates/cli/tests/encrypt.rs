@@ -178,7 +178,6 @@ fn a_person_is_asked_at_the_terminal() {
                 seen.push(byte[0] as char);
             }
             seen.push('|');
-            std::thread::sleep(std::time::Duration::from_millis(300));
             stdin.write_all(line).unwrap();
         }
         let _ = std::io::Read::read_to_string(&mut out, &mut seen);

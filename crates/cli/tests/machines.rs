@@ -4,106 +4,24 @@
 #[path = "common/boot.rs"]
 mod boot;
 mod common;
+#[path = "common/home.rs"]
+mod home;
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use boot::BootSector;
-use common::{file, stderr, stdout, visor};
+use common::{file, stderr, stdout};
+use home::Home;
 use serde_json::Value;
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(240);
-
-/// A directory of running machines for one test. What still runs at its end is killed.
-struct Home(PathBuf);
-
-impl Home {
-    fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, Ordering::SeqCst);
-        let path = std::env::temp_dir().join(format!("visor-home-{}-{number}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
-        Home(path)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = visor(args);
-        command.env("XDG_RUNTIME_DIR", &self.0);
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Standard output of a command that must succeed.
-    fn ok(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert_eq!(out.status.code(), Some(0), "{args:?}: {}{}", stdout(&out), stderr(&out));
-        stdout(&out)
-    }
-
-    /// Standard error of a command that must fail.
-    fn fails(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert_eq!(out.status.code(), Some(125), "{args:?}: {}{}", stdout(&out), stderr(&out));
-        stderr(&out)
-    }
-
-    fn launch(&self, disk: &Path, more: &[&str]) {
-        let mut args = vec!["launch", "--engine", "soft", "--net", "none", "--disk", text(disk)];
-        args.extend(more);
-        self.ok(&args);
-    }
-
-    fn ls(&self) -> Vec<Value> {
-        serde_json::from_str(&self.ok(&["ls", "--json"])).unwrap()
-    }
-
-    /// Waits until `command` prints something that holds `words`.
-    fn wait_for(&self, command: &[&str], words: &str) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let said = stdout(&self.run(command));
-            if said.contains(words) {
-                return said;
-            }
-            assert!(Instant::now() < end, "{command:?} never says {words:?}: {said}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn wait_until_gone(&self) {
-        let end = Instant::now() + PATIENCE;
-        while !self.ls().is_empty() {
-            assert!(Instant::now() < end, "{:?}", self.ls());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn place(&self, name: &str) -> PathBuf {
-        self.0.join("visor/machines").join(name)
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        for machine in self.ls() {
-            if let Some(pid) = machine["machine"]["pid"].as_i64() {
-                kill(pid as u32);
-            }
-        }
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn kill(pid: u32) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);

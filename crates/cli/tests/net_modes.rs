@@ -14,10 +14,12 @@ use netns::{inside, sh};
 
 const SERVER: &str = "mkdir -p /tmp/www; hostname > /tmp/www/name; httpd -p 80 -h /tmp/www";
 
-/// A guest's script that gives it an address which nobody hands out.
+/// A guest's script that gives it an address which nobody hands out. The DHCP client may come up only after the first attempt to stop
+/// it, and would take the address away.
 fn address(a: &str) -> String {
     format!(
-        "systemctl stop dhcp@eth0.service; ip addr flush dev eth0; ip link set eth0 up; ip addr add {a}/24 dev eth0;"
+        "systemctl stop dhcp@eth0.service; sleep 3; systemctl stop dhcp@eth0.service; ip addr flush dev eth0; \
+         ip link set eth0 up; ip addr add {a}/24 dev eth0;"
     )
 }
 
@@ -111,18 +113,20 @@ fn vlans_separate_guests_and_a_trunk_sees_their_tags() {
     let home = Home::new("vlans");
     home.ok(&["net", "create", "lan", "--mode", "internal"]);
     let ten = home.start("ten", &["--net", "lan", "--vlan", "10"], &format!("{} {SERVER}", address("10.10.0.1")));
-    let other = home.start("other", &["--net", "lan", "--vlan", "20"], &format!("{} {SERVER}", address("10.10.0.1")));
-    let same = "curl -sS -m 100 http://10.10.0.1/name";
-    let peer = home.start("peer", &["--net", "lan", "--vlan", "20"], &format!("{} {same}", address("10.10.0.2")));
-    assert_eq!(peer.before, "other\n", "the neighbour of its own VLAN");
+    let other = home.start("other", &["--net", "lan", "--vlan", "20"], &format!("{} {SERVER}", address("10.10.0.4")));
+    let both = "curl -sS -m 100 http://10.10.0.4/name; curl -s -m 5 http://10.10.0.1/name || echo unreachable";
+    let peer = home.start("peer", &["--net", "lan", "--vlan", "20"], &format!("{} {both}", address("10.10.0.2")));
+    assert_eq!(peer.before, "other\nunreachable\n", "the neighbour of its own VLAN, and nobody else");
     drop(peer);
     let file = home.0.join("trunk.pcap");
     let options = ["--net", "lan", "--trunk", "10,20", "--capture", file.to_str().unwrap()];
     let script = "systemctl stop dhcp@eth0.service; ip link set eth0 up
         modprobe 8021q
         for v in 10 20; do ip link add link eth0 name eth0.$v type vlan id $v; ip link set eth0.$v up; done
+        # Each has a DHCP client by now, which takes addresses away that are not its own.
+        sleep 2; for v in 10 20; do systemctl stop dhcp@eth0.$v.service; ip link set eth0.$v up; done
         ip addr add 10.10.0.3/24 dev eth0.10; curl -sS -m 100 http://10.10.0.1/name; ip addr del 10.10.0.3/24 dev eth0.10
-        ip addr add 10.10.0.3/24 dev eth0.20; curl -sS -m 100 http://10.10.0.1/name; echo end";
+        ip addr add 10.10.0.3/24 dev eth0.20; curl -sS -m 100 http://10.10.0.4/name; echo end";
     let trunk = home.start("trunk", &options, script);
     assert_eq!(trunk.before, "ten\nother\nend\n");
     drop(trunk);

@@ -1,8 +1,10 @@
 //! Copying a disk into a new image.
 //!
-//! Several threads read (and compress); one writes, in order, so that the new image is not fragmented.
+//! Where something has to be compressed or unpacked, several threads do that; one writes, in order, so that the new image is not
+//! fragmented. All else one thread copies.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -13,6 +15,8 @@ use visor_qcow2::{Error, ErrorKind, FileStorage, Image, Result, Source, Storage}
 const CHUNK: u64 = 2 << 20;
 /// Zeroes of fewer bytes are copied as data, since a hole costs as much as it saves.
 const GRAIN: usize = 4096;
+/// Bytes moved at a time where one thread copies: what stays in the CPU's cache between reading and writing.
+const INLINE: u64 = 512 << 10;
 /// Chunks that are read ahead of the writer for each thread.
 const AHEAD: u64 = 4;
 
@@ -64,6 +68,9 @@ pub fn convert(
     progress: visor_qcow2::Progress<'_>,
 ) -> Result<Copied> {
     let total = source.size();
+    if !options.compress && !source.is_packed() {
+        return inline(source, target, total, progress);
+    }
     let chunks = total.div_ceil(CHUNK);
     let state = Shared {
         next: AtomicU64::new(0),
@@ -90,6 +97,53 @@ pub fn convert(
         state.end();
         result
     })
+}
+
+/// Copies on the calling thread. What the host has to do is done by then - it reads ahead, and writes behind - so that handing chunks
+/// from thread to thread would cost more than it gains.
+fn inline(source: &dyn Source, target: &Target<'_>, total: u64, progress: visor_qcow2::Progress<'_>) -> Result<Copied> {
+    let (mut data, mut copied, mut at) = (Vec::new(), Copied::default(), 0);
+    while at < total {
+        let end = total.min(at + INLINE);
+        let (zero, len) = source.is_zero(at, end - at)?;
+        let stop = (at + len.clamp(1, end - at)).min(end);
+        let n = (stop - at) as usize;
+        let mut moved = 0;
+        if !zero {
+            data.resize(n, 0);
+            source.read(at, &mut data)?;
+            for part in runs(&data, GRAIN) {
+                moved += part.len() as u64;
+                write_data(target, at + part.start as u64, &data[part])?;
+            }
+        }
+        (copied.data, copied.zero) = (copied.data + moved, copied.zero + n as u64 - moved);
+        at = stop;
+        if !progress(at, total) {
+            return Err(Error::new(ErrorKind::Cancelled, "stopped"));
+        }
+    }
+    Ok(copied)
+}
+
+/// The stretches of `data` that are not zero, in grains.
+fn runs(data: &[u8], grain: usize) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (i, piece) in data.chunks(grain).enumerate().filter(|(_, piece)| !is_zero(piece)) {
+        let at = i * grain;
+        match runs.last_mut() {
+            Some(last) if last.end == at => last.end = at + piece.len(),
+            _ => runs.push(at..at + piece.len()),
+        }
+    }
+    runs
+}
+
+fn write_data(target: &Target<'_>, at: u64, data: &[u8]) -> Result<()> {
+    match target {
+        Target::Qcow2(image) => image.write(at, data),
+        Target::Raw(file) => file.write_at(data, at).map_err(|e| Error::host("cannot write the image", at, e)),
+    }
 }
 
 struct Shared {
@@ -157,10 +211,7 @@ fn write_all(
 fn write_part(target: &Target<'_>, part: Part) -> Result<()> {
     match (target, part.packed) {
         (Target::Qcow2(image), Some(packed)) => image.write_packed(part.at, &part.data, packed),
-        (Target::Qcow2(image), None) => image.write(part.at, &part.data),
-        (Target::Raw(file), _) => {
-            file.write_at(&part.data, part.at).map_err(|e| Error::host("cannot write the image", part.at, e))
-        }
+        _ => write_data(target, part.at, &part.data),
     }
 }
 

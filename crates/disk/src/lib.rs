@@ -37,6 +37,7 @@ pub use newfile::{NewFile, Published};
 pub use open::{
     ImageOptions, Opened, Policy, RemoteFile, RemoteOpen, RemoteOpener, is_remote, open_disk, open_image, open_remote,
 };
+pub use pool::Pool as Workers;
 pub use qcow2::Qcow2Disk;
 pub use raw::{Access, Alloc, Io, RawDisk, RawOptions};
 pub use source::{DiskSource, RawSource, SourceDisk};

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use visor_block::BlockRequest;
 
 /// The threads; they end when the value is dropped, after the requests submitted until then.
-pub(crate) struct Pool {
+pub struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -36,11 +36,7 @@ impl Pool {
     ///
     /// # Errors
     /// The host's, where it gives no threads.
-    pub(crate) fn new(
-        count: usize,
-        name: &str,
-        run: impl Fn(BlockRequest) + Send + Sync + 'static,
-    ) -> std::io::Result<Self> {
+    pub fn new(count: usize, name: &str, run: impl Fn(BlockRequest) + Send + Sync + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared { state: Mutex::default(), work: Condvar::new(), idle: Condvar::new() });
         let run = Arc::new(run);
         let mut pool = Pool { shared, threads: Vec::new() };
@@ -52,7 +48,8 @@ impl Pool {
         Ok(pool)
     }
 
-    pub(crate) fn submit(&self, request: BlockRequest) {
+    /// Has a thread carry `request` out.
+    pub fn submit(&self, request: BlockRequest) {
         let mut s = self.shared.lock();
         s.queue.push_back(request);
         s.open += 1;
@@ -60,7 +57,7 @@ impl Pool {
     }
 
     /// Returns when everything submitted has completed.
-    pub(crate) fn drain(&self) {
+    pub fn drain(&self) {
         let mut s = self.shared.lock();
         while s.open > 0 {
             s = self.shared.idle.wait(s).unwrap_or_else(PoisonError::into_inner);

@@ -31,6 +31,9 @@ pub struct SoftOptions {
     pub count: bool,
     /// Translate code that is met for the first time, rather than when it proves to be used. For tests.
     pub eager: bool,
+    /// Decode again what was emitted and prove that it touches nothing of the host's. What fails is told, and interpreted; with `eager`
+    /// it is a panic.
+    pub verify: bool,
     /// Features of the host that translated code does as if they were absent. For tests.
     pub absent: HostFeatures,
     /// Name translated blocks in `/tmp/perf-PID.map`.
@@ -56,6 +59,7 @@ impl Default for SoftOptions {
             code_cache: CODE_CACHE_DEFAULT,
             count: false,
             eager: false,
+            verify: cfg!(debug_assertions),
             absent: HostFeatures::default(),
             perf_map: false,
         }
@@ -147,6 +151,7 @@ mod tests {
             code_cache: 8 << 20,
             count: false,
             eager: false,
+            verify: SoftOptions::default().verify,
             absent: HostFeatures::default(),
             perf_map: true,
         };

@@ -17,6 +17,7 @@ mod conntrack;
 mod packet;
 mod policy;
 mod port_filter;
+mod reject;
 mod rule;
 mod ruleset;
 mod services;

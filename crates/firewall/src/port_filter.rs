@@ -6,6 +6,7 @@ use visor_net::{Direction, FrameFilter};
 
 use crate::conntrack::{Conntrack, ConntrackCounters};
 use crate::packet::{Packet, claimed, classify};
+use crate::reject::answer;
 use crate::{Action, Policy};
 
 /// Judges the frames of one guest by the policy of its network. Stateful: answers pass because the question has.
@@ -15,6 +16,8 @@ pub struct PortFilter {
     table: Conntrack,
     clock: Box<dyn Fn() -> Duration + Send>,
     refused: u64,
+    /// For the sender of what was refused last.
+    answer: Option<Vec<u8>>,
     /// The policy's revision by which the connections were judged.
     revision: u64,
 }
@@ -35,6 +38,7 @@ impl PortFilter {
             table: Conntrack::default(),
             clock: Box::new(clock),
             refused: 0,
+            answer: None,
             revision,
         }
     }
@@ -73,10 +77,12 @@ impl PortFilter {
                 let known = self.table.known(now, &key, flags);
                 if !known {
                     let own = direction == Direction::Inbound || self.policy.learn(&self.guest, key.source.ip());
-                    let allowed = own
-                        && opens
-                        && self.policy.lock().decide(&self.guest, &key, direction).action() == Action::Accept;
-                    if !allowed {
+                    if !own || !opens {
+                        return false;
+                    }
+                    let action = self.policy.lock().decide(&self.guest, &key, direction).action();
+                    if action != Action::Accept {
+                        self.answer = (action == Action::Reject).then(|| answer(frame)).flatten();
                         return false;
                     }
                     self.table.open(now, key, direction);
@@ -98,8 +104,13 @@ impl PortFilter {
 
 impl FrameFilter for PortFilter {
     fn pass(&mut self, direction: Direction, frame: &[u8]) -> bool {
+        self.answer = None;
         let passes = self.judge(direction, frame);
         self.refused += u64::from(!passes);
         passes
+    }
+
+    fn answer(&mut self) -> Option<Vec<u8>> {
+        self.answer.take()
     }
 }

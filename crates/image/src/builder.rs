@@ -213,6 +213,20 @@ fn verify(apt: &Apt, packages: &[Package], progress: &mut dyn Progress) -> Resul
 
 /// A digest of everything an image is made of: the same digest, the same image.
 fn digest(packages: &[Package]) -> String {
+    let mut hash = maker();
+    for package in packages {
+        hash.update(format!("{} {} {}\n", package.name, package.version, package.sha256));
+    }
+    hex(&hash.finalize()).chars().take(16).collect()
+}
+
+/// A digest of what this visor itself brings into an image. An image with another one was made by another visor, whose guest
+/// program and files need not fit.
+pub(crate) fn maker_digest() -> String {
+    hex(&maker().finalize()).chars().take(16).collect()
+}
+
+fn maker() -> Sha256 {
     let mut hash = Sha256::new();
     for text in METHOD.into_iter().chain([Recipe::TINY]) {
         hash.update(Sha256::digest(text));
@@ -222,10 +236,7 @@ fn digest(packages: &[Package]) -> String {
         hash.update(text);
     }
     hash.update(Sha256::digest(GUEST_INIT));
-    for package in packages {
-        hash.update(format!("{} {} {}\n", package.name, package.version, package.sha256));
-    }
-    hex(&hash.finalize()).chars().take(16).collect()
+    hash
 }
 
 fn copy_kernel(sysroot: &Path, release: &str, target: &Path) -> Result<(), ImageError> {
@@ -244,6 +255,7 @@ fn write_manifest(recipe: &Recipe, packages: &[Package], release: &str, output: 
         format: FORMAT,
         name: recipe.name.clone(),
         digest: digest(packages),
+        maker: maker_digest(),
         kernel_release: release.to_owned(),
         kernel_args: KERNEL_ARGS.to_owned(),
         files: describe(output)?,

@@ -43,6 +43,9 @@ pub struct Manifest {
     pub name: String,
     /// Digest of everything the image was made of; the name of its directory.
     pub digest: String,
+    /// Digest of what the visor that made it brought into it; empty in images of old.
+    #[serde(default)]
+    pub maker: String,
     /// Release of the kernel.
     pub kernel_release: String,
     /// Kernel command line for booting from the root disk, without console settings.
@@ -172,15 +175,33 @@ impl ImageStore {
         absolute("XDG_CACHE_HOME").or_else(home).map_or_else(temporary, |base| base.join("visor"))
     }
 
-    /// The image `tiny` that was built last, if it is whole.
+    /// The image `tiny` that this visor built last, if it is whole. One that another visor made - before an update, or of another
+    /// checkout - is left alone: what is in it need not fit.
     pub fn tiny(&self) -> Option<Image> {
-        self.image("tiny")
+        let ours = crate::builder::maker_digest();
+        let is_ours = |i: &Image| i.manifest.maker == ours;
+        self.any_tiny().filter(is_ours).or_else(|| self.all("tiny").into_iter().find(is_ours))
     }
 
-    pub(crate) fn image(&self, name: &str) -> Option<Image> {
-        let current = self.images(name).join("current");
+    /// The image `tiny` that was built last, whoever built it, if it is whole.
+    pub fn any_tiny(&self) -> Option<Image> {
+        let current = self.images("tiny").join("current");
         let directory = fs::canonicalize(current).ok()?;
         Image::open(&directory).ok()
+    }
+
+    /// All whole images of one name, the youngest first.
+    fn all(&self, name: &str) -> Vec<Image> {
+        let entries = fs::read_dir(self.images(name)).into_iter().flatten().flatten();
+        let is_one = |e: &fs::DirEntry| {
+            e.file_type().is_ok_and(|t| t.is_dir()) && !e.file_name().as_encoded_bytes().starts_with(b".")
+        };
+        let mut found: Vec<_> = entries
+            .filter(is_one)
+            .filter_map(|e| Some((e.metadata().and_then(|m| m.modified()).ok()?, Image::open(&e.path()).ok()?)))
+            .collect();
+        found.sort_by_key(|(made, _)| std::cmp::Reverse(*made));
+        found.into_iter().map(|(_, image)| image).collect()
     }
 
     /// The directory with the images of one name.

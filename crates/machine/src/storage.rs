@@ -152,7 +152,7 @@ fn disc_name(cd: &Cd) -> String {
 }
 
 /// Addresses of disks on the SCSI bus; CD-ROM drives follow, so that a disk that is added keeps its order among disks.
-const SCSI_DISKS: std::ops::Range<u8> = 0..24;
+pub(crate) const SCSI_DISKS: std::ops::Range<u8> = 0..24;
 const SCSI_CDS: std::ops::Range<u8> = 24..visor_virtio::scsi::TARGETS;
 
 /// Whether anything is to be on the SCSI adapter.
@@ -169,6 +169,7 @@ pub(crate) fn scsi(b: &mut Board<'_>) -> Result<(), MachineError> {
     for (target, disk) in SCSI_DISKS.zip(config.disks.iter().filter(|d| d.bus == DiskBus::Scsi)) {
         let attached: Arc<dyn BlockBackend> = b.built.disks.register(disk);
         handle.insert(target, scsi_disk(&attached, disk, &b.timeline)).map_err(full)?;
+        b.built.disks.on_scsi(at, &handle, Some(target));
         b.built.bootable.push(Bootable::scsi(at, target, BootClass::Disk, disk.serial.clone()));
     }
     for (target, cd) in SCSI_CDS.zip(config.cds.iter().filter(|c| c.bus == CdBus::Scsi)) {
@@ -177,6 +178,7 @@ pub(crate) fn scsi(b: &mut Board<'_>) -> Result<(), MachineError> {
         b.built.trays.push(tray);
         b.built.bootable.push(Bootable::scsi(at, target, BootClass::Cd, disc_name(cd)));
     }
+    b.built.disks.on_scsi(at, &handle, None);
     b.built.scsi = Some(handle);
     Ok(())
 }

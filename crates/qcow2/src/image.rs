@@ -252,6 +252,20 @@ impl Source for Image {
             ExtentKind::Data { .. } | ExtentKind::Compressed { .. } => Ok((false, e.len)),
         }
     }
+
+    /// By the first extents: images are compressed when they are made, as a whole.
+    fn is_packed(&self) -> bool {
+        const LOOK: usize = 64;
+        let mut at = 0;
+        for _ in 0..LOOK {
+            match self.extent(at, self.size().saturating_sub(at)) {
+                Ok(e) if matches!(e.kind, ExtentKind::Compressed { .. }) => return true,
+                Ok(e) if e.len > 0 && at + e.len < self.size() => at += e.len,
+                _ => break,
+            }
+        }
+        self.backing.as_ref().is_some_and(|b| b.is_packed())
+    }
 }
 
 pub(crate) fn read_header(file: &dyn Storage) -> Result<Header> {

@@ -50,6 +50,10 @@ pub trait Source: Send + Sync {
         let _ = at;
         Ok((false, len))
     }
+    /// Whether reading takes much work, as where data is compressed: then several threads should read.
+    fn is_packed(&self) -> bool {
+        false
+    }
 }
 
 /// A file of the host.

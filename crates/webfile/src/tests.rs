@@ -111,16 +111,20 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         line.clear();
     }
     shared.requests.fetch_add(1, Ordering::Relaxed);
-    *shared.seen.lock().unwrap() = head.clone();
+    shared.seen.lock().unwrap().clone_from(&head);
+    let range = head.lines().find_map(|l| l.strip_prefix("range: bytes=")).unwrap_or("0-0").trim();
+    let (first, last) = range.split_once('-').unwrap();
+    answer(stream, shared, first.parse().unwrap(), last.parse().unwrap())
+}
+
+/// Answers a request for a range.
+fn answer(stream: TcpStream, shared: &Shared, first: usize, last: usize) -> std::io::Result<()> {
     let fault = {
         let mut faults = shared.faults.lock().unwrap();
         if faults.is_empty() { Fault::None } else { faults.remove(0) }
     };
     let content = shared.content.lock().unwrap().clone();
-    let range = head.lines().find_map(|l| l.strip_prefix("range: bytes=")).unwrap_or("0-0").trim();
-    let (first, last) = range.split_once('-').unwrap();
-    let first: usize = first.parse().unwrap();
-    let mut last: usize = last.parse::<usize>().unwrap().min(content.len().saturating_sub(1));
+    let mut last = last.min(content.len().saturating_sub(1));
     let etag = shared.etag.lock().unwrap().clone().map_or(String::new(), |t| format!("ETag: {t}\r\n"));
     let mut out = stream.try_clone()?;
     let simple = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");

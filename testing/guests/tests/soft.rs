@@ -101,9 +101,9 @@ fn counted(program: &str, vcpus: u32, options: SoftOptions) -> Vec<VcpuStats> {
     std::iter::once(&guest.boot).chain(&guest.others).map(|cpu| cpu.stats()).collect()
 }
 
-/// Translates at once.
+/// Translates at once, and proves that what it emits is harmless.
 fn eager() -> SoftOptions {
-    SoftOptions { eager: true, ..SoftOptions::default() }
+    SoftOptions { eager: true, verify: true, ..SoftOptions::default() }
 }
 
 #[test]
@@ -169,4 +169,15 @@ fn a_range_of_blocks_is_translated_and_the_rest_interpreted() {
     assert_eq!((blocks(Some(0..3)), blocks(Some(3..8)), blocks(Some(1_000_000..1_000_001))), (3, 5, 0));
     let halves = [blocks(Some(0..all / 2)), blocks(Some(all / 2..u64::MAX))];
     assert!(halves.iter().sum::<u64>() >= all && halves[0] == all / 2, "{halves:?} of {all}");
+}
+
+#[test]
+fn the_verifier_accepts_what_is_emitted() {
+    for absent in [HostFeatures::default(), HostFeatures::ALL] {
+        for program in alone().chain([image::program("drive/compute-64")]) {
+            let stats = &counted(program.name, 1, SoftOptions { absent, ..eager() })[0];
+            let refused = stats.exits.helpers.iter().find(|h| h.name == "verifier_refused").map(|h| h.count);
+            assert_eq!(refused, Some(0), "{}", program.name);
+        }
+    }
 }

@@ -19,11 +19,6 @@ fn fuzz(seed: u64, cases: u64, subject: &mut dyn Subject) -> (Generator, Report)
     (generator, report)
 }
 
-/// Translated code does not keep flags that it overwrites before it reads them, and so what a fault reports of them is anything.
-fn dead_flags(m: &Mismatch) -> bool {
-    m.kind() == "rflags" && matches!(m.native_vector, 12..=14)
-}
-
 #[test]
 fn the_translator_agrees_with_the_host() {
     translator_agrees(3, CASES, HostFeatures::default());
@@ -36,13 +31,13 @@ fn so_it_does_on_hosts_that_lack_features() {
 }
 
 fn translator_agrees(seed: u64, cases: u64, absent: HostFeatures) {
-    let options = SoftOptions { tier: Tier::Translator, eager: true, absent, ..SoftOptions::default() };
+    let options = SoftOptions { tier: Tier::Translator, eager: true, verify: true, absent, ..SoftOptions::default() };
     let engine = SoftEngine::with_options(options).expect("engine");
     let mut subject = EngineSubject::new(&engine, &engine.caps().cpuid).expect("guest");
     let (_, report) = fuzz(seed, cases, &mut subject);
     assert_eq!(report.cases, cases);
-    let (dead, rest): (Vec<_>, Vec<_>) = report.mismatches.iter().partition(|m| dead_flags(m));
-    assert!((dead.len() as u64) < cases / 50, "{} faults with other flags", dead.len());
+    // Translated code does not keep flags that it overwrites before it reads them.
+    let rest: Vec<_> = report.mismatches.iter().filter(|m| !m.is_of_dead_flags()).collect();
     let text: String = rest.iter().take(10).map(|m| m.to_string()).collect();
     assert!(rest.is_empty(), "{} mismatches:\n{text}", rest.len());
 }

@@ -34,7 +34,18 @@ const DISC: [&str; 8] = [
     "isolinux",
     "grub-efi-amd64-bin",
 ];
-const MODULES: [&str; 10] = ["virtio_pci", "virtio_scsi", "ata_piix", "sd_mod", "sr_mod", "isofs", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1"];
+const MODULES: [&str; 10] = [
+    "virtio_pci",
+    "virtio_scsi",
+    "ata_piix",
+    "sd_mod",
+    "sr_mod",
+    "isofs",
+    "vfat",
+    "nls_cp437",
+    "nls_ascii",
+    "nls_iso8859-1",
+];
 
 /// Bytes of the FAT file system with GRUB.
 const ESP: usize = 8 << 20;

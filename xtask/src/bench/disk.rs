@@ -158,6 +158,8 @@ impl Bench {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for _ in 0..self.pairs {
             std::fs::copy(&q, &copy)?;
+            // Not to be paid for by whoever flushes next.
+            std::fs::File::open(&copy)?.sync_all()?;
             a.push(self.timed(&[&visor, "-q", "disk", "compact", &copy, "--rewrite"], &[])?);
             // What takes the place of an image must be on the medium.
             let theirs = format!("qemu-img convert -f qcow2 -O qcow2 {q} {out} && sync {out}");

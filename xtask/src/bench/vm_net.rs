@@ -34,7 +34,9 @@ pub(super) fn run(rounds: usize, visor: Option<&str>) -> anyhow::Result<()> {
     let sides = [Side::command("qemu", &format!("qemu-system-x86_64 {QEMU}"))?, visor];
     let (sink, source, datagrams) = (serve(sink)?, serve(source)?, count()?);
     let path = |name: &str| directory.join(name).to_string_lossy().into_owned();
-    let append = format!("console=ttyS0 quiet panic=-1 cryptomgr.notests=1 net={HOST},{sink},{source},{datagrams}");
+    let append = format!(
+        "console=ttyS0 quiet panic=-1 cryptomgr.notests=1 tsc=reliable no_timer_check net={HOST},{sink},{source},{datagrams}"
+    );
     let guest = Guest { kernel: path("vmlinuz"), initrd: path("initrd.cpio"), append, cpus: 1 };
     let mut table = Table::new(sides.iter().map(|s| s.name.clone()));
     for round in 1..=rounds.max(1) {

@@ -20,6 +20,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("visor-nic", "visor-pci"),
     ("visor-image", "visor-guest"),
     ("visor-host-net", "visor-nat"),
+    ("visor-pool", "visor-disk"),
 ];
 
 /// Crates that may hold unsafe code; every other one forbids it.

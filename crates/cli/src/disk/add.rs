@@ -27,6 +27,9 @@ pub(crate) struct AddArgs {
     /// Name of the disk; the machine's with a number if left out.
     #[arg(long, value_name = "NAME")]
     pub(super) disk: Option<String>,
+    /// How it is connected; as the machine's other disks if left out.
+    #[arg(long, value_enum)]
+    pub(super) bus: Option<live::PlugBus>,
     /// Make this file system on it. The guest needs the tools for it, and visor's agent.
     #[arg(long, value_enum)]
     pub(super) fs: Option<FsArg>,
@@ -59,14 +62,14 @@ impl FsArg {
     }
 }
 
-/// Run in the guest with the disk's PCI address, file system and mount point: waits for the disk, makes the file system, mounts it,
+/// Run in the guest with the disk's PCI address, file system, mount point and SCSI target: waits for the disk, makes the file system, mounts it,
 /// and prints the device's name. Nothing is made on a disk that holds something.
 const SCRIPT: &str = r#"
 set -e
-at=$1 fs=$2 dir=$3 dev=
+at=$1 fs=$2 dir=$3 target=${4:-none} dev=
 n=0
 while [ -z "$dev" ] && [ $n -lt 100 ]; do
-    for b in /sys/bus/pci/devices/0000:$at/virtio*/block/* /sys/bus/pci/devices/0000:$at/block/*; do
+    for b in /sys/bus/pci/devices/0000:$at/virtio*/block/* /sys/bus/pci/devices/0000:$at/virtio*/host*/target*:*:$target/*/block/*; do
         if [ -e "$b/dev" ] && [ -b "/dev/${b##*/}" ]; then dev=${b##*/}; fi
     done
     [ -n "$dev" ] || sleep 0.2
@@ -100,7 +103,7 @@ pub(super) fn add(args: &AddArgs, quiet: bool) -> Result<u8, Failure> {
     let target = find_machine(&args.machine)?;
     let (name, path) = make(args)?;
     // A disk that does not get into the machine is not left behind.
-    let attached = text(&path).and_then(|p| live::attach(&target, p, None)).inspect_err(|_| {
+    let attached = text(&path).and_then(|p| live::attach(&target, p, None, args.bus)).inspect_err(|_| {
         let _ = std::fs::remove_file(&path);
     })?;
     let fs = args.fs.or(args.mount.is_some().then_some(FsArg::Ext4));
@@ -159,7 +162,8 @@ fn text(path: &Path) -> Result<&str, Failure> {
 fn prepare(target: &Target, attached: &Value, fs: Option<FsArg>, dir: &str) -> Result<String, Failure> {
     let at = attached["at"].as_str().unwrap_or_default();
     let fs = fs.map_or("", FsArg::name);
-    let argv = ["sh", "-c", SCRIPT, "sh", at, fs, dir].map(str::to_owned);
+    let place = attached["target"].as_u64().map(|t| t.to_string()).unwrap_or_default();
+    let argv = ["sh", "-c", SCRIPT, "sh", at, fs, dir, &place].map(str::to_owned);
     let done = exec::capture(target, &argv)?;
     if done.status != 0 {
         let why = String::from_utf8_lossy(&done.err);

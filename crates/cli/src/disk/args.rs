@@ -14,6 +14,7 @@ pub(crate) enum DiskCommand {
   visor disk create data --size 10G                     grows as the guest writes (qcow2)
   visor disk create data --size 10G --alloc static      all space taken now (raw)
   visor disk create ./work.qcow2 --size 20G --backing base.qcow2
+  visor disk create pool:safe/data --size 10G           in a pool (visor pool create)
   visor disk create web --backing https://store/debian.qcow2
   visor disk create secret --size 10G --encrypt         asks for a passphrase; readable by cryptsetup
   visor disk create secret --size 10G --encrypt --key-file secret.key")]
@@ -290,7 +291,7 @@ pub(crate) struct Which {
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct CreateArgs {
-    /// A name, or a path.
+    /// A name, a path, or a volume of a pool: pool:POOL/VOLUME.
     pub(super) disk: String,
     /// Capacity: a number with K, M, G or T. With a backing file, its size if left out.
     #[arg(long, value_parser = parse_size, required_unless_present = "backing")]
@@ -303,6 +304,9 @@ pub(crate) struct CreateArgs {
     pub(super) backing: Option<String>,
     #[command(flatten)]
     pub(super) web: super::web::WebArgs,
+    /// Promise more than the pool has. Machines stop when it runs out, until there is room.
+    #[arg(long)]
+    pub(super) overcommit: bool,
     #[command(flatten)]
     pub(super) encrypt: super::encrypt::EncryptArgs,
     /// Print as JSON.

@@ -258,6 +258,13 @@ fn resize_raw(path: &Path, source: &dyn Source, old: u64, new: u64) -> Result<()
 
 pub(super) fn remove(disks: &[String], quiet: bool) -> Result<u8, Failure> {
     for disk in disks {
+        if let Some((pool, volume)) = crate::pool::volume(disk) {
+            crate::pool::remove(pool, volume)?;
+            if !quiet {
+                println!("{disk} removed");
+            }
+            continue;
+        }
         let path = find(disk)?;
         // Whoever can lock it for writing is its only user. What the format says does not matter for that.
         let options = ImageOptions { format: Some(Format::Raw), ..ImageOptions::new(Access::ReadWrite) };

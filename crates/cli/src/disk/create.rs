@@ -14,6 +14,12 @@ use crate::progress::Unit;
 use crate::report::Failure;
 
 pub(super) fn create(args: &CreateArgs, quiet: bool) -> Result<u8, Failure> {
+    if let Some((pool, volume)) = crate::pool::volume(&args.disk) {
+        return in_pool(args, pool, volume, quiet);
+    }
+    if args.overcommit {
+        return Err(Failure::new("--overcommit is for volumes of pools").hint("pool:POOL/VOLUME as the disk's name"));
+    }
     if args.encrypt.encrypt {
         return encrypted(args, quiet);
     }
@@ -36,6 +42,34 @@ pub(super) fn create(args: &CreateArgs, quiet: bool) -> Result<u8, Failure> {
         }
     };
     tell(args, &path, format, size, quiet)
+}
+
+/// A volume of a pool.
+fn in_pool(args: &CreateArgs, pool: &str, volume: &str, quiet: bool) -> Result<u8, Failure> {
+    let (Some(size), None) = (args.size, &args.backing) else {
+        return Err(Failure::new("a volume of a pool has a size, and no backing file"));
+    };
+    if args.how.format.is_some_and(|f| f != Format::Raw) {
+        return Err(Failure::new("volumes of pools are raw").hint("leave --format out"));
+    }
+    let alloc = if args.how.alloc == AllocArg::Static { Alloc::Static } else { Alloc::Dynamic };
+    let whole = if args.encrypt.encrypt { size.saturating_add(visor_luks::Luks::DATA_OFFSET) } else { size };
+    crate::pool::create(pool, volume, whole, alloc, args.overcommit)?;
+    if args.encrypt.encrypt {
+        let made = crate::pool::open(pool, volume, false)
+            .and_then(|below| encrypt::format(below, args.disk.as_ref(), &args.encrypt).map(drop));
+        if let Err(e) = made {
+            let _ = crate::pool::remove(pool, volume);
+            return Err(e);
+        }
+    }
+    let encrypted = args.encrypt.encrypt;
+    if args.json {
+        println!("{}", json!({ "disk": args.disk, "size": size, "encrypted": encrypted }));
+    } else if !quiet {
+        println!("{}  {}{}", args.disk, human(size), if encrypted { ", encrypted" } else { "" });
+    }
+    Ok(0)
 }
 
 /// An encrypted disk: a raw file unless another format is wanted.

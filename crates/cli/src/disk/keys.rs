@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, tcgetattr, tcsetattr};
 use visor_block::BlockBackend;
 use visor_luks::{BackendMedium, Luks, LuksDisk, LuksError, LuksErrorKind, VolumeKey, Zeroizing};
 
@@ -23,6 +23,13 @@ pub(crate) type Secret = Zeroizing<Vec<u8>>;
 const MAX_KEY: usize = 8 << 20;
 /// Longest passphrase.
 const MAX_PASSPHRASE: usize = 512;
+/// What a terminal sends for these keys.
+const CTRL_C: u8 = 3;
+const CTRL_D: u8 = 4;
+const BACKSPACE: u8 = 8;
+const CTRL_U: u8 = 21;
+const CTRL_BACKSLASH: u8 = 28;
+const DELETE: u8 = 127;
 /// How often a person may try.
 const ATTEMPTS: usize = 3;
 
@@ -196,10 +203,12 @@ fn ask(prompt: &str) -> Result<Option<Secret>, Failure> {
     let Ok(before) = tcgetattr(&terminal) else { return Ok(None) };
     let mut quiet = before.clone();
     // Signals too, so that nothing ends the program before the terminal is as it was.
-    quiet.local_flags &= !(LocalFlags::ECHO | LocalFlags::ISIG);
-    terminal.write_all(prompt.as_bytes())?;
+    quiet.local_flags &= !(LocalFlags::ECHO | LocalFlags::ISIG | LocalFlags::ICANON);
+    quiet.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
+    quiet.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
+    // What was typed before the question is thrown away, and nothing that is typed after it is shown or lost.
     tcsetattr(&terminal, SetArg::TCSAFLUSH, &quiet).map_err(anyhow::Error::from)?;
-    let line = line(&mut terminal);
+    let line = terminal.write_all(prompt.as_bytes()).map_err(Failure::from).and_then(|()| line(&mut terminal));
     let _ = tcsetattr(&terminal, SetArg::TCSANOW, &before);
     let _ = terminal.write_all(b"\n");
     line.map(Some)
@@ -208,15 +217,18 @@ fn ask(prompt: &str) -> Result<Option<Secret>, Failure> {
 fn line(terminal: &mut File) -> Result<Secret, Failure> {
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_PASSPHRASE));
     let mut byte = [0];
-    while terminal.read(&mut byte)? == 1 && byte[0] != b'\n' {
-        // ctrl-C, ctrl-\
-        if matches!(byte[0], 3 | 28) {
-            return Err(Failure { status: 130, ..Failure::new("stopped") });
+    while terminal.read(&mut byte)? == 1 {
+        match byte[0] {
+            b'\n' | b'\r' | CTRL_D => break,
+            CTRL_C | CTRL_BACKSLASH => return Err(Failure { status: 130, ..Failure::new("stopped") }),
+            // A character may be several bytes of UTF-8.
+            BACKSPACE | DELETE => while line.pop().is_some_and(|b| b & 0xc0 == 0x80) {},
+            CTRL_U => line.clear(),
+            _ if line.len() == MAX_PASSPHRASE => {
+                return Err(Failure::new(format!("a passphrase has up to {MAX_PASSPHRASE} bytes")));
+            }
+            b => line.push(b),
         }
-        if line.len() == MAX_PASSPHRASE {
-            return Err(Failure::new(format!("a passphrase has up to {MAX_PASSPHRASE} bytes")));
-        }
-        line.push(byte[0]);
     }
     Ok(line)
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use visor_control::Places;
 
@@ -16,10 +16,10 @@ use crate::report::Failure;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum LiveCommand {
-    /// Put a disk into a machine that runs: a virtio disk, which appears in the guest at once (vdb, vdc, ...).
+    /// Put a disk into a machine that runs, where it appears at once: vdb, or sdb where the machine's disks are called so.
     #[command(after_help = "Examples:
   visor disk attach web data
-  visor disk attach web ./work.qcow2,ro
+  visor disk attach web ./work.qcow2,ro --bus scsi
   visor disk attach web data,iops=500,bps=20M --name scratch")]
     Attach {
         /// The machine.
@@ -29,6 +29,9 @@ pub(crate) enum LiveCommand {
         /// Its name in the machine, which is also the serial number that the guest sees; the file's own if left out.
         #[arg(long)]
         name: Option<String>,
+        /// How it is connected; as the machine's other disks if left out.
+        #[arg(long, value_enum)]
+        bus: Option<PlugBus>,
         /// Print as JSON.
         #[arg(long)]
         json: bool,
@@ -80,6 +83,15 @@ pub(crate) enum LiveCommand {
     },
 }
 
+/// How disks that are added are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlugBus {
+    /// A virtio block device of its own: vdb, vdc, ...
+    Virtio,
+    /// On the SCSI adapter, which the machine gets if it has none: sda, sdb, ...
+    Scsi,
+}
+
 /// As sizes, but a bare number is bytes.
 fn parse_rate(text: &str) -> Result<u64, String> {
     text.parse().or_else(|_| parse_size(text))
@@ -87,8 +99,8 @@ fn parse_rate(text: &str) -> Result<u64, String> {
 
 pub(super) fn main(command: &LiveCommand, quiet: bool) -> Result<u8, Failure> {
     match command {
-        LiveCommand::Attach { machine, disk, name, json } => {
-            let answer = attach(&find_machine(machine)?, disk, name.as_deref())?;
+        LiveCommand::Attach { machine, disk, name, bus, json } => {
+            let answer = attach(&find_machine(machine)?, disk, name.as_deref(), *bus)?;
             if *json {
                 println!("{}", serde_json::to_string_pretty(&answer)?);
             } else if !quiet {
@@ -131,8 +143,12 @@ pub(super) fn main(command: &LiveCommand, quiet: bool) -> Result<u8, Failure> {
 }
 
 /// Asks `target` to attach `disk`, which is written as on the command line of `visor run`.
-pub(super) fn attach(target: &Target, disk: &str, name: Option<&str>) -> Result<Value, Failure> {
-    target.call("disk.attach", &json!({ "disk": absolute(disk)?, "name": name }))
+pub(super) fn attach(target: &Target, disk: &str, name: Option<&str>, bus: Option<PlugBus>) -> Result<Value, Failure> {
+    let bus = bus.map(|b| match b {
+        PlugBus::Virtio => "virtio",
+        PlugBus::Scsi => "scsi",
+    });
+    target.call("disk.attach", &json!({ "disk": absolute(disk)?, "name": name, "bus": bus }))
 }
 
 /// The same wish with an absolute path instead of a name or a relative path: the machine may have another folder.
@@ -148,9 +164,9 @@ fn absolute(disk: &str) -> Result<String, Failure> {
 }
 
 /// Linux lets go of a disk whose file systems are mounted, and loses what it has not written: refused if there is an agent who can
-/// tell. Run with the PCI address; prints the mount points.
+/// tell. Run with the PCI address and the SCSI target, if it has one; prints the mount points.
 const MOUNTS: &str = r#"
-for b in /sys/bus/pci/devices/0000:$1/virtio*/block/*; do
+for b in /sys/bus/pci/devices/0000:$1/virtio*/block/* /sys/bus/pci/devices/0000:$1/virtio*/host*/target*:*:${2:-none}/*/block/*; do
     [ -e "$b/dev" ] || continue
     while read -r dev dir rest; do
         case $dev in "/dev/${b##*/}"*) echo "$dir" ;; esac
@@ -165,8 +181,10 @@ fn refuse_mounted(target: &Target, disk: &str) -> Result<(), Failure> {
         let name = Path::new(text(d, "name"));
         text(d, "name") == disk || text(d, "file") == file || name.file_stem().is_some() && name.file_stem() == stem
     };
-    let Some(at) = list.iter().find(same).and_then(|d| d["at"].as_str()) else { return Ok(()) };
-    let argv = ["sh", "-c", MOUNTS, "sh", at].map(str::to_owned);
+    let Some(found) = list.iter().find(same) else { return Ok(()) };
+    let Some(at) = found["at"].as_str() else { return Ok(()) };
+    let place = found["target"].as_u64().map(|t| t.to_string()).unwrap_or_default();
+    let argv = ["sh", "-c", MOUNTS, "sh", at, &place].map(str::to_owned);
     // Without an agent nobody can be asked.
     let Ok(done) = exec::capture(target, &argv) else { return Ok(()) };
     let mounts = String::from_utf8_lossy(&done.out);

@@ -52,6 +52,11 @@ pub(crate) fn place(name: &str, format: Format) -> Result<PathBuf, Failure> {
 
 /// The file of a new disk, with this ending where a plain name is given.
 pub(super) fn place_as(name: &str, ending: &str) -> Result<PathBuf, Failure> {
+    if crate::pool::volume(name).is_some() {
+        return Err(
+            Failure::new(format!("{name} is a volume of a pool, not a file")).hint("visor disk create makes volumes")
+        );
+    }
     let path = Path::new(name);
     if name.contains('/') || path.extension().is_some_and(|e| ENDINGS.iter().any(|x| e == *x)) {
         return Ok(path.into());

@@ -63,20 +63,33 @@ pub(super) fn serve(args: &ServeArgs, quiet: bool) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// A disk, and its own name.
+fn open_one(disk: &str, args: &ServeArgs, access: Access) -> Result<(Arc<dyn BlockBackend>, String), Failure> {
+    let encrypted = args.key_file.is_some();
+    if let Some((pool, volume)) = crate::pool::volume(disk) {
+        let mut backend = crate::pool::open(pool, volume, args.read_only)?;
+        if encrypted {
+            backend = keys::open(backend, disk.as_ref(), args.key_file.as_deref())?;
+        }
+        return Ok((backend, volume.to_owned()));
+    }
+    let path = names::find(disk)?;
+    let format = args.format.or_else(|| outer(&path));
+    let options =
+        ImageOptions { format, policy: names::policy(), remote: super::web::opener(), ..ImageOptions::new(access) };
+    let mut backend = open_disk(&path, &options).map_err(failure)?;
+    if encrypted || keys::is_encrypted(&path) {
+        backend = keys::open(backend, &path, args.key_file.as_deref())?;
+    }
+    Ok((backend, names::bare(&path)))
+}
+
 /// The disks that are offered, by name, and to whom.
 fn exports(args: &ServeArgs) -> Result<BTreeMap<String, NbdExport>, Failure> {
     let access = if args.read_only { Access::ReadOnly } else { Access::ReadWrite };
     let mut exports = BTreeMap::new();
     for (i, disk) in args.disks.iter().enumerate() {
-        let path = names::find(disk)?;
-        let format = args.format.or_else(|| outer(&path));
-        let options =
-            ImageOptions { format, policy: names::policy(), remote: super::web::opener(), ..ImageOptions::new(access) };
-        let mut backend = open_disk(&path, &options).map_err(failure)?;
-        if args.key_file.is_some() || keys::is_encrypted(&path) {
-            backend = keys::open(backend, &path, args.key_file.as_deref())?;
-        }
-        let own = names::bare(&path);
+        let (backend, own) = open_one(disk, args, access)?;
         let name = args.export.get(i).cloned().unwrap_or(own);
         if exports.insert(name.clone(), NbdExport { backend, read_only: args.read_only, allow: None }).is_some() {
             return Err(

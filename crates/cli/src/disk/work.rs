@@ -16,32 +16,32 @@ use crate::report::Failure;
 use crate::terminal::{catch_signals, take_signals};
 
 /// Shows how far an operation is, and tells it to stop when the user presses ctrl-C.
-pub(super) struct Work {
+pub(crate) struct Work {
     phases: Phases,
     stopped: bool,
 }
 
 impl Work {
     /// An operation over bytes.
-    pub(super) fn new(quiet: bool) -> Result<Self, Failure> {
+    pub(crate) fn new(quiet: bool) -> Result<Self, Failure> {
         // Progress is asked for often enough that nothing needs to be woken.
         let event = EventFd::new().map_err(anyhow::Error::from)?;
         catch_signals(event.as_fd().try_clone_to_owned().map_err(anyhow::Error::from)?)?;
         Ok(Work { phases: Phases::new(quiet), stopped: false })
     }
 
-    pub(super) fn start(&mut self, name: &str, total: Option<u64>, unit: Unit) {
+    pub(crate) fn start(&mut self, name: &str, total: Option<u64>, unit: Unit) {
         self.phases.start(name, total, unit);
     }
 
     /// To be called by the operation: false if it shall stop.
-    pub(super) fn at(&mut self, done: u64) -> bool {
+    pub(crate) fn at(&mut self, done: u64) -> bool {
         self.phases.at(done);
         self.stopped |= take_signals().iter().any(|s| *s != Signal::SIGWINCH);
         !self.stopped
     }
 
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.phases.finish();
     }
 }
@@ -50,6 +50,10 @@ impl Work {
 pub(super) fn open(path: &Path, access: Access, format: Option<Format>) -> Result<Opened, Failure> {
     if let Some(text) = path.to_str().filter(|t| NbdAddress::is_one(t)) {
         let disk = super::connect(text, access == Access::ReadOnly, &TlsFiles::default())?;
+        return Ok(Opened::Foreign(Format::Raw, Arc::new(DiskSource(disk))));
+    }
+    if let Some((pool, volume)) = path.to_str().and_then(crate::pool::volume) {
+        let disk = crate::pool::open(pool, volume, access == Access::ReadOnly)?;
         return Ok(Opened::Foreign(Format::Raw, Arc::new(DiskSource(disk))));
     }
     if let Some(url) = path.to_str().filter(|t| is_remote(t)) {
@@ -102,7 +106,7 @@ pub(super) fn block_failure(e: BlockError) -> Failure {
 }
 
 /// Bytes as a person reads them: three figures and a binary unit.
-pub(super) fn human(bytes: u64) -> String {
+pub(crate) fn human(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

@@ -20,6 +20,7 @@ struct Explained {
 }
 
 /// An end of the connection.
+#[expect(clippy::large_enum_variant, reason = "two are made in a run")]
 enum End {
     Guest(String, GuestPlace),
     Address(IpAddr),
@@ -72,8 +73,7 @@ fn end(text: &str) -> Result<End, Failure> {
 
 fn anywhere(protocol: Protocol, source: End, destination: End, port: u16) -> Result<Explained, Failure> {
     let (guest, source, destination) = match (source, destination) {
-        (End::Guest(_, GuestPlace::Network(a, from)), End::Guest(_, to @ GuestPlace::Network(..))) if matches!(&to, GuestPlace::Network(b, _) if b.name == a.name) =>
-        {
+        (End::Guest(_, GuestPlace::Network(a, from)), End::Guest(_, to)) if is_in(&to, &a) => {
             let Some(source) = from.address else {
                 return Err(Failure::new(format!("the network {} does not know the address of {}", a.name, from.name))
                     .hint("give the addresses themselves, and the network before them"));
@@ -97,6 +97,10 @@ fn anywhere(protocol: Protocol, source: End, destination: End, port: u16) -> Res
         }
     };
     guest.ask(&GuestRequest::Why { protocol, source, destination: (destination, port) })
+}
+
+fn is_in(guest: &GuestPlace, network: &Place) -> bool {
+    matches!(guest, GuestPlace::Network(place, _) if place.name == network.name)
 }
 
 fn in_network(place: &Place, protocol: Protocol, source: &str, to: (&str, u16)) -> Result<Explained, Failure> {

@@ -64,8 +64,11 @@ impl Line {
         while s.input.len() >= MOST_INPUT && !s.over && !s.hung_up {
             s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
         }
-        s.input.extend(bytes);
         let goes_on = !s.over;
+        // What nobody will read is not kept.
+        if goes_on && !s.hung_up {
+            s.input.extend(bytes);
+        }
         drop(s);
         self.wake.wake();
         goes_on
@@ -276,6 +279,7 @@ mod tests {
         line.push(Output::Bytes(Stream::Stderr, vec![0; 10]));
         assert_eq!((line.next(), line.lock().taken), (None, [0, 10]));
         assert!(line.input(&vec![0; MOST_INPUT + 1]) && line.input(b"more"), "nor is anybody held up for ever");
+        assert!(line.lock().input.is_empty());
     }
 
     #[test]

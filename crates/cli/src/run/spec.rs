@@ -155,6 +155,12 @@ pub(super) fn open_disk(text: &str) -> Result<Disk, Failure> {
     let mut disk = if NbdAddress::is_one(wish.name) {
         let backend = crate::disk::connect(wish.name, wish.access == Access::ReadOnly, &wish.tls)?;
         Disk { backend, serial: "nbd".into(), file: None, bus: visor_machine::DiskBus::default() }
+    } else if let Some((pool, volume)) = crate::pool::volume(wish.name) {
+        let mut backend = crate::pool::open(pool, volume, wish.access == Access::ReadOnly)?;
+        if wish.encrypted || wish.key_file.is_some() {
+            backend = crate::disk::unlock(backend, Path::new(wish.name), wish.key_file)?;
+        }
+        Disk { backend, serial: volume.to_owned(), file: None, bus: visor_machine::DiskBus::default() }
     } else if is_remote(wish.name) {
         if wish.access != Access::ReadOnly {
             return Err(Failure::new(format!("{} can only be read", wish.name))

@@ -1,12 +1,16 @@
 //! A translation under construction: its code, its cold code, and what the engine must know of both.
 
+mod cold;
+mod values;
+
+use cold::Cold;
 use iced_x86::Encoder;
 
-use super::asm::{Asm, Hole, Rm, Sum};
+use super::asm::{Asm, Hole, Rm};
 use super::cache::At;
 use super::context::Context;
 use super::hoist::{self, Groups, Member};
-use super::regs::{self, Host, Place};
+use super::regs::{self, Host};
 use super::stubs::Stubs;
 use super::turns;
 use super::unit::Insn;
@@ -61,22 +65,6 @@ pub(super) struct Built {
     pub(super) leave: u32,
     /// Guest instructions.
     pub(super) instructions: u32,
-}
-
-/// Code to be put behind the rest.
-enum Cold {
-    /// The instruction, which begins at `start`, is tried again once the TLB has its pages; or goes on at `ready`, behind its check,
-    /// where it finds bytes of two pages; or is interpreted and goes on at `back`.
-    Interpret { from: Vec<Hole>, site: u32, start: usize, ready: Option<usize>, back: usize },
-    /// The range of a group is not served: once the TLB has the page of the access itself, its code at `start` is tried again;
-    /// otherwise it goes on at instruction `insn` of the other version.
-    Range { from: Vec<Hole>, site: u32, start: usize, insn: usize },
-    /// A store hit a frame with code.
-    WroteCode { from: Hole, at: i32, size: u32, site: u32, back: usize },
-    /// A way out.
-    Way { from: Vec<Hole>, way: u32, poll: bool },
-    /// The branch, which begins at `start`, is tried again or interpreted, which ends the code.
-    Leave { from: Vec<Hole>, site: u32, start: usize },
 }
 
 /// See the module's documentation.
@@ -337,6 +325,8 @@ impl<'a> Build<'a> {
         let site = self.site(insn);
         let back = self.asm.here();
         self.cold.push(Cold::Interpret { from, site, start, ready, back });
+        // The way back from there has lost it.
+        self.r14 = None;
     }
 
     /// The interpreter executes the branch `insn`, whose code begins at `start`, if one of `from` jumps.
@@ -497,57 +487,6 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Register `r` gets another value.
-    pub(super) fn loses(&mut self, r: Host) {
-        if r == Host::R14 {
-            self.r14 = None;
-        }
-    }
-
-    /// Bytes that the stack pointer moves by.
-    pub(super) fn word(&self) -> i32 {
-        if self.context.is_64() { 8 } else { 4 }
-    }
-
-    /// Loads what the stack and pointers hold.
-    pub(super) fn load_word(&mut self, to: Host, from: Rm) {
-        if self.context.is_64() { self.asm.load(to, from) } else { self.asm.load32(to, from) }
-    }
-
-    /// The reverse.
-    pub(super) fn store_word(&mut self, to: Rm, from: Host) {
-        if self.context.is_64() { self.asm.store(to, from) } else { self.asm.store32(to, from) }
-    }
-
-    /// Likewise, of a sign-extended constant.
-    pub(super) fn store_word_imm(&mut self, to: Rm, value: i32) {
-        if self.context.is_64() { self.asm.store_imm(to, value) } else { self.asm.store32_imm(to, value) }
-    }
-
-    /// Puts the value of guest register `guest` into `to`; the flags stay.
-    pub(super) fn fetch(&mut self, to: Host, guest: usize) {
-        self.loses(to);
-        match regs::place(guest) {
-            Place::Host(h) => self.asm.mov(to, h),
-            Place::Slot(at) => self.asm.load(to, Rm::State(at)),
-        }
-    }
-
-    /// Guest register `guest` becomes `from`.
-    pub(super) fn put(&mut self, guest: usize, from: Host) {
-        match regs::place(guest) {
-            Place::Host(h) => self.asm.mov(h, from),
-            Place::Slot(at) => self.asm.store(Rm::State(at), from),
-        }
-    }
-
-    /// Adds a constant to guest register RSP; the flags stay.
-    pub(super) fn move_stack(&mut self, by: i32) {
-        if let Place::Host(h) = regs::place(regs::RSP) {
-            self.asm.lea(self.context.is_64(), h, Sum { base: Some(h), index: None, disp: by });
-        }
-    }
-
     fn call_stub(&mut self, stub: At) {
         self.r14 = None;
         let hole = self.asm.call();
@@ -557,67 +496,5 @@ impl<'a> Build<'a> {
     pub(super) fn jump_to_stub(&mut self, stub: At) {
         let hole = self.asm.jmp();
         self.asm.fill(hole, i64::from(stub.0) - i64::from(self.at.0));
-    }
-
-    /// Puts the cold code behind the rest.
-    pub(super) fn finish(mut self, start: i64, entry: u32, instructions: u32) -> Built {
-        let way = self.way(start);
-        for cold in std::mem::take(&mut self.cold) {
-            match cold {
-                Cold::Interpret { from, site, start, ready, back } => {
-                    from.into_iter().for_each(|h| self.asm.fill_here(h));
-                    self.asm.constant(Host::R14, site.into());
-                    self.call_stub(if ready.is_some() { self.stubs.call_load } else { self.stubs.call_refill });
-                    let hole = self.asm.jmp();
-                    self.asm.fill(hole, back as i64);
-                    // Where the stub returns to have the instruction tried again.
-                    let again = self.asm.jmp();
-                    self.asm.fill(again, start as i64);
-                    if let Some(ready) = ready {
-                        let on = self.asm.jmp();
-                        self.asm.fill(on, ready as i64);
-                    }
-                }
-                Cold::Range { from, site, start, insn } => {
-                    from.into_iter().for_each(|h| self.asm.fill_here(h));
-                    self.asm.constant(Host::R14, site.into());
-                    self.call_stub(self.stubs.only_refill);
-                    let apart = self.asm.jmp();
-                    self.asm.fill(apart, self.starts.1[insn - self.starts.0] as i64);
-                    let again = self.asm.jmp();
-                    self.asm.fill(again, start as i64);
-                }
-                Cold::WroteCode { from, at, size, site, back } => {
-                    self.asm.fill_here(from);
-                    self.asm.add_constant(Host::R14, at);
-                    self.asm.constant(Host::RCX, u64::from(size) << 32 | u64::from(site));
-                    self.call_stub(self.stubs.wrote_code);
-                    let hole = self.asm.jmp();
-                    self.asm.fill(hole, back as i64);
-                }
-                Cold::Way { from, way, poll } => {
-                    from.into_iter().for_each(|h| self.asm.fill_here(h));
-                    let cold = At(self.at.0 + self.asm.here() as u32);
-                    if !poll {
-                        self.ways[(way - self.first.1) as usize].cold = cold;
-                    }
-                    self.asm.constant(Host::R14, way.into());
-                    self.jump_to_stub(if poll { self.stubs.poll } else { self.stubs.link });
-                }
-                Cold::Leave { from, site, start } => {
-                    from.into_iter().for_each(|h| self.asm.fill_here(h));
-                    self.asm.constant(Host::R14, site.into());
-                    self.call_stub(self.stubs.call_refill);
-                    // Never: branches end the code.
-                    self.asm.raw(&[0x0f, 0x0b, 0x66, 0x90, 0x90]);
-                    let again = self.asm.jmp();
-                    self.asm.fill(again, start as i64);
-                }
-            }
-        }
-        let leave = self.asm.here() as u32;
-        self.asm.constant(Host::R14, way.into());
-        self.jump_to_stub(self.stubs.link);
-        Built { code: self.asm.bytes, sites: self.sites, ways: self.ways, entry, leave, instructions }
     }
 }

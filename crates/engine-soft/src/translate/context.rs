@@ -139,7 +139,7 @@ fn flat(cpu: &Cpu) -> Option<u16> {
     let [_, cs, ss, ds, fs, gs] = &cpu.seg;
     let whole = |s: &Segment| s.base == 0 && s.limit == u32::MAX;
     let stack = reaches_all(ss) && ss.attr.db();
-    if !cpu.mode.protected || !(whole(cs) && whole(ss) && whole(ds) && stack && reaches_all(ds)) {
+    if !(cpu.mode.protected && whole(cs) && whole(ss) && whole(ds) && stack && reaches_all(ds)) {
         return None;
     }
     let fs = if reaches_all(fs) { Context::FS } else { 0 };

@@ -19,6 +19,7 @@ use super::stubs::{Helpers, HostCpu, Stubs};
 use super::tally::Tally;
 use super::translate;
 use super::unit::{self, Insn};
+use super::verify::verify;
 use crate::account::Phase;
 use crate::changed::Changed;
 use crate::cpu::Cpu;
@@ -56,7 +57,10 @@ pub(crate) struct Translator {
     stubs: Stubs,
     enter: extern "sysv64" fn(u64, u64),
     flavour: HostFlavour,
-    host: HostCpu,
+    pub(super) host: HostCpu,
+    /// What is emitted is proved to be harmless, and refused where it is not.
+    verify: bool,
+    refused: u64,
     alarm: Alarm,
     /// What the far links and the branch targets of the kernel were made under.
     upper: u64,
@@ -113,6 +117,8 @@ impl Translator {
                 count: options.count,
             },
             host,
+            verify: options.verify,
+            refused: 0,
             alarm: Alarm::default(),
             upper: 0,
             units: 0,
@@ -152,6 +158,9 @@ impl Translator {
         let helper = |name, count| HelperStats { name, count, nanos: 0 };
         out.exits.helpers.push(helper("tlb_refill", self.stats.refills));
         out.exits.helpers.push(helper("store_to_code_frame", self.stats.checked_writes));
+        if self.verify {
+            out.exits.helpers.push(helper("verifier_refused", self.refused));
+        }
         self.tally.report(&mut out.exits.helpers);
     }
 
@@ -338,6 +347,16 @@ impl Translator {
         self.flavour.rdtscp = cpu.cpuid.has(visor_x86::cpuid::feature::RDTSCP);
         let build = Build::new(&self.stubs, at, first, key.context, key.page, self.flavour);
         let built = translate(build, &unit, start);
+        if self.verify
+            && let Err(why) = verify(&built, key.context, at, &self.stubs)
+        {
+            // Tests and the fuzzer are to stop there.
+            assert!(!self.flavour.retry_ranges, "translated code at {:x}: {why}", cpu.rip);
+            tracing::error!("translated code at {:x} is refused: {why}", cpu.rip);
+            self.refused += 1;
+            self.map.give_up(key);
+            return;
+        }
         if let Some(map) = &self.perf_map {
             let ring = if key.context.is_user() { "user" } else { "kernel" };
             map.add(self.map.cache.address(at), built.code.len() as u64, &format!("{ring}:{:x}", cpu.rip));

@@ -4,6 +4,7 @@
 //! Only units are compared whose instructions the translator executes by itself, as far as they touch nothing but RAM and raise
 //! nothing: whatever reaches devices or the machine's state cannot be done twice.
 
+use rustc_hash::FxHashMap;
 use visor_fpu::FpuState;
 use visor_memory::PAGE;
 
@@ -13,14 +14,16 @@ use super::classify::Kind;
 use super::context::Context;
 use super::refill;
 use super::turns;
-use super::unit::{self, Insn};
+use super::unit;
 use crate::cpu::Cpu;
 use crate::decode::lower;
 use crate::mmu::{peek, poke};
-use crate::op::{Flow, REG_BLOCK_RIP};
+use crate::op::{Flow, Op, REG_BLOCK_RIP};
 
 /// Differences that are told in full.
 const TOLD: u64 = 20;
+/// Units kept ready to be interpreted.
+const KEPT: usize = 1 << 16;
 
 /// Most turns of a loop.
 const TURNS: u32 = 32;
@@ -30,10 +33,32 @@ const TURNS: u32 = 32;
 pub(super) struct Lockstep {
     /// What the interpreter made of the unit that runs now.
     expected: Option<Expected>,
+    /// Units that have been read before, by address.
+    known: FxHashMap<(u64, Context), Unit>,
     /// Units compared.
     pub(super) compared: u64,
     /// Units among them whose results differed.
     pub(super) differences: u64,
+}
+
+/// A unit ready to be interpreted.
+struct Unit {
+    /// What it was made of.
+    bytes: Vec<u8>,
+    /// Empty if it cannot be done twice.
+    steps: Vec<Step>,
+    /// It works on vector or x87 registers.
+    floating: bool,
+    /// It is a loop that the translator makes stay in itself.
+    goes_round: bool,
+    /// Flags that it reads from before.
+    read_first: unit::Flags,
+}
+
+struct Step {
+    site: Site,
+    op: Op,
+    jcc: bool,
 }
 
 struct Expected {
@@ -41,9 +66,13 @@ struct Expected {
     rip: u64,
     gpr: [u64; 16],
     status: u64,
-    /// Flags that are defined and may be read from here on.
-    live: u64,
-    fpu: Box<FpuState>,
+    /// Flags that are not defined.
+    undefined: unit::Flags,
+    context: Context,
+    /// Flags that the unit itself reads from before.
+    read_first: unit::Flags,
+    /// If the unit works on them.
+    fpu: Option<Box<FpuState>>,
     stores: Vec<Store>,
 }
 
@@ -62,25 +91,31 @@ impl Lockstep {
     /// Executes the unit at RIP by the interpreter and takes everything back.
     pub(super) fn rehearse(&mut self, cpu: &mut Cpu, context: Context) {
         self.expected = None;
-        let mut page = [0; PAGE as usize];
-        let Ok(place) = cpu.fetch(cpu.rip) else { return };
-        let Some(ram) = place.page else { return };
-        crate::blocks::read_page(ram, 0, &mut page);
-        let start = (cpu.rip % PAGE) as u16;
-        let unit = unit::read(&page, start, context);
-        if unit.is_empty() || !unit.iter().all(|i| is_repeatable(i.kind)) {
-            return;
+        let key = (cpu.rip, context);
+        let mut now = Vec::new();
+        let current = self.known.get(&key).is_some_and(|unit| {
+            now.resize(unit.bytes.len(), 0);
+            read_here(cpu, cpu.rip, &mut now).is_some() && now == unit.bytes
+        });
+        if !current {
+            if self.known.len() >= KEPT {
+                self.known.clear();
+            }
+            let Some(unit) = Unit::read(cpu, context) else { return };
+            self.known.insert(key, unit);
         }
-        let (gpr, status, fpu, rip) = (cpu.gpr, cpu.status, cpu.fpu.clone(), cpu.rip);
+        let Some(unit) = self.known.get(&key).filter(|u| !u.steps.is_empty()) else { return };
+        let (gpr, status, rip) = (cpu.gpr, cpu.status, cpu.rip);
+        let fpu = unit.floating.then(|| cpu.fpu.clone());
         let (sysflags, counted) = (cpu.sysflags, cpu.stats.clone());
         let mut stores = Vec::new();
         let mut undefined = 0;
-        let mut done = perform(cpu, &unit, &mut stores, &mut undefined);
-        if turns::find(&unit).is_some() {
-            // It goes round by itself, and is compared if that ends soon.
+        let mut done = perform(cpu, unit, &mut stores, &mut undefined);
+        if unit.goes_round {
+            // By itself, and is compared if that ends soon.
             let mut turns = 1;
             while done && cpu.rip == rip && turns < TURNS {
-                done = perform(cpu, &unit, &mut stores, &mut undefined);
+                done = perform(cpu, unit, &mut stores, &mut undefined);
                 turns += 1;
             }
             done &= cpu.rip != rip;
@@ -90,12 +125,10 @@ impl Lockstep {
             rip: cpu.rip,
             gpr: std::array::from_fn(|i| cpu.gpr[i]),
             status: cpu.status,
-            live: if cpu.rip == rip {
-                status_bits(unit[0].live_in & !undefined)
-            } else {
-                live_at(&page, context.bits(), rip, cpu.rip, undefined)
-            },
-            fpu: std::mem::replace(&mut cpu.fpu, fpu),
+            undefined,
+            context,
+            read_first: unit.read_first,
+            fpu: fpu.map(|before| std::mem::replace(&mut cpu.fpu, before)),
             stores: taken_back(&stores),
         };
         cpu.frame.fpu = &raw mut *cpu.fpu;
@@ -106,7 +139,7 @@ impl Lockstep {
     }
 
     /// Compares what the translated unit has done, if it was left at its end (`whole`).
-    pub(super) fn compare(&mut self, cpu: &Cpu, whole: bool) {
+    pub(super) fn compare(&mut self, cpu: &mut Cpu, whole: bool) {
         let Some(e) = self.expected.take().filter(|_| whole) else { return };
         self.compared += 1;
         let mut found = Vec::new();
@@ -118,19 +151,12 @@ impl Lockstep {
                 found.push(format!("register {i} {is:x} instead of {was:x}"));
             }
         }
-        if (cpu.status ^ e.status) & e.live != 0 {
+        let flags = cpu.status ^ e.status;
+        if flags != 0 && flags & defined(cpu, &e) != 0 {
             found.push(format!("flags {:x} instead of {:x}", cpu.status, e.status));
         }
-        for i in 0..16 {
-            if (cpu.fpu.xmm(i), cpu.fpu.ymm_hi(i)) != (e.fpu.xmm(i), e.fpu.ymm_hi(i)) {
-                found.push(format!("ymm{i} {:x}_{:x}", cpu.fpu.ymm_hi(i), cpu.fpu.xmm(i)));
-            }
-        }
-        if (0..8).any(|i| cpu.fpu.st(i) != e.fpu.st(i))
-            || cpu.fpu.fsw() != e.fpu.fsw()
-            || cpu.fpu.mxcsr() != e.fpu.mxcsr()
-        {
-            found.push("x87 or MXCSR".into());
+        if let Some(fpu) = &e.fpu {
+            compare_floating(&cpu.fpu, fpu, &mut found);
         }
         for s in &e.stores {
             // SAFETY: guest RAM, which the CPU keeps.
@@ -148,6 +174,49 @@ impl Lockstep {
     }
 }
 
+impl Unit {
+    /// The unit at RIP. `None` if it cannot be read.
+    fn read(cpu: &mut Cpu, context: Context) -> Option<Unit> {
+        let mut page = [0; PAGE as usize];
+        let base = cpu.rip & !(PAGE - 1);
+        read_here(cpu, base, &mut page)?;
+        let start = cpu.rip % PAGE;
+        let insns = unit::read(&page, start as u16, context);
+        let end = insns.last().map_or(start + 1, |last| u64::from(last.next()));
+        let bytes = page[start as usize..end as usize].to_vec();
+        let floating = insns.iter().any(|i| matches!(i.kind, Kind::Vector | Kind::X87));
+        let goes_round = !insns.is_empty() && turns::find(&insns).is_some();
+        let read_first = insns.first().map_or(unit::STATUS, |first| first.live_in);
+        let mut unit = Unit { bytes, steps: Vec::new(), floating, goes_round, read_first };
+        if insns.iter().all(|i| is_repeatable(i.kind)) {
+            unit.steps.extend(insns.iter().map(|i| Step {
+                site: Site { ins: i.ins, off: i.off, page: Some(base) },
+                op: lower(cpu, &i.ins, cpu.mode, i.off).op,
+                jcc: i.kind == Kind::Jcc,
+            }));
+        }
+        Some(unit)
+    }
+}
+
+/// Reads bytes of code, all in one page of RAM, at linear address `lin`.
+fn read_here(cpu: &mut Cpu, lin: u64, out: &mut [u8]) -> Option<()> {
+    let page = cpu.fetch(lin).ok()?.page?;
+    crate::blocks::read_page(page, lin % PAGE, out);
+    Some(())
+}
+
+fn compare_floating(is: &FpuState, was: &FpuState, found: &mut Vec<String>) {
+    for i in 0..16 {
+        if (is.xmm(i), is.ymm_hi(i)) != (was.xmm(i), was.ymm_hi(i)) {
+            found.push(format!("ymm{i} {:x}_{:x}", is.ymm_hi(i), is.xmm(i)));
+        }
+    }
+    if (0..8).any(|i| is.st(i) != was.st(i)) || is.fsw() != was.fsw() || is.mxcsr() != was.mxcsr() {
+        found.push("x87 or MXCSR".into());
+    }
+}
+
 /// The interpreter may execute it before the translation does.
 fn is_repeatable(kind: Kind) -> bool {
     match kind {
@@ -158,18 +227,17 @@ fn is_repeatable(kind: Kind) -> bool {
 }
 
 /// Interprets `unit` until it is left. False if something happens that cannot be done twice.
-fn perform(cpu: &mut Cpu, unit: &[Insn], stores: &mut Vec<Store>, undefined: &mut unit::Flags) -> bool {
+fn perform(cpu: &mut Cpu, unit: &Unit, stores: &mut Vec<Store>, undefined: &mut unit::Flags) -> bool {
     let page = cpu.rip & !(PAGE - 1);
     cpu.gpr[usize::from(REG_BLOCK_RIP)] = page;
-    for insn in unit {
-        let site = Site { ins: insn.ins, off: insn.off, page: Some(page) };
-        if !refill::serve(cpu, &site) {
+    for Step { site, op, jcc } in &unit.steps {
+        if !refill::serve(cpu, site) {
             return false;
         }
-        let flags = insn.ins.rflags_undefined();
-        *undefined = (*undefined & !insn.ins.rflags_modified()) | flags;
+        let flags = site.ins.rflags_undefined();
+        *undefined = (*undefined & !site.ins.rflags_modified()) | flags;
         let before = stores.len();
-        for (lin, size, access) in refill::accesses(cpu, &site).into_iter().flatten() {
+        for (lin, size, access) in refill::accesses(cpu, site).into_iter().flatten() {
             let Some(host) = cpu.mmu.store(cpu.mmu.privilege).lookup(lin, size).filter(|_| access == Access::Store)
             else {
                 continue;
@@ -186,16 +254,15 @@ fn perform(cpu: &mut Cpu, unit: &[Insn], stores: &mut Vec<Store>, undefined: &mu
                 stores.push(Store { host, old, new: 0 });
             }
         }
-        let op = lower(cpu, &insn.ins, cpu.mode, insn.off).op;
-        cpu.block_end = std::ptr::from_ref(&op).wrapping_add(1);
-        let flow = (op.run)(cpu, &op);
+        cpu.block_end = std::ptr::from_ref(op).wrapping_add(1);
+        let flow = (op.run)(cpu, op);
         for s in &mut stores[before..] {
             // SAFETY: as above.
             s.new = unsafe { peek(s.host) };
         }
         match flow {
             Flow::Next => cpu.rip = op.next_rip(cpu),
-            Flow::End if cpu.rip == op.next_rip(cpu) && insn.kind == Kind::Jcc => {}
+            Flow::End if cpu.rip == op.next_rip(cpu) && *jcc => {}
             Flow::End => return true,
             Flow::Fault | Flow::Again => return false,
         }
@@ -216,18 +283,20 @@ fn taken_back(stores: &[Store]) -> Vec<Store> {
     last
 }
 
-/// Flags but `undefined`, as RFLAGS bits, that may be read at `rip` if it is in the same page as `begin`.
-fn live_at(page: &[u8], bits: u32, begin: u64, rip: u64, undefined: unit::Flags) -> u64 {
-    let flags = if (begin ^ rip) < PAGE { unit::read_at(page, (rip % PAGE) as i64, bits) } else { unit::STATUS };
-    status_bits(flags & !undefined)
+/// Flags that may be read behind the unit, if that is in the same page.
+fn read_behind(cpu: &mut Cpu, e: &Expected) -> unit::Flags {
+    let mut page = [0; PAGE as usize];
+    let near = (e.begin ^ e.rip) < PAGE && read_here(cpu, e.rip & !(PAGE - 1), &mut page).is_some();
+    if near { unit::read_at(&page, (e.rip % PAGE) as i64, e.context.bits()) } else { unit::STATUS }
 }
 
-/// `flags` as RFLAGS bits.
-fn status_bits(flags: unit::Flags) -> u64 {
+/// Flags, as RFLAGS bits, that are defined behind the unit and may be read there.
+fn defined(cpu: &mut Cpu, e: &Expected) -> u64 {
     use iced_x86::RflagsBits as F;
+    let flags = if e.rip == e.begin { e.read_first } else { read_behind(cpu, e) };
     [(F::CF, 0x1), (F::PF, 0x4), (F::AF, 0x10), (F::ZF, 0x40), (F::SF, 0x80), (F::OF, 0x800)]
         .into_iter()
-        .filter(|(f, _)| flags & f != 0)
+        .filter(|(f, _)| flags & !e.undefined & f != 0)
         .map(|(_, bit)| bit)
         .sum()
 }

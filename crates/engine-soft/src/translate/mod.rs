@@ -12,13 +12,14 @@
 //! - `hoist`: which accesses share a check;
 //! - `turns`, `rounds`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
-//! - `system`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
+//! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
 //! - `stubs`, `frame`: the way in and out;
 //! - `targets`: where indirect branches go;
 //! - `map`: translations by place; linking and invalidation;
 //! - `dispatch`: the loop around it; `helpers`, `refill`: what code calls;
 //! - `lockstep`: each unit executed by the interpreter as well, and compared;
 //! - `tally`: what was handed to the interpreter;
+//! - `verify`: proves that what was emitted touches nothing of the host's;
 //! - `alarm`: how a timer gets translated code to come back.
 
 mod address;
@@ -41,12 +42,14 @@ mod native;
 mod refill;
 mod regs;
 mod rounds;
+mod state;
 mod stubs;
 mod system;
 mod tally;
 mod targets;
 mod turns;
 mod unit;
+mod verify;
 
 pub(crate) use dispatch::Translator;
 pub(crate) use frame::Frame;
@@ -75,8 +78,9 @@ fn one(b: &mut Build<'_>, insn: &Insn) {
             if !b.same(insn) {
                 if b.leads() {
                     // Those who follow rely on it.
+                    let start = b.asm.here();
                     let apart = b.asm.jmp();
-                    b.go_apart(vec![apart], b.asm.here(), insn);
+                    b.go_apart(vec![apart], start, insn);
                 } else {
                     b.interpret(insn);
                 }

@@ -45,7 +45,16 @@ pub(super) fn is_different(ins: &Instruction, context: Context) -> bool {
     if matches!(ins.mnemonic(), Mnemonic::Vzeroupper | Mnemonic::Vzeroall) {
         return true;
     }
-    memory && (has_address_of_16(ins) || (!address && !context.reaches(ins.memory_segment())))
+    memory && (has_address_of_16(ins) || (!address && !reaches(ins, context)))
+}
+
+/// The segment of the memory operand ends behind it, whatever the registers hold. A segment that begins at 0 ends where a page does; of one with a base
+/// that is known only of constant offsets.
+fn reaches(ins: &Instruction, context: Context) -> bool {
+    let seg = ins.memory_segment();
+    let constant = ins.memory_base() == Register::None && ins.memory_index() == Register::None;
+    let end = ins.memory_displacement64().wrapping_add(ins.memory_size().size() as u64);
+    context.reaches(seg) && (matches!(seg, Register::DS | Register::SS) || (constant && end <= 1 << 32))
 }
 
 fn has_address_of_16(ins: &Instruction) -> bool {

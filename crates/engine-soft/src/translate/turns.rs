@@ -40,6 +40,10 @@ pub(super) struct Turns {
 /// What `unit` is as a loop, if it is one that gains from a second version.
 pub(super) fn find(unit: &[Insn]) -> Option<Turns> {
     let (last, body) = unit.split_last()?;
+    // Setup computes with all bits of registers.
+    if !last.wide {
+        return None;
+    }
     let start = i64::from(unit[0].off);
     let closes = matches!(last.kind, Kind::Jcc | Kind::Jmp) && last.target() == start;
     // Between the turns the flags are overwritten.

@@ -9,6 +9,7 @@ fn manifest(content: &[u8]) -> Manifest {
         format: 1,
         name: "tiny".into(),
         digest: "d1".into(),
+        maker: crate::builder::maker_digest(),
         kernel_release: "1.2.3".into(),
         kernel_args: "quiet".into(),
         files: [(file::KERNEL.to_owned(), ManifestFile { size: content.len() as u64, sha256 })].into(),
@@ -34,6 +35,21 @@ fn a_whole_image_is_found() {
     assert_eq!(image.directory(), fs::canonicalize(&directory).unwrap());
     assert_eq!(image.kernel_args(), "quiet");
     image.verify().unwrap();
+}
+
+#[test]
+fn an_image_of_another_visor_is_not_taken_for_ours() {
+    let (_dir, store, directory) = store_with(b"kernel");
+    let theirs = Manifest { maker: "other".into(), ..manifest(b"kernel") };
+    fs::write(directory.join(MANIFEST), serde_json::to_string(&theirs).unwrap()).unwrap();
+    assert_eq!(store.tiny(), None);
+    assert!(store.any_tiny().is_some());
+    // Ours is found beside it, though theirs was built last.
+    let ours = store.images("tiny").join("d0");
+    fs::create_dir(&ours).unwrap();
+    fs::write(ours.join(MANIFEST), serde_json::to_string(&manifest(b"kernel")).unwrap()).unwrap();
+    fs::write(ours.join(file::KERNEL), b"kernel").unwrap();
+    assert_eq!(store.tiny().unwrap().directory(), ours);
 }
 
 #[test]

@@ -17,13 +17,17 @@ use std::time::Duration;
 
 use visor_block::{BlockBackend, BlockError};
 use visor_pci::PciAddress;
-use visor_virtio::blk::BlkHandle;
+use visor_storage::{DiskIdentity, ScsiUnit};
+use visor_virtio::blk::{Blk, BlkConfig, BlkHandle};
+use visor_virtio::scsi::{Scsi, ScsiHandle};
 
 use crate::DiskBus;
 use crate::spec::Disk;
+use crate::storage::SCSI_DISKS;
 
 pub(crate) use attached::Attached;
 pub use attached::DiskStats;
+use plug::Function;
 pub(crate) use plug::{Plug, build};
 pub(crate) use space::{Space, main};
 
@@ -59,8 +63,10 @@ pub struct DiskInfo {
     pub file: Option<PathBuf>,
     /// How it is connected.
     pub bus: DiskBus,
-    /// Its PCI device, if it has one of its own.
+    /// Its PCI device, or that of the adapter, if it can be taken out.
     pub at: Option<PciAddress>,
+    /// Its address on the SCSI bus.
+    pub target: Option<u8>,
     /// Capacity in sectors.
     pub sectors: u64,
     /// The guest cannot write.
@@ -85,6 +91,8 @@ pub struct Disks {
     left: Condvar,
     space: Arc<Space>,
     plug: OnceLock<Plug>,
+    /// The SCSI adapter.
+    scsi: Mutex<Option<(PciAddress, ScsiHandle)>>,
     /// Threads that close the images of disks that have left, by their names.
     closing: Mutex<Vec<(String, JoinHandle<()>)>>,
 }
@@ -96,10 +104,16 @@ struct Entry {
     at: Option<PciAddress>,
     disk: Arc<Attached>,
     blk: Option<BlkHandle>,
+    /// Its place on the SCSI bus.
+    scsi: Option<(ScsiHandle, u8)>,
     leaving: bool,
 }
 
 impl Entry {
+    fn new(name: String, spec: &Disk, disk: Arc<Attached>) -> Self {
+        Entry { name, file: spec.file.clone(), bus: spec.bus, at: None, disk, blk: None, scsi: None, leaving: false }
+    }
+
     fn info(&self) -> DiskInfo {
         let geometry = self.disk.geometry();
         DiskInfo {
@@ -107,6 +121,7 @@ impl Entry {
             file: self.file.clone(),
             bus: self.bus,
             at: self.at,
+            target: self.scsi.as_ref().map(|(_, target)| *target),
             sectors: geometry.sectors,
             read_only: geometry.read_only,
             leaving: self.leaving,
@@ -124,29 +139,67 @@ impl Disks {
         self.lock().iter().map(Entry::info).collect()
     }
 
-    /// Puts `disk` into a free PCI slot as a virtio block device and tells the guest.
+    /// Puts `disk` into the machine and tells the guest: as a virtio block device in a free PCI slot, or on the SCSI adapter, which is
+    /// plugged as well if the machine has none.
     ///
     /// # Errors
     /// [`DiskError::Taken`], [`DiskError::Full`], [`DiskError::Unsupported`] for another bus.
     pub fn attach(&self, disk: &Disk, queues: u16) -> Result<DiskInfo, DiskError> {
         let plug = self.plug.get().ok_or_else(|| DiskError::Unsupported("the machine has no slots".into()))?;
-        if disk.bus != DiskBus::Virtio {
-            let what = "an IDE drive cannot be added while the machine runs; a virtio disk can";
-            return Err(DiskError::Unsupported(what.into()));
-        }
         let mut list = self.lock();
         if list.iter().any(|e| e.name == disk.serial) {
             return Err(DiskError::Taken(disk.serial.clone()));
         }
         let attached = Attached::new(disk.backend.clone(), &disk.serial, self.space.clone());
-        let (at, blk) = plug.insert(attached.clone(), &disk.serial, queues)?;
-        let (name, file) = (disk.serial.clone(), disk.file.clone());
-        let entry = Entry { name, file, bus: disk.bus, at: Some(at), disk: attached, blk: Some(blk), leaving: false };
+        let mut entry = Entry::new(disk.serial.clone(), disk, attached.clone());
+        let new = match disk.bus {
+            DiskBus::Virtio => {
+                let blk = Blk::new(attached, &BlkConfig { queues, serial: disk.serial.clone() });
+                entry.blk = Some(blk.handle());
+                let at = plug.insert(Box::new(blk))?;
+                entry.at = Some(at);
+                Some(at)
+            }
+            DiskBus::Scsi => self.attach_scsi(plug, disk, attached, &mut entry, queues)?,
+            DiskBus::Ide => {
+                let what = "an IDE drive cannot be added while the machine runs; a virtio or SCSI disk can";
+                return Err(DiskError::Unsupported(what.into()));
+            }
+        };
         let info = entry.info();
         list.push(entry);
         drop(list);
-        plug.announce(at.device);
+        if let Some(at) = new {
+            plug.announce(at.device);
+        }
         Ok(info)
+    }
+
+    /// Puts a disk on the SCSI bus; gives the adapter's address if the guest has to hear of that first.
+    fn attach_scsi(
+        &self,
+        plug: &Plug,
+        disk: &Disk,
+        attached: Arc<Attached>,
+        entry: &mut Entry,
+        queues: u16,
+    ) -> Result<Option<PciAddress>, DiskError> {
+        let mut adapter = self.scsi.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, handle, new) = match &*adapter {
+            Some((at, handle)) => (*at, handle.clone(), None),
+            None => {
+                let (device, handle) = Scsi::new(queues);
+                let at = plug.insert(Box::new(device))?;
+                *adapter = Some((at, handle.clone()));
+                (at, handle, Some(at))
+            }
+        };
+        let target = handle.free(SCSI_DISKS).ok_or(DiskError::Full(SCSI_DISKS.len()))?;
+        let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
+        let full = |e| DiskError::Unsupported(format!("the SCSI bus does not take it: {e}"));
+        handle.insert(target, ScsiUnit::disk(attached, identity)).map_err(full)?;
+        (entry.at, entry.scsi) = (Some(at), Some((handle, target)));
+        Ok(new)
     }
 
     /// Asks the guest to let go of the disk and waits for that up to `patience`; when this returns `Ok`, the image is closed. With
@@ -155,6 +208,9 @@ impl Disks {
     /// # Errors
     /// [`DiskError::Missing`], [`DiskError::Held`], [`DiskError::Unsupported`] for a disk that cannot be taken out.
     pub fn detach(&self, name: &str, patience: Duration, force: bool) -> Result<(), DiskError> {
+        if let Some(done) = self.detach_scsi(name) {
+            return done;
+        }
         let slot = {
             let mut list = self.lock();
             let entry = list.iter_mut().find(|e| e.name == name).ok_or_else(|| DiskError::Missing(name.into()))?;
@@ -180,6 +236,26 @@ impl Disks {
             }
             (false, _) => {}
         }
+        self.join(name);
+        Ok(())
+    }
+
+    /// Takes a disk off the SCSI bus, of which the guest is told; there it need not be asked. `None` if the disk is not there.
+    fn detach_scsi(&self, name: &str) -> Option<Result<(), DiskError>> {
+        let mut list = self.lock();
+        let index = list.iter().position(|e| e.name == name && e.scsi.is_some())?;
+        let entry = list.remove(index);
+        drop(list);
+        if let Some((handle, target)) = &entry.scsi {
+            handle.remove(*target);
+        }
+        self.close(vec![entry], Vec::new());
+        self.join(name);
+        Some(Ok(()))
+    }
+
+    /// Waits until the image of a disk that has left is closed.
+    fn join(&self, name: &str) {
         let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(i) = closing.iter().position(|(n, _)| n == name) {
             let (_, thread) = closing.swap_remove(i);
@@ -187,7 +263,6 @@ impl Disks {
             // A panic in it has dropped the image as well.
             let _ = thread.join();
         }
-        Ok(())
     }
 
     /// Gives the disk `sectors` and tells the guest.
@@ -197,7 +272,7 @@ impl Disks {
     pub fn resize(&self, name: &str, sectors: u64) -> Result<DiskInfo, DiskError> {
         let (disk, blk) = self.find(name, |e| (e.disk.clone(), e.blk.clone()))?;
         let Some(blk) = blk else {
-            let what = format!("`{name}` is an IDE drive, whose size holds as long as the machine runs");
+            let what = format!("`{name}` is no virtio disk: its size holds as long as the machine runs");
             return Err(DiskError::Unsupported(what));
         };
         let resize = disk.as_resize();
@@ -241,15 +316,7 @@ impl Disks {
     /// Notes a disk that the machine starts with, and gives what its device uses.
     pub(crate) fn register(&self, disk: &Disk) -> Arc<Attached> {
         let attached = Attached::new(disk.backend.clone(), &disk.serial, self.space.clone());
-        let entry = Entry {
-            name: self.free_name(&disk.serial),
-            file: disk.file.clone(),
-            bus: disk.bus,
-            at: None,
-            disk: attached.clone(),
-            blk: None,
-            leaving: false,
-        };
+        let entry = Entry::new(self.free_name(&disk.serial), disk, attached.clone());
         self.lock().push(entry);
         attached
     }
@@ -258,6 +325,14 @@ impl Disks {
     pub(crate) fn placed(&self, at: PciAddress, blk: BlkHandle) {
         if let Some(entry) = self.lock().last_mut() {
             (entry.at, entry.blk) = (Some(at), Some(blk));
+        }
+    }
+
+    /// Tells that the disk registered last is at `target` of the SCSI adapter at `at`.
+    pub(crate) fn on_scsi(&self, at: PciAddress, handle: &ScsiHandle, target: Option<u8>) {
+        *self.scsi.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, handle.clone()));
+        if let (Some(entry), Some(target)) = (self.lock().last_mut(), target) {
+            (entry.at, entry.scsi) = (Some(at), Some((handle.clone(), target)));
         }
     }
 
@@ -292,25 +367,37 @@ impl Disks {
         self.lock().iter().find(|e| e.name == name).map(f).ok_or_else(|| DiskError::Missing(name.into()))
     }
 
-    /// Takes what is in `slot` off the bus. Its requests may take time, so another thread waits for them.
+    /// Takes what is in `slot` off the bus.
     fn remove(&self, slot: u8) {
         let functions = self.plug.get().map(|p| p.remove(slot)).unwrap_or_default();
+        let at = PciAddress::device(slot);
+        let mut adapter = self.scsi.lock().unwrap_or_else(PoisonError::into_inner);
+        if adapter.as_ref().is_some_and(|(a, _)| *a == at) {
+            *adapter = None;
+        }
+        drop(adapter);
         let mut list = self.lock();
-        let index = list.iter().position(|e| e.at == Some(PciAddress::device(slot)) && e.blk.is_some());
-        let Some(entry) = index.map(|i| list.remove(i)) else { return };
-        let name = entry.name.clone();
-        let close = move || {
+        let (gone, kept) = std::mem::take(&mut *list).into_iter().partition(|e| e.at == Some(at));
+        *list = kept;
+        drop(list);
+        self.close(gone, functions);
+        self.left.notify_all();
+    }
+
+    /// Closes the images of disks that have left. Their requests may take time, so another thread waits for them.
+    fn close(&self, gone: Vec<Entry>, functions: Vec<Function>) {
+        let Some(name) = gone.first().map(|e| e.name.clone()) else { return };
+        let work = move || {
             drop(functions);
-            entry.disk.give_up();
-            entry.disk.settle();
+            gone.iter().for_each(|e| e.disk.give_up());
+            gone.iter().for_each(|e| e.disk.settle());
         };
         // Without a thread all that is dropped here.
-        if let Ok(thread) = std::thread::Builder::new().name("detach".into()).spawn(close) {
+        if let Ok(thread) = std::thread::Builder::new().name("detach".into()).spawn(work) {
             let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
             closing.retain(|(_, t)| !t.is_finished());
             closing.push((name, thread));
         }
-        self.left.notify_all();
     }
 
     pub(crate) fn set_plug(&self, plug: Plug) {

@@ -2,13 +2,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use visor_block::BlockBackend;
 use visor_chipset::{EjectSink, PCI_PLUG_PORT, PCI_PLUG_PORTS, PciPlug};
 use visor_engine::{GuestMemory, Vm};
 use visor_iommu::Iommu;
 use visor_pci::{IntxPin, PciAddress, PciBus, PciDevice, PciError};
-use visor_virtio::VirtioPci;
-use visor_virtio::blk::{Blk, BlkConfig, BlkHandle};
+use visor_virtio::{VirtioDevice, VirtioPci};
 
 use super::{DiskError, Disks};
 use crate::board::{Board, PciWires};
@@ -24,7 +22,7 @@ pub(crate) struct Plug {
 }
 
 /// A function of the bus.
-type Function = Arc<Mutex<dyn PciDevice>>;
+pub(super) type Function = Arc<Mutex<dyn PciDevice>>;
 
 /// Leads the guest's ejects to the disks.
 struct Sink(Weak<Disks>);
@@ -54,23 +52,16 @@ pub(crate) fn build(b: &mut Board<'_>) -> Result<(), MachineError> {
 }
 
 impl Plug {
-    /// Puts a block device over `backend` into a free slot. The guest is told by [`Plug::announce`].
-    pub(super) fn insert(
-        &self,
-        backend: Arc<dyn BlockBackend>,
-        serial: &str,
-        queues: u16,
-    ) -> Result<(PciAddress, BlkHandle), DiskError> {
+    /// Puts `device` into a free slot. The guest is told by [`Plug::announce`].
+    pub(super) fn insert(&self, device: Box<dyn VirtioDevice>) -> Result<PciAddress, DiskError> {
         let slots = self.registers().slots();
         let mut pci = self.pci();
         let slot = (0..32u8).find(|s| slots & 1 << s != 0 && !pci.is_taken(*s));
         let at = PciAddress::device(slot.ok_or(DiskError::Full(slots.count_ones() as usize))?);
-        let blk = Blk::new(backend, &BlkConfig { queues, serial: serial.to_owned() });
-        let handle = blk.handle();
         let wires = PciWires::new(&self.memory, &self.vm, self.iommu.as_ref(), at, pci.intx(at, IntxPin::A));
-        let function = VirtioPci::new(Box::new(blk), wires.memory, wires.msi, wires.intx).map_err(impossible)?;
+        let function = VirtioPci::new(device, wires.memory, wires.msi, wires.intx).map_err(impossible)?;
         pci.add(at, Arc::new(Mutex::new(function))).map_err(impossible)?;
-        Ok((at, handle))
+        Ok(at)
     }
 
     /// Tells the guest that `slot` has a device.

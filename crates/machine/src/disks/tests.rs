@@ -21,7 +21,8 @@ impl BlockBackend for Full {
     fn submit(&self, request: BlockRequest) {
         self.seen.lock().unwrap().push((request.op, request.sector));
         let fail = |kind| Err(BlockError::new(kind, "as the test wants"));
-        request.complete(match request.op {
+        let op = request.op;
+        request.complete(match op {
             _ if self.broken.load(Ordering::SeqCst) => fail(BlockErrorKind::Io),
             BlockOp::Write if self.full.load(Ordering::SeqCst) => fail(BlockErrorKind::NoSpace),
             _ => Ok(()),

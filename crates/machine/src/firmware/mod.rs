@@ -15,8 +15,8 @@ use std::path::PathBuf;
 
 use crate::spec::FileSource;
 
-pub use log::FirmwareLog;
 pub(crate) use console::Overheard;
+pub use log::FirmwareLog;
 pub(crate) use log::LogPort;
 pub(crate) use rom::{Image, Shadow, ShadowWrites, extra};
 pub(crate) use tell::{Bootable, ordered, tell, tell_kernel};

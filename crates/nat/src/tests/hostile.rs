@@ -1,5 +1,7 @@
 //! Guests that mean harm: bounded tables, no panic whatever comes, nothing reached that is forbidden.
 
+use std::net::Ipv4Addr;
+
 use visor_net::{Frame, MAX_FRAME, MacAddr, Offload, Sent};
 
 use super::frames::{GUEST, MAC, Tcp, at, echo, ip, packet, udp};
@@ -27,6 +29,23 @@ fn the_hosts_loopback_is_out_of_reach() {
     ask(&mut engine, Time(1), &Tcp::new("10.0.2.15:40000", "10.0.2.2:22").frame(SYN, 1, 0, &[]));
     let socket = engine.host().newest();
     assert_eq!(engine.host().sim(socket).to, Some(at("127.0.0.1:22")));
+}
+
+#[test]
+fn a_closed_network_leads_nowhere() {
+    let config = NatConfig::host_only([10, 9, 0, 0].into(), 24).unwrap();
+    assert_eq!(config.host_address(), Ipv4Addr::new(10, 9, 0, 1));
+    assert_eq!(config.gateway, Ipv4Addr::new(10, 9, 0, 2), "the host's address is nobody's here");
+    let mut engine = engine(config);
+    let mut obstacle = |to: &str| engine.obstacle(to.parse().unwrap(), visor_net::Protocol::Tcp);
+    for to in ["198.51.100.1:80", "[2001:db8::1]:80"] {
+        assert_eq!(obstacle(to), Some("this network has no way out"), "{to}");
+    }
+    assert_eq!(
+        obstacle("10.9.0.2:53"),
+        Some("the router's address leads to the host's own services, which is not allowed here")
+    );
+    assert_eq!(obstacle("10.9.0.7:80"), None, "a neighbour is no affair of a translator");
 }
 
 #[test]

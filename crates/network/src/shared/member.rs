@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use visor_firewall::{Firewall, Guest, PortFilter, Rule, RuleSet};
 use visor_host_net::CablePort;
 use visor_nat::ForwardId;
-use visor_net::MacAddr;
+use visor_net::{MacAddr, Protocol};
 use visor_switch::{Capture, CaptureSlot, Captured, Filtered, Guard, Membership, PortConfig};
 
 use super::message::{Answer, GuestStatus, PlugRequest, Welcome, vlans};
@@ -167,22 +167,7 @@ impl Server {
         match request {
             GuestRequest::AddPort(text) => self.add_forward(id, text).map(|f| json!(f)),
             GuestRequest::RemovePort { protocol, port } => {
-                let Some(nat) = &self.uplink.nat else { return Err("this network has no forwarded ports".into()) };
-                let gone: Vec<ForwardId> = nat.with(|engine, _| {
-                    let fits = |f: &&visor_nat::Forward| {
-                        f.protocol == *protocol && f.guest.port() == *port && Some(f.guest.ip()) == address
-                    };
-                    let ids: Vec<_> = engine.forwards().iter().filter(fits).map(|f| f.id).collect();
-                    ids.into_iter().filter(|id| engine.remove_forward(*id)).collect()
-                });
-                if gone.is_empty() {
-                    return Err(format!("port {port}/{protocol} of the guest is not forwarded"));
-                }
-                if let Some(m) = self.members().get_mut(&id) {
-                    m.forwards.retain(|f| !gone.contains(f));
-                }
-                let _ = self.policy.guest(name, |g| g.forwards.remove(&(*protocol, *port)));
-                Ok(Value::Null)
+                self.remove_forward(id, *protocol, *port).map(|()| Value::Null)
             }
             GuestRequest::Ports => {
                 let mine = |f: &&visor_nat::Forward| Some(f.guest.ip()) == address;
@@ -231,6 +216,30 @@ impl Server {
             m.forwards.push(forward.id);
         }
         Ok(ForwardStatus::from(&forward))
+    }
+
+    /// Ends the forwarding to a port of a guest.
+    fn remove_forward(&self, id: u64, protocol: Protocol, port: u16) -> Result<(), String> {
+        let Some(nat) = &self.uplink.nat else { return Err("this network has no forwarded ports".into()) };
+        let (name, address) = match self.members().get(&id) {
+            Some(m) => (m.status.name.clone(), m.status.address),
+            None => return Err("the guest has gone".into()),
+        };
+        let gone: Vec<ForwardId> = nat.with(|engine, _| {
+            let fits = |f: &&visor_nat::Forward| {
+                f.protocol == protocol && f.guest.port() == port && Some(f.guest.ip()) == address
+            };
+            let ids: Vec<_> = engine.forwards().iter().filter(fits).map(|f| f.id).collect();
+            ids.into_iter().filter(|id| engine.remove_forward(*id)).collect()
+        });
+        if gone.is_empty() {
+            return Err(format!("port {port}/{protocol} of the guest is not forwarded"));
+        }
+        if let Some(m) = self.members().get_mut(&id) {
+            m.forwards.retain(|f| !gone.contains(f));
+        }
+        let _ = self.policy.guest(&name, |g| g.forwards.remove(&(protocol, port)));
+        Ok(())
     }
 
     fn leave(&self, id: u64, name: &str) {

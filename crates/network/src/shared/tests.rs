@@ -170,6 +170,57 @@ fn an_internal_network_has_no_router() {
     assert!(network.plug("three", mac(3)).is_err());
 }
 
+/// A UDP datagram over IPv4 without a checksum.
+fn udp(from: u8, to: u8, ends: [([u8; 4], u16); 2], payload: &[u8]) -> Vec<u8> {
+    let [(source, source_port), (destination, port)] = ends;
+    let mut ip = vec![0x45, 0, 0, (28 + payload.len()) as u8, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    ip.extend([source, destination].concat());
+    let check = !visor_net::checksum::sum(&ip);
+    ip[10..12].copy_from_slice(&check.to_be_bytes());
+    let mut f = [&mac(to).0[..], &mac(from).0, &[8, 0], &ip].concat();
+    f.extend(
+        [source_port.to_be_bytes(), port.to_be_bytes(), (8 + payload.len() as u16).to_be_bytes(), [0; 2]].concat(),
+    );
+    f.extend(payload);
+    f
+}
+
+#[test]
+fn no_guest_answers_for_the_router_the_resolver_or_another_guest() {
+    let lan = Running::start(&spec(Mode::NatNetwork));
+    let (mut one, a) = lan.plug("one", 1).unwrap();
+    let (mut two, b) = lan.plug("two", 2).unwrap();
+    let (a, b) = (octets(&a), octets(&b));
+    // The question that two's answers belong to, as its firewall sees it.
+    two.send(Frame::plain(&udp(2, 1, [(b, 4000), (a, 4001)], b"question")));
+    assert!(wait(&mut *one, |f| f.ends_with(b"question")).is_some());
+    let lies = [
+        // ARP that says it is the router, or the other guest.
+        who_has(1, [10, 0, 3, 1], b),
+        who_has(1, b, [10, 0, 3, 9]),
+        // An answer of the resolver, one of the DHCP server, one to itself.
+        udp(1, 2, [([10, 0, 3, 2], 53), (b, 4000)], b"poison"),
+        udp(1, 2, [(a, 67), (b, 68)], b"poison"),
+        udp(1, 2, [(b, 4001), (b, 4000)], b"poison"),
+    ];
+    for lie in &lies {
+        one.send(Frame::plain(lie));
+    }
+    one.send(Frame::plain(&udp(1, 2, [(a, 4001), (b, 4000)], b"honest")));
+    let first = wait(&mut *two, |f| f[6..12] == mac(1).0).unwrap();
+    assert_eq!(&first[42..48], b"honest", "what lies does not come through");
+}
+
+#[test]
+fn what_a_firewall_rejects_is_answered() {
+    let lan = Running::start(&SharedSpec { isolated: true, ..spec(Mode::NatNetwork) });
+    let (mut one, a) = lan.plug("one", 1).unwrap();
+    let (_two, b) = lan.plug("two", 2).unwrap();
+    one.send(Frame::plain(&udp(1, 2, [(octets(&a), 4001), (octets(&b), 4000)], b"x")));
+    let told = wait(&mut *one, |f| f[12..14] == [8, 0] && f[23] == 1).unwrap();
+    assert_eq!((&told[34..36], &told[26..30]), (&[3, 13][..], &octets(&b)[..]));
+}
+
 #[test]
 fn ports_are_forwarded_while_a_guest_is_there_and_why_is_answered() {
     let lan = Running::start(&spec(Mode::NatNetwork));

@@ -3,6 +3,8 @@
 //! A write either goes in place, into clusters that are the image's alone and hold the data already, or takes new space: then
 //! the data is written first, and only afterwards L2 entries point to it.
 
+use std::borrow::Cow;
+
 use super::*;
 use crate::entry::{Plain, Slot};
 
@@ -10,7 +12,7 @@ use crate::entry::{Plain, Slot};
 const STEP: u64 = 2 << 20;
 
 /// A cluster of a write that takes space.
-struct Plan {
+struct Plan<'a> {
     /// Which cluster of the disk.
     index: u64,
     /// The entry before.
@@ -19,7 +21,10 @@ struct Plan {
     new: Plain,
     /// What is written, from a position within the cluster.
     from: u64,
-    data: Vec<u8>,
+    /// Of the request alone, or put together with what lies around it.
+    data: Cow<'a, [u8]>,
+    /// Where that begins in the request, if it is of the request alone.
+    within: usize,
     /// The host cluster was taken for this write.
     taken: bool,
 }
@@ -162,7 +167,7 @@ impl Image {
     /// Writes a range, which the caller holds, to new space where needed.
     pub(super) fn write_new(&self, at: u64, data: &[u8]) -> Result<()> {
         let mut plans = Vec::new();
-        let done = self.plan(at, data, &mut plans).and_then(|()| self.carry_out(&mut plans));
+        let done = self.plan(at, data, &mut plans).and_then(|()| self.carry_out(&mut plans, data));
         if done.is_err() {
             let mut meta = self.meta();
             for p in plans.iter().filter(|p| p.taken) {
@@ -172,13 +177,14 @@ impl Image {
         done
     }
 
-    fn carry_out(&self, plans: &mut [Plan]) -> Result<()> {
+    fn carry_out(&self, plans: &mut [Plan<'_>], data: &[u8]) -> Result<()> {
         for run in plans.chunk_by(follows) {
             let start = run[0].new.host.unwrap_or(0) + run[0].from;
             let joined: Vec<u8>;
-            let bytes = match run {
-                [one] => &one.data,
-                many => {
+            let bytes = match (run, in_request(run, data)) {
+                ([one], _) => &one.data[..],
+                (_, Some(part)) => part,
+                (many, None) => {
                     joined = many.iter().flat_map(|p| p.data.iter().copied()).collect();
                     &joined
                 }
@@ -202,7 +208,7 @@ impl Image {
     }
 
     /// Takes space for a write and puts together what has to be written.
-    fn plan(&self, at: u64, data: &[u8], plans: &mut Vec<Plan>) -> Result<()> {
+    fn plan<'a>(&self, at: u64, data: &'a [u8], plans: &mut Vec<Plan<'a>>) -> Result<()> {
         let (cluster, end) = (self.layout.cluster(), at + data.len() as u64);
         let first = at / cluster;
         let count = (end - 1) / cluster - first + 1;
@@ -237,9 +243,11 @@ impl Image {
             let index = first + i as u64;
             let from = at.max(index * cluster);
             let to = end.min((index + 1) * cluster);
-            let part = &data[(from - at) as usize..(to - at) as usize];
+            let within = (from - at) as usize;
+            let part = &data[within..(to - at) as usize];
             let new = Plain { host: Some(host), copied: true, ..Plain::default() };
-            let mut plan = Plan { index, old: slots[i], new, from: from % cluster, data: Vec::new(), taken };
+            let none = Cow::Borrowed(&[][..]);
+            let mut plan = Plan { index, old: slots[i], new, from: from % cluster, data: none, within, taken };
             // Known to `write_new` before anything can fail, so that the cluster is given back.
             if result.is_ok() {
                 result = self.fill(&mut plan, part, fresh);
@@ -272,7 +280,7 @@ impl Image {
     }
 
     /// Decides what is written to the cluster of `plan`: `part`, and around it what must move along.
-    fn fill(&self, plan: &mut Plan, part: &[u8], fresh: bool) -> Result<()> {
+    fn fill<'a>(&self, plan: &mut Plan<'a>, part: &'a [u8], fresh: bool) -> Result<()> {
         let (cluster, sub) = (self.layout.cluster(), self.layout.sub());
         let (from, to) = (plan.from, plan.from + part.len() as u64);
         let mask = self.layout.mask(from, part.len() as u64);
@@ -301,11 +309,17 @@ impl Image {
             end = to;
         }
         plan.from = start;
+        if (start, end) == (from, to) {
+            plan.data = Cow::Borrowed(part);
+            return Ok(());
+        }
         let base = plan.index * cluster;
-        plan.data = vec![0; (end - start) as usize];
-        self.fill_around(base + start, &mut plan.data[..(from - start) as usize])?;
-        plan.data[(from - start) as usize..(to - start) as usize].copy_from_slice(part);
-        self.fill_around(base + to, &mut plan.data[(to - start) as usize..])
+        let mut data = vec![0; (end - start) as usize];
+        self.fill_around(base + start, &mut data[..(from - start) as usize])?;
+        data[(from - start) as usize..(to - start) as usize].copy_from_slice(part);
+        self.fill_around(base + to, &mut data[(to - start) as usize..])?;
+        plan.data = Cow::Owned(data);
+        Ok(())
     }
 
     /// What the disk shows now around a write; behind its end, zeroes.
@@ -315,8 +329,16 @@ impl Image {
     }
 }
 
+/// What a run of plans writes as one part of the request, if it is that.
+fn in_request<'a>(run: &[Plan<'_>], request: &'a [u8]) -> Option<&'a [u8]> {
+    let (first, last) = (run.first()?, run.last()?);
+    let whole = run.iter().all(|p| matches!(p.data, Cow::Borrowed(_)));
+    let next = run.windows(2).all(|p| p[0].within + p[0].data.len() == p[1].within);
+    if whole && next { request.get(first.within..last.within + last.data.len()) } else { None }
+}
+
 /// Whether the bytes of `b` lie directly behind those of `a`.
-fn follows(a: &Plan, b: &Plan) -> bool {
+fn follows(a: &Plan<'_>, b: &Plan<'_>) -> bool {
     let end = a.new.host.map(|h| h + a.from + a.data.len() as u64);
     end.is_some() && end == b.new.host.map(|h| h + b.from)
 }

@@ -16,6 +16,8 @@ pub(crate) struct MemDisk {
     data: Mutex<Vec<u8>>,
     pub(crate) log: Mutex<Vec<BlockOp>>,
     pub(crate) held: Mutex<Vec<BlockRequest>>,
+    /// Its size, which may change.
+    sectors: AtomicU64,
     pub(crate) hold: AtomicBool,
     pub(crate) fail: Mutex<Option<BlockErrorKind>>,
     read_only: bool,

@@ -125,7 +125,7 @@ fn width(i: &Instruction) -> u64 {
     8 * bytes as u64
 }
 
-fn translate(bits: u32) -> Rflags {
+pub(super) fn translate(bits: u32) -> Rflags {
     [
         (RflagsBits::OF, Rflags::OF),
         (RflagsBits::SF, Rflags::SF),

@@ -1,5 +1,6 @@
 //! Compares what a subject did with what the host did, leaving out what the manual leaves undefined.
 
+mod dead;
 mod flags;
 mod memory;
 mod quirks;
@@ -59,6 +60,10 @@ pub struct Mismatch {
     pub raised_at: u64,
     /// The subject's exception vector.
     pub subject_vector: u32,
+    /// Where the host's exception was raised.
+    native_rip: u64,
+    /// RFLAGS bits among the differences.
+    flags: u64,
 }
 
 /// Compares two outcomes; `None` if they agree or the host's run says nothing (it timed out or tried a system call).
@@ -90,6 +95,8 @@ pub fn compare(case: &Case, native: &Outcome, subject: &Outcome) -> Option<Misma
         native_vector: native.vector,
         raised_at: quirks::raised_at(&instructions, native, subject),
         subject_vector: subject.vector,
+        native_rip: native.regs.rip,
+        flags: (native.regs.rflags ^ subject.regs.rflags) & !tolerance.flags,
     };
     (!mismatch.differences.is_empty()).then_some(mismatch)
 }
@@ -214,6 +221,11 @@ impl Mismatch {
             return format!("exception {} here {}", self.native_vector, self.subject_vector);
         }
         self.differences.iter().map(|d| d.what.as_str()).take(4).collect::<Vec<_>>().join(",")
+    }
+
+    /// Nothing differs but flags that nothing reads any more where the exception was raised: what translated code need not keep.
+    pub fn is_of_dead_flags(&self) -> bool {
+        self.kind() == "rflags" && self.flags & !dead::dead(&self.instructions(), self.native_rip) == 0
     }
 
     /// The instructions of the case.

@@ -30,8 +30,9 @@ fn describe(d: &DiskInfo) -> Value {
     json!({
         "name": d.name,
         "file": d.file,
-        "bus": match d.bus { DiskBus::Virtio => "virtio", _ => "ide" },
+        "bus": match d.bus { DiskBus::Virtio => "virtio", DiskBus::Scsi => "scsi", DiskBus::Ide => "ide" },
         "at": d.at.map(|at| at.to_string()),
+        "target": d.target,
         "size": d.sectors * visor_block::SECTOR,
         "read_only": d.read_only,
         "leaving": d.leaving,
@@ -55,11 +56,23 @@ struct Attach {
     disk: String,
     /// The name in the machine; the file's own if left out.
     name: Option<String>,
+    /// `virtio` or `scsi`; what the machine's other disks are on if left out.
+    bus: Option<String>,
 }
 
 fn attach(c: &Context, args: Value) -> Result<Reply, Refusal> {
-    let Attach { disk, name } = arguments(args)?;
-    let mut disk = open_disk(&disk).map_err(|f| refusal(&f))?.on(DiskBus::Virtio);
+    let Attach { disk, name, bus } = arguments(args)?;
+    let bus = match bus.as_deref() {
+        Some("virtio") => DiskBus::Virtio,
+        Some("scsi") => DiskBus::Scsi,
+        Some(other) => {
+            return Err(Refusal::new(RefusalKind::Arguments, format!("no disk can be added on bus `{other}`")));
+        }
+        // Where the machine's disks are called `sda`, the next one is `sdb`.
+        None if c.machine.disks().list().iter().any(|d| d.bus != DiskBus::Virtio) => DiskBus::Scsi,
+        None => DiskBus::Virtio,
+    };
+    let mut disk = open_disk(&disk).map_err(|f| refusal(&f))?.on(bus);
     if let Some(name) = name {
         disk.serial = name;
     }

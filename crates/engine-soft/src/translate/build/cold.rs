@@ -1,0 +1,86 @@
+//! Code behind the rest: what a translation does where something is not as usual.
+
+use super::{Build, Built};
+use crate::translate::asm::Hole;
+use crate::translate::cache::At;
+use crate::translate::regs::Host;
+
+/// Code to be put behind the rest.
+pub(super) enum Cold {
+    /// The instruction, which begins at `start`, is tried again once the TLB has its pages; or goes on at `ready`, behind its check,
+    /// where it finds bytes of two pages; or is interpreted and goes on at `back`.
+    Interpret { from: Vec<Hole>, site: u32, start: usize, ready: Option<usize>, back: usize },
+    /// The range of a group is not served: once the TLB has the page of the access itself, its code at `start` is tried again;
+    /// otherwise it goes on at instruction `insn` of the other version.
+    Range { from: Vec<Hole>, site: u32, start: usize, insn: usize },
+    /// A store hit a frame with code.
+    WroteCode { from: Hole, at: i32, size: u32, site: u32, back: usize },
+    /// A way out.
+    Way { from: Vec<Hole>, way: u32, poll: bool },
+    /// The branch, which begins at `start`, is tried again or interpreted, which ends the code.
+    Leave { from: Vec<Hole>, site: u32, start: usize },
+}
+
+impl Build<'_> {
+    /// Puts the cold code behind the rest.
+    pub(in crate::translate) fn finish(mut self, start: i64, entry: u32, instructions: u32) -> Built {
+        let way = self.way(start);
+        for cold in std::mem::take(&mut self.cold) {
+            match cold {
+                Cold::Interpret { from, site, start, ready, back } => {
+                    from.into_iter().for_each(|h| self.asm.fill_here(h));
+                    self.asm.constant(Host::R14, site.into());
+                    self.call_stub(if ready.is_some() { self.stubs.call_load } else { self.stubs.call_refill });
+                    let hole = self.asm.jmp();
+                    self.asm.fill(hole, back as i64);
+                    // Where the stub returns to have the instruction tried again.
+                    let again = self.asm.jmp();
+                    self.asm.fill(again, start as i64);
+                    if let Some(ready) = ready {
+                        let on = self.asm.jmp();
+                        self.asm.fill(on, ready as i64);
+                    }
+                }
+                Cold::Range { from, site, start, insn } => {
+                    from.into_iter().for_each(|h| self.asm.fill_here(h));
+                    self.asm.constant(Host::R14, site.into());
+                    self.call_stub(self.stubs.only_refill);
+                    let apart = self.asm.jmp();
+                    self.asm.fill(apart, self.starts.1[insn - self.starts.0] as i64);
+                    let again = self.asm.jmp();
+                    self.asm.fill(again, start as i64);
+                }
+                Cold::WroteCode { from, at, size, site, back } => {
+                    self.asm.fill_here(from);
+                    self.asm.add_constant(Host::R14, at);
+                    self.asm.constant(Host::RCX, u64::from(size) << 32 | u64::from(site));
+                    self.call_stub(self.stubs.wrote_code);
+                    let hole = self.asm.jmp();
+                    self.asm.fill(hole, back as i64);
+                }
+                Cold::Way { from, way, poll } => {
+                    from.into_iter().for_each(|h| self.asm.fill_here(h));
+                    let cold = At(self.at.0 + self.asm.here() as u32);
+                    if !poll {
+                        self.ways[(way - self.first.1) as usize].cold = cold;
+                    }
+                    self.asm.constant(Host::R14, way.into());
+                    self.jump_to_stub(if poll { self.stubs.poll } else { self.stubs.link });
+                }
+                Cold::Leave { from, site, start } => {
+                    from.into_iter().for_each(|h| self.asm.fill_here(h));
+                    self.asm.constant(Host::R14, site.into());
+                    self.call_stub(self.stubs.call_refill);
+                    // Never: branches end the code.
+                    self.asm.raw(&[0x0f, 0x0b, 0x66, 0x90, 0x90]);
+                    let again = self.asm.jmp();
+                    self.asm.fill(again, start as i64);
+                }
+            }
+        }
+        let leave = self.asm.here() as u32;
+        self.asm.constant(Host::R14, way.into());
+        self.jump_to_stub(self.stubs.link);
+        Built { code: self.asm.bytes, sites: self.sites, ways: self.ways, entry, leave, instructions }
+    }
+}
