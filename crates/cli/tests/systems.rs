@@ -89,7 +89,7 @@ fn grub_reaches_its_prompt_and_boots_gnu_mach() {
 fn xen_runs_linux() {
     let packages = packages(&["xen-hypervisor-4.17-amd64", "linux-image-cloud-amd64"]);
     let xen = packages.directory().join("boot/xen-4.17-amd64.gz");
-    let append = "placeholder com1=115200,8n1 console=com1 dom0_mem=160M noreboot";
+    let append = "placeholder com1=115200,8n1 console=com1 loglvl=all dom0_mem=160M noreboot";
     let mut child = visor(&["run", "--engine", "soft", "--timeout", LIMIT, "--memory", "384M", "--net", "none"])
         .args(["--kernel", text(&xen), "--initrd", text(&packages.kernel().unwrap()), "--append", append])
         .stdout(std::process::Stdio::piped())

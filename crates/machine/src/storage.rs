@@ -152,8 +152,8 @@ fn disc_name(cd: &Cd) -> String {
 }
 
 /// Addresses of disks on the SCSI bus; CD-ROM drives follow, so that a disk that is added keeps its order among disks.
-pub(crate) const SCSI_DISKS: std::ops::Range<u8> = 0..48;
-const SCSI_CDS: std::ops::Range<u8> = 48..visor_virtio::scsi::TARGETS;
+pub(crate) const SCSI_DISKS: std::ops::Range<u8> = 0..24;
+const SCSI_CDS: std::ops::Range<u8> = 24..visor_virtio::scsi::TARGETS;
 
 /// Whether anything is to be on the SCSI adapter.
 pub(crate) fn wants_scsi(config: &MachineConfig) -> bool {

@@ -4,8 +4,10 @@ use super::live::Live;
 use super::timeline;
 use crate::report::{FAILED, Failure};
 
-/// What firmwares say then: SeaBIOS in its log, OVMF on the console.
-const NOTHING: [&str; 2] = ["No bootable device.", "No bootable option or device was found"];
+/// What firmwares say then: SeaBIOS in its log, OVMF on the console, where its own shell is the last resort: that asks for commands
+/// once it has found no script of the user's (startup.nsh) either.
+const NOTHING: [&str; 3] =
+    ["No bootable device.", "No bootable option or device was found", "\x1b[1m\x1b[33m\x1b[40mShell> "];
 
 /// Watches a boot.
 #[derive(Debug, Default)]

@@ -31,8 +31,8 @@ use self::events::{Event, Events};
 use self::request::Request;
 use crate::{Buffer, Queues};
 
-/// Addresses on the bus: 0 up to this, exclusively.
-pub const TARGETS: u8 = 64;
+/// Addresses on the bus: 0 up to this, exclusively. OVMF looks at no more.
+pub const TARGETS: u8 = 32;
 /// Most request queues.
 pub const MAX_QUEUES: u16 = 16;
 

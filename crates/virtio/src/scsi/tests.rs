@@ -124,7 +124,7 @@ fn data_moves_both_ways() {
 fn failures_say_why() {
     let mut b = bus();
     assert_eq!(b.command(4, 0, &INQUIRY, 0, 36).response, response::BAD_TARGET);
-    assert_eq!(b.command(64, 0, &INQUIRY, 0, 36).response, response::BAD_TARGET);
+    assert_eq!(b.command(32, 0, &INQUIRY, 0, 36).response, response::BAD_TARGET);
     assert_eq!(b.command(3, 1, &TEST_UNIT_READY, 0, 0).sense, Some((5, 0x25)));
     assert_eq!(b.command(3, 1, &INQUIRY, 0, 36), Outcome::good(0, 144));
     assert_eq!(b.rig.bytes(DATA, 1), [0x7f]);
@@ -146,7 +146,7 @@ fn failures_say_why() {
 fn field_sizes_are_the_drivers() {
     let b = bus();
     let read = |at: u64| b.rig.read(0x2000 + at, 4);
-    assert_eq!((read(0), read(4), read(0x14), read(0x18), read(0x1c) >> 16), (2, 254, 96, 32, 63));
+    assert_eq!((read(0), read(4), read(0x14), read(0x18), read(0x1c) >> 16), (2, 254, 96, 32, 31));
     b.rig.write(0x2018, 4, 16);
     b.rig.write(0x2014, 4, 0xffff_ffff);
     b.rig.write(0x2000, 4, 99);
@@ -183,7 +183,7 @@ fn units_come_and_go() {
     let mut b = bus();
     let event = |b: &mut Bus| b.events.used(&b.rig).map(|(_, len)| (len, b.rig.bytes(DATA + 0x800, 16)));
     assert_eq!(b.handle.insert(3, unit(&b.disk)), Err(ScsiError::Taken(3)));
-    assert_eq!(b.handle.insert(64, unit(&b.disk)), Err(ScsiError::Target(64)));
+    assert_eq!(b.handle.insert(32, unit(&b.disk)), Err(ScsiError::Target(32)));
     assert_eq!(b.handle.free(3..9), Some(4));
     b.handle.insert(4, unit(&b.disk)).unwrap();
     assert!(event(&mut b).is_none(), "no buffer yet");
