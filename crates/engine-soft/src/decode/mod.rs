@@ -65,6 +65,7 @@ use iced_x86::Instruction;
 use crate::cpu::{Cpu, Mode};
 use crate::op::Op;
 use operands::Decoding;
+pub(crate) use operands::is_immediate;
 
 pub(crate) use length::{MAX_LEN, mark_too_long};
 

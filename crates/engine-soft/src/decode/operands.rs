@@ -136,7 +136,7 @@ pub(super) fn segment_operand(ins: &Instruction) -> Option<u64> {
         .map(|r| r.number() as u64)
 }
 
-fn is_immediate(kind: OpKind) -> bool {
+pub(crate) fn is_immediate(kind: OpKind) -> bool {
     use OpKind::*;
     matches!(
         kind,

@@ -18,7 +18,7 @@ use crate::op::REG_BLOCK_RIP;
 
 impl Build<'_> {
     /// Goes to offset `off` of the page.
-    pub(super) fn go(&mut self, off: i64, insn: &Insn) {
+    pub(super) fn go(&mut self, off: i64) {
         if (0..4096).contains(&off) || self.is_linked_everywhere() {
             let way = self.way(off);
             let jump = self.asm.jmp();
@@ -33,18 +33,17 @@ impl Build<'_> {
             return;
         };
         self.asm.raw(&[0xff, 0xe1]); // jmp rcx
-        let _ = insn;
         let way = self.way(off);
         self.looks_up(missing, way);
     }
 
     /// As [`Build::go`] for the branch that may close a loop.
-    fn go_round(&mut self, off: i64, insn: &Insn) {
+    fn go_round(&mut self, off: i64) {
         if self.is_loop() {
             let round = self.asm.jmp();
             self.goes_round(round);
         } else {
-            self.go(off, insn);
+            self.go(off);
         }
     }
 
@@ -67,7 +66,7 @@ impl Build<'_> {
         let over = self.asm.jcc(condition ^ 1);
         let r14 = self.r14();
         self.poll_if_backward(insn, target);
-        self.go_round(target, insn);
+        self.go_round(target);
         self.asm.fill_here(over);
         self.set_r14(r14);
     }
@@ -88,7 +87,7 @@ impl Build<'_> {
     pub(super) fn jmp(&mut self, insn: &Insn) {
         let target = insn.target();
         self.poll_if_backward(insn, target);
-        self.go_round(target, insn);
+        self.go_round(target);
     }
 
     /// LOOP and JRCXZ.
@@ -105,10 +104,10 @@ impl Build<'_> {
         let (at_zero, otherwise) =
             if loops { (i64::from(insn.next()), insn.target()) } else { (insn.target(), i64::from(insn.next())) };
         self.poll_if_backward(insn, at_zero);
-        self.go(at_zero, insn);
+        self.go(at_zero);
         self.asm.fill_here(not_zero);
         self.poll_if_backward(insn, otherwise);
-        self.go(otherwise, insn);
+        self.go(otherwise);
     }
 
     /// Relative call.
@@ -118,7 +117,7 @@ impl Build<'_> {
         let start = self.asm.here();
         let misses = self.push_return(insn);
         self.or_leave(misses, start, insn);
-        self.go(insn.target(), insn);
+        self.go(insn.target());
     }
 
     /// Indirect jump or call, or return.

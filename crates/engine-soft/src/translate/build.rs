@@ -228,7 +228,7 @@ impl<'a> Build<'a> {
         if let Some(last) = unit.last()
             && last.kind.falls_through()
         {
-            self.go(last.next().into(), last);
+            self.go(last.next().into());
         }
         self.context = made_for;
         Some(starts)

@@ -139,7 +139,7 @@ fn is_odd(ins: &Instruction) -> bool {
                     return true;
                 }
             }
-            kind if is_immediate(kind) => {}
+            kind if crate::decode::is_immediate(kind) => {}
             _ => return true,
         }
     }
@@ -154,37 +154,19 @@ fn is_bit_string(ins: &Instruction) -> bool {
         && ins.op1_kind() == OpKind::Register
 }
 
-fn is_immediate(kind: OpKind) -> bool {
-    use OpKind::*;
-    matches!(
-        kind,
-        Immediate8
-            | Immediate8_2nd
-            | Immediate16
-            | Immediate32
-            | Immediate64
-            | Immediate8to16
-            | Immediate8to32
-            | Immediate8to64
-            | Immediate32to64
-    )
-}
-
 /// Integer instructions of every x86-64 processor.
 #[rustfmt::skip]
-const INTEGER: &[Mnemonic] = {
-    use Mnemonic::*;
-    &[
-        Mov, Movzx, Movsx, Movsxd, Add, Or, Adc, Sbb, And, Sub, Xor, Cmp, Test, Inc, Dec, Neg, Not, Shl, Sal, Shr, Sar,
-        Rol, Ror, Rcl, Rcr, Shld, Shrd, Imul, Mul, Bsf, Bsr, Bswap, Cbw, Cwde, Cdqe, Cwd, Cdq, Cqo, Xchg, Xadd, Cmpxchg,
-        Cmpxchg8b, Lahf, Sahf, Clc, Stc, Cmc, Mfence, Lfence, Sfence, Movnti, Bt, Bts, Btr, Btc, Seto, Setno, Setb,
-        Setae, Sete, Setne, Setbe, Seta, Sets, Setns, Setp, Setnp, Setl, Setge, Setle, Setg, Cmovo, Cmovno, Cmovb,
-        Cmovae, Cmove, Cmovne, Cmovbe, Cmova, Cmovs, Cmovns, Cmovp, Cmovnp, Cmovl, Cmovge, Cmovle, Cmovg,
-    ]
-};
-
 fn is_integer(m: Mnemonic) -> bool {
-    INTEGER.contains(&m)
+    use Mnemonic::*;
+    matches!(
+        m,
+            Mov | Movzx | Movsx | Movsxd | Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Inc | Dec | Neg | Not
+            | Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd | Imul | Mul | Bsf | Bsr | Bswap | Cbw | Cwde
+            | Cdqe | Cwd | Cdq | Cqo | Xchg | Xadd | Cmpxchg | Cmpxchg8b | Lahf | Sahf | Clc | Stc | Cmc | Mfence
+            | Lfence | Sfence | Movnti | Bt | Bts | Btr | Btc | Seto | Setno | Setb | Setae | Sete | Setne | Setbe
+            | Seta | Sets | Setns | Setp | Setnp | Setl | Setge | Setle | Setg | Cmovo | Cmovno | Cmovb | Cmovae
+            | Cmove | Cmovne | Cmovbe | Cmova | Cmovs | Cmovns | Cmovp | Cmovnp | Cmovl | Cmovge | Cmovle | Cmovg
+    )
 }
 
 /// Integer instructions that the host may lack.

@@ -150,7 +150,7 @@ impl Build<'_> {
         self.asm.fill(more, setup as i64);
         if let Some(over) = over {
             self.asm.fill_here(over);
-            self.go(last.next().into(), last);
+            self.go(last.next().into());
         }
     }
 
