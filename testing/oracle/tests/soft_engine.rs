@@ -30,16 +30,34 @@ fn so_it_does_on_hosts_that_lack_features() {
     translator_agrees(4, CASES / 5, HostFeatures { avx: false, ..HostFeatures::ALL });
 }
 
+#[test]
+fn it_keeps_all_flags_if_asked_to() {
+    for absent in [HostFeatures::default(), HostFeatures { avx: false, ..HostFeatures::ALL }] {
+        let mismatches = translate(5, CASES / 5, SoftOptions { absent, exact_flags: true, ..SoftOptions::default() });
+        agrees(&mismatches);
+    }
+}
+
 fn translator_agrees(seed: u64, cases: u64, absent: HostFeatures) {
-    let options = SoftOptions { tier: Tier::Translator, eager: true, verify: true, absent, ..SoftOptions::default() };
+    let mut mismatches = translate(seed, cases, SoftOptions { absent, ..SoftOptions::default() });
+    // Translated code does not keep flags that it overwrites before it reads them.
+    mismatches.retain(|m| !m.is_of_dead_flags());
+    agrees(&mismatches);
+}
+
+fn translate(seed: u64, cases: u64, options: SoftOptions) -> Vec<Mismatch> {
+    let options = SoftOptions { tier: Tier::Translator, eager: true, verify: true, ..options };
     let engine = SoftEngine::with_options(options).expect("engine");
     let mut subject = EngineSubject::new(&engine, &engine.caps().cpuid).expect("guest");
     let (_, report) = fuzz(seed, cases, &mut subject);
     assert_eq!(report.cases, cases);
-    // Translated code does not keep flags that it overwrites before it reads them.
-    let rest: Vec<_> = report.mismatches.iter().filter(|m| !m.is_of_dead_flags()).collect();
-    let text: String = rest.iter().take(10).map(|m| m.to_string()).collect();
-    assert!(rest.is_empty(), "{} mismatches:\n{text}", rest.len());
+    report.mismatches
+}
+
+#[track_caller]
+fn agrees(mismatches: &[Mismatch]) {
+    let text: String = mismatches.iter().take(10).map(Mismatch::to_string).collect();
+    assert!(mismatches.is_empty(), "{} mismatches:\n{text}", mismatches.len());
 }
 
 #[test]
@@ -50,8 +68,7 @@ fn the_interpreter_agrees_with_the_host() {
     let (_, report) = fuzz(1, CASES, &mut subject);
     assert_eq!(report.cases, CASES);
     assert!(report.useless < CASES / 1000, "{} cases without a verdict", report.useless);
-    let text: String = report.mismatches.iter().take(10).map(Mismatch::to_string).collect();
-    assert!(report.mismatches.is_empty(), "{} mismatches:\n{text}", report.mismatches.len());
+    agrees(&report.mismatches);
 }
 
 #[test]
