@@ -47,6 +47,9 @@ struct Args {
     /// With tier 2, have exceptions save all flags exactly; without it, flags that are dead where one is raised may differ
     #[arg(long)]
     exact_flags: bool,
+    /// Interrupt the software CPU all the time, at no instruction in particular
+    #[arg(long)]
+    kicks: bool,
     /// List instruction forms that were not run, or only faulted
     #[arg(long)]
     coverage: bool,
@@ -123,7 +126,11 @@ fn subject(args: &Args) -> anyhow::Result<Option<Box<dyn Subject>>> {
             let options =
                 SoftOptions { tier, exact_flags, eager: true, verify: true, absent, ..SoftOptions::default() };
             let engine = SoftEngine::with_options(options)?;
-            Some(Box::new(EngineSubject::new(&engine, &engine.caps().cpuid)?))
+            let mut subject = EngineSubject::new(&engine, &engine.caps().cpuid)?;
+            if args.kicks {
+                subject.kick_always();
+            }
+            Some(Box::new(subject))
         }
         With::Native => Some(Box::new(Native::new()?)),
     })
