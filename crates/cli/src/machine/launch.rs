@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use visor_control::{ClaimError, Client, Place, Places};
 
 use super::{claim_failure, place_failure};
-use crate::args::RunArgs;
 use crate::report::Failure;
+use crate::run::RunArgs;
 
 /// Tells the process in the background that it is that, and the machine's name.
 const BACKGROUND: &str = "VISOR_BACKGROUND";

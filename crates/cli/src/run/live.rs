@@ -15,6 +15,7 @@ use visor_machine::{
 };
 
 use super::agent::Agent;
+use super::args::{RunArgs, StatsFormat};
 use super::end::End;
 use super::execs::Line;
 use super::hub::Hub;
@@ -23,7 +24,6 @@ use super::spec::{engine_options, wish};
 use super::stats;
 use super::streams::{Input, Output};
 use super::wake::Wake;
-use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;
 use crate::terminal;
 
