@@ -106,7 +106,8 @@ pub(crate) struct TuningArgs {
     #[arg(long)]
     pub(crate) perf_map: bool,
     /// Check the translator: `lockstep` executes each block a second time by the interpreter and compares; `translate-range=A..B`
-    /// translates only blocks number A to B - 1 and interprets the others.
+    /// translates only blocks number A to B - 1 and interprets the others; `exact-flags` has exceptions save all status flags
+    /// exactly, which costs speed.
     #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = parse_debug)]
     pub(crate) debug: Vec<DebugArg>,
 }
@@ -118,6 +119,8 @@ pub(crate) enum DebugArg {
     Lockstep,
     /// Translate only these blocks.
     TranslateRange(Range<u64>),
+    /// Keep flags that are overwritten before anything reads them.
+    ExactFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -188,14 +191,16 @@ pub(crate) enum BusArg {
     Ide,
 }
 
-/// `lockstep` or `translate-range=A..B`.
+/// `lockstep`, `exact-flags` or `translate-range=A..B`.
 fn parse_debug(text: &str) -> Result<DebugArg, String> {
-    if text == "lockstep" {
-        return Ok(DebugArg::Lockstep);
+    match text {
+        "lockstep" => return Ok(DebugArg::Lockstep),
+        "exact-flags" => return Ok(DebugArg::ExactFlags),
+        _ => {}
     }
     let range = text.strip_prefix("translate-range=").and_then(|r| r.split_once(".."));
     let Some((from, to)) = range else {
-        return Err("write `lockstep` or `translate-range=A..B`".to_owned());
+        return Err("write `lockstep`, `exact-flags` or `translate-range=A..B`".to_owned());
     };
     // An open end is all the rest.
     let number = |text: &str, open: u64| if text.is_empty() { Ok(open) } else { text.parse() };
@@ -223,6 +228,7 @@ mod tests {
         assert_eq!(t.debug, [DebugArg::Lockstep, DebugArg::TranslateRange(5..9)]);
         assert_eq!(stats, Some(StatsFormat::Table));
         assert_eq!(tuning("visor run tiny --stats=json").1, Some(StatsFormat::Json));
+        assert_eq!(parse_debug("exact-flags"), Ok(DebugArg::ExactFlags));
         assert_eq!(parse_debug("translate-range=7.."), Ok(DebugArg::TranslateRange(7..u64::MAX)));
         assert!(parse_debug("translate-range=7").is_err() && parse_debug("translate-range=a..b").is_err());
         assert!(parse_debug("lock").is_err());

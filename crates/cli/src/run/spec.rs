@@ -109,12 +109,13 @@ pub(super) fn wish(engine: EngineArg) -> EngineChoice {
 pub(super) fn engine_options(args: &TuningArgs, count: bool) -> EngineOptions {
     let range = args.debug.iter().rev().find_map(|d| match d {
         DebugArg::TranslateRange(range) => Some(range.clone()),
-        DebugArg::Lockstep => None,
+        DebugArg::Lockstep | DebugArg::ExactFlags => None,
     });
     EngineOptions {
         tier: args.tier,
         lockstep: args.debug.contains(&DebugArg::Lockstep),
         translate_range: range,
+        exact_flags: args.debug.contains(&DebugArg::ExactFlags),
         code_cache: args.code_cache,
         count,
         perf_map: args.perf_map,

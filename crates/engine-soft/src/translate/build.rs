@@ -412,6 +412,21 @@ impl<'a> Build<'a> {
         self.jump_to_stub(self.stubs.interpret);
     }
 
+    /// Counts a PAUSE, and has the interpreter execute those that are to let others run; the flags stay.
+    pub(super) fn pause(&mut self, insn: &Insn) {
+        let left = Rm::State(super::frame::field!(pauses));
+        let start = self.asm.here();
+        self.asm.load(Host::RCX, left);
+        self.asm.add_constant(Host::RCX, -1);
+        self.asm.store(left, Host::RCX);
+        let over = self.asm.jrcxz();
+        let on = self.asm.jmp();
+        self.asm.land(over);
+        let rest = self.asm.jmp();
+        self.asm.fill_here(on);
+        self.or_interpret(vec![rest], start, insn);
+    }
+
     /// Makes sure that the guest's vector registers are in the host's.
     pub(super) fn need_vectors(&mut self) {
         if !self.vectors_loaded {

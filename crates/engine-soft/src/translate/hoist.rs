@@ -199,7 +199,7 @@ impl Values {
                 self.known[4] = (self.known[5].0, self.known[5].1 + word(insn));
                 self.forget(5);
             }
-            Kind::Nop | Kind::Jcc => {}
+            Kind::Nop | Kind::Pause | Kind::Jcc => {}
             Kind::System(System::Pushf) => self.known[4].1 -= word(insn),
             Kind::System(System::Popf) => self.known[4].1 += word(insn),
             // Accesses before and behind have different rights.

@@ -75,6 +75,7 @@ pub fn compare(case: &Case, native: &Outcome, subject: &Outcome) -> Option<Misma
     let unjudged = flags::escapes(case, &instructions)
         || quirks::piecewise_wrap(case, native, &instructions)
         || quirks::limit_escapes(&instructions)
+        || quirks::misaligned_mode(case, native, &instructions)
         || quirks::host_memory(case, native, subject, &instructions);
     if quirks::accepted(&instructions, native, subject) || unjudged {
         return None;
