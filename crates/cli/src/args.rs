@@ -83,7 +83,8 @@ pub(crate) enum Command {
 const LAUNCH_EXAMPLES: &str = "Examples:
   visor launch                                     a small Linux machine, with a name of visor's choice
   visor launch tiny web -p 8080:80                 the same, called web, with a port of the host
-  visor launch --iso debian.iso --disk d.img --name deb
+  visor launch --iso debian.iso deb --disk 20G     install a system on a new disk, called deb as well
+  visor launch --empty bare                        a machine without software; visor cd insert bare debian.iso
   visor console web                                its console; visor stop web ends it";
 
 const RUN_EXAMPLES: &str = "Examples:
@@ -91,13 +92,14 @@ const RUN_EXAMPLES: &str = "Examples:
   visor run tiny -- uname -a                       one command; its output, its exit status
   tar c src | visor run tiny -- tar x -C /tmp      standard input is the command's
   visor run --disk sys.img                         boot a disk as a PC does, through its BIOS
+  visor run --iso debian.iso --disk 20G --vnc 127.0.0.1:5900      install a system on a new disk; later --disk debian boots it
   visor run tiny -p 8080:80                        port 8080 of the host leads to port 80 of the guest
   visor run --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0' --memory 512M";
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct RunArgs {
     /// The image to boot: `tiny`.
-    #[arg(required_unless_present_any = ["kernel", "disk", "iso", "firmware"], conflicts_with_all = ["kernel", "firmware"])]
+    #[arg(required_unless_present_any = ["kernel", "disk", "iso", "firmware", "empty"], conflicts_with_all = ["kernel", "firmware", "empty"])]
     pub(crate) image: Option<String>,
     /// A command to run in the guest instead of an interactive shell. Without one and without a terminal, the shell `sh` reads
     /// its commands from standard input.
@@ -129,7 +131,7 @@ pub(crate) struct RunArgs {
     /// Which engine runs the CPUs.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
-    /// Attach a disk: a name of `visor disk ls`, or a raw or qcow2 image (vda, vdb, ... after an image's own vda, or sda, sdb, ...:
+    /// Attach a disk: a size such as 20G for a new dynamic one, which stays; a name of `visor disk ls`, or a raw or qcow2 image (vda, vdb, ... after an image's own vda, or sda, sdb, ...:
     /// see --bus). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
     /// taken as raw that way may not be made to look like another format by its guest. Or a disk of the network:
     /// `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`; through TLS `nbds://...` with `,tls-ca=FILE` (else the host's authorities) and, as
@@ -139,7 +141,7 @@ pub(crate) struct RunArgs {
     /// person is asked.
     /// `,fault=PLAN` makes requests fail, to see what the guest does: `read:10` every tenth read, `write@2048` writes to sector 2048, `flush:1`
     /// each flush; several with `+`.
-    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE][,key-file=FILE][,fault=PLAN]")]
+    #[arg(long, value_name = "DISK|SIZE[,ro][,format=FORMAT][,iops=N][,bps=SIZE][,key-file=FILE][,fault=PLAN]")]
     pub(crate) disk: Vec<String>,
     /// How disks of --disk are connected; by default virtio with an image or a kernel that is entered directly, IDE through firmware.
     #[arg(long, value_enum, value_name = "BUS")]
@@ -150,6 +152,10 @@ pub(crate) struct RunArgs {
     /// Add an empty CD-ROM drive, for discs that come later (`visor cd insert`).
     #[arg(long)]
     pub(crate) cd: bool,
+    /// A machine without software, as it leaves the factory: firmware and an empty CD-ROM drive. Its firmware finds nothing to run
+    /// until a disc comes.
+    #[arg(long, conflicts_with = "kernel")]
+    pub(crate) empty: bool,
     /// Run in the background: `visor console`, `stop` and the other commands for machines reach it by its name, of which visor
     /// chooses one without --name.
     #[arg(short, long)]
