@@ -1,6 +1,6 @@
 //! `visor` creates, boots and manages virtual machines anywhere: with KVM where it helps, on its own CPU engine elsewhere.
 //!
-//! - `args`: the command line as data, nothing more;
+//! - `args`: the table of commands; `values`: sizes and times as all of them read them;
 //! - `run`: `visor run`;
 //! - `doctor`: `visor doctor`;
 //! - `image`: `visor image`;
@@ -25,6 +25,7 @@ mod report;
 mod run;
 mod start;
 mod terminal;
+mod values;
 
 use std::process::ExitCode;
 

@@ -32,6 +32,11 @@ const EMULATED: &[Excuse] = &[
     Excuse { program: "long/call-gate", reason: "it cannot run ring 3" },
     Excuse { program: "long/umip", reason: "it cannot run ring 3" },
     Excuse { program: "long/tsd-pce", reason: "it cannot run ring 3" },
+    Excuse { program: "inline/syscall", reason: "it cannot run ring 3" },
+    Excuse { program: "inline/flags", reason: "it cannot run ring 3" },
+    Excuse { program: "inline/time", reason: "it cannot run ring 3" },
+    Excuse { program: "narrow/turns", reason: "it cannot run ring 3" },
+    Excuse { program: "narrow/ends", reason: "accesses beyond 4 GiB wrap" },
     Excuse { program: "long/iretq", reason: "it refuses a null SS in ring 0" },
     Excuse {
         program: "long/canonical",

@@ -13,9 +13,8 @@ use serde_json::{Value, json};
 use visor_control::{ClaimError, Client, Place, Places};
 
 use super::{claim_failure, place_failure};
-use crate::args::RunArgs;
 use crate::report::Failure;
-use crate::run::NewDisks;
+use crate::run::{NewDisks, RunArgs};
 use crate::start::{Manner, StartLine};
 
 /// Tells the process in the background that it is that, and the machine's name.

@@ -15,6 +15,7 @@ use visor_machine::{
 };
 
 use super::agent::Agent;
+use super::args::{RunArgs, StatsFormat};
 use super::boot::nothing_to_boot;
 use super::end::End;
 use super::execs::Line;
@@ -24,7 +25,6 @@ use super::spec::{engine_options, wish};
 use super::stats;
 use super::streams::{Input, Output};
 use super::wake::Wake;
-use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;
 use crate::terminal;
 

@@ -1,6 +1,7 @@
 //! `visor run`: boots a throw-away machine and stays with it to its end.
 //!
-//! - `spec`: from arguments to a machine and a job; `new_disk`: disks given by their size; `firmware`, `boot`: booting as a PC does;
+//! - `args`: its command line; `spec`: from arguments to a machine and a job; `new_disk`: disks given by their size; `firmware`,
+//!   `boot`: booting as a PC does;
 //! - `live`: the running machine, and the poll in which the main thread waits for everything;
 //! - `network`: what it is connected to;
 //! - `console`, `command`: the jobs;
@@ -13,6 +14,7 @@
 //! vCPU threads only fill buffers and wake the main thread; all other I/O is the main thread's, which never waits but in `live`.
 
 mod agent;
+mod args;
 mod boot;
 mod command;
 mod console;
@@ -34,6 +36,8 @@ mod tail;
 mod timeline;
 mod wake;
 
+pub(crate) use self::args::RunArgs;
+use self::args::StatsFormat;
 use self::command::Command;
 use self::console::Console;
 use self::control::Named;
@@ -47,7 +51,6 @@ use self::spec::Job;
 pub(crate) use self::spec::split_disk;
 use self::tail::Tail;
 pub(crate) use self::tail::printable;
-use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;
 use crate::start::Manner;
 

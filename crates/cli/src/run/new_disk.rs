@@ -5,9 +5,10 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::args::RunArgs;
 use super::spec::split_disk;
-use crate::args::{RunArgs, parse_size};
 use crate::report::Failure;
+use crate::values::parse_size;
 
 /// Disks that were made for a machine.
 #[derive(Debug, Default)]

@@ -10,12 +10,13 @@ use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Cd, CdBus, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
+use super::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs};
 use super::live::is_terminal;
 use super::{disc, firmware};
-use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs, parse_size};
 use crate::disk::WebArgs;
 use crate::image;
 use crate::report::Failure;
+use crate::values::parse_size;
 
 /// What the machine is for.
 #[derive(Debug, PartialEq, Eq)]

@@ -18,8 +18,10 @@ pub(super) fn handler(d: &mut Decoding) -> Option<Handler> {
         // The register forms of PREFETCHW's opcode.
         Reservednop if is_0f0d(d.ins.code()) && !d.is_memory(0) => return None,
         Nop | Reservednop | Endbr32 | Endbr64 | Rdsspd | Rdsspq | Pause | Cldemote | Prefetch | Prefetchw
-        | Prefetchwt1 | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchit0 | Prefetchit1 | Lfence
-        | Sfence => misc::nop,
+        | Prefetchwt1 | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchit0 | Prefetchit1 | Sfence => {
+            misc::nop
+        }
+        Lfence => misc::lfence,
         Mfence => misc::mfence,
         Clflush | Clflushopt | Clwb => misc::clflush,
         Clc => misc::clc,

@@ -15,8 +15,15 @@ pub(crate) fn nop(_cpu: &mut Cpu, _op: &Op) -> Flow {
     Flow::Next
 }
 
-/// MFENCE. Guest loads and stores are host loads and stores, so a host fence orders them; the other fences ask for no more
-/// than the host always gives.
+/// LFENCE. Who reads a clock after it wants all that stands before to have been executed.
+pub(crate) fn lfence(_cpu: &mut Cpu, _op: &Op) -> Flow {
+    // SAFETY: LFENCE is part of SSE2, which every x86-64 CPU has.
+    unsafe { std::arch::x86_64::_mm_lfence() };
+    Flow::Next
+}
+
+/// MFENCE. Guest loads and stores are host loads and stores, so a host fence orders them; SFENCE asks for no more than the host
+/// always gives.
 pub(crate) fn mfence(_cpu: &mut Cpu, _op: &Op) -> Flow {
     fence(Ordering::SeqCst);
     Flow::Next

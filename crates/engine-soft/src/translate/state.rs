@@ -104,6 +104,10 @@ impl Build<'_> {
         }
         self.loses(Host::R14);
         let a = &mut self.asm;
+        if aux {
+            // RDTSCP waits for what stands before it, and clocks read on two CPUs in turn rely on that. LFENCE does as much.
+            a.raw(&[0x0f, 0xae, 0xe8]);
+        }
         a.raw(&[0x0f, 0x31]);
         a.rorx32(Host(2), Host(2));
         a.load(Host::RCX, Rm::State(std::mem::offset_of!(Cpu, tsc_offset) as i32));

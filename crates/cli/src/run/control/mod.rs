@@ -20,8 +20,8 @@ use visor_machine::Machine;
 use super::hub::Hub;
 use super::live::{Live, Wishes};
 use super::network::Attached;
-use crate::args::RunArgs;
 use crate::report::Failure;
+use crate::run::RunArgs;
 
 /// What verbs work on.
 pub(super) struct Context {
