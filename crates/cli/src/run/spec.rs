@@ -73,7 +73,7 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         iommu: args.iommu,
         edu: args.edu,
         no_reboot: args.no_reboot,
-        timeline: args.firmware.timeline.is_some() || args.network.name().is_some(),
+        timeline: true,
         ..MachineSpec::default()
     })
 }
@@ -81,7 +81,7 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
 /// The CD-ROM drives: those with discs, then the empty one.
 fn drives(args: &RunArgs, bus: CdBus) -> Result<Vec<Cd>, Failure> {
     let mut drives = args.iso.iter().map(|i| Cd::open(i)).collect::<Result<Vec<_>, _>>()?;
-    drives.extend(args.cd.then(Cd::default));
+    drives.extend((args.cd || args.empty).then(Cd::default));
     Ok(drives.into_iter().map(|drive| Cd { bus, ..drive }).collect())
 }
 
