@@ -52,7 +52,7 @@ impl VirtioDevice for Scsi {
     }
 
     fn features(&self) -> u64 {
-        F_HOTPLUG
+        F_HOTPLUG | F_CHANGE
     }
 
     fn queue_sizes(&self) -> Vec<u16> {

@@ -38,6 +38,7 @@ pub const TARGETS: u8 = 32;
 pub const MAX_QUEUES: u16 = 16;
 
 const F_HOTPLUG: u64 = 1 << 1;
+const F_CHANGE: u64 = 1 << 2;
 
 const CONTROL: u16 = 0;
 const EVENTS: u16 = 1;
@@ -121,7 +122,7 @@ impl Shared {
 
     /// Tells the driver, if it wishes to know.
     fn tell(&self, event: Event) {
-        if self.features.load(Ordering::Relaxed) & F_HOTPLUG != 0 {
+        if self.features.load(Ordering::Relaxed) & event.feature() != 0 {
             let mut events = lock(&self.events);
             events.add(event);
             events.deliver(self.queues.get());
@@ -171,6 +172,14 @@ impl ScsiHandle {
             self.0.tell(Event::removed(target));
         }
         gone.is_some()
+    }
+
+    /// The disk at `target` has another size now; a running guest is told.
+    pub fn resized(&self, target: u8) {
+        if let Some(t) = self.0.target(target) {
+            t.unit().resized();
+            self.0.tell(Event::resized(target));
+        }
     }
 
     /// The first of `range` where nothing is.
