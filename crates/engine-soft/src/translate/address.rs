@@ -135,6 +135,10 @@ impl Build<'_> {
     /// `rcx_kept`: it has not been touched since [`Build::reach`]. `keep_flags`: the guest's flags are in the host's and must stay.
     /// Without `insn` the code goes on whatever the store hit.
     pub(super) fn stored(&mut self, spot: &Spot, rcx_kept: bool, keep_flags: bool, insn: Option<&Insn>) {
+        if matches!(spot, Spot::Shared { walks: true, .. }) && self.are_marks_settled() {
+            return;
+        }
+        self.loses(Host::RCX);
         let size = match spot {
             Spot::Own { check, .. } => {
                 self.load_mark(*check, rcx_kept);
@@ -154,6 +158,7 @@ impl Build<'_> {
     pub(super) fn operand_address(&mut self, ins: &Instruction, by: i32) {
         self.effective_address(ins, by);
         if let Some(seg) = segment(ins) {
+            self.loses(Host::RCX);
             self.asm.load(Host::RCX, Rm::State(frame::segment_base(seg)));
             let wide = self.context.is_64();
             self.asm.lea(wide, Host::R14, Sum { base: Some(Host::R14), index: Some((Host::RCX, 0)), disp: 0 });
@@ -203,6 +208,7 @@ impl Build<'_> {
         match regs::place(register.full_register().number()) {
             Place::Host(h) => h,
             Place::Slot(at) => {
+                self.loses(scratch);
                 self.asm.load(scratch, Rm::State(at));
                 scratch
             }
@@ -213,6 +219,7 @@ impl Build<'_> {
     /// entry of the table afterwards where the flags need not be kept.
     pub(super) fn check(&mut self, check: Check) -> Vec<Hole> {
         self.loses(Host::R14);
+        self.loses(Host::RCX);
         let tables = tables(self.context.privilege(), check.access);
         if check.keep_flags && self.host.pext {
             return self.check_keeping_flags(check, tables);

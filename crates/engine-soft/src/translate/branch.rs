@@ -64,11 +64,11 @@ impl Build<'_> {
             return;
         }
         let over = self.asm.jcc(condition ^ 1);
-        let r14 = self.r14();
+        let known = self.known;
         self.poll_if_backward(insn, target);
         self.go_round(target);
         self.asm.fill_here(over);
-        self.set_r14(r14);
+        self.known = known;
     }
 
     fn poll_if_backward(&mut self, insn: &Insn, target: i64) {

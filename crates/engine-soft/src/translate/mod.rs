@@ -10,7 +10,7 @@
 //! - `context`: what of the CPU's mode code is made for;
 //! - `narrow`: what is different in 32-bit code;
 //! - `hoist`: which accesses share a check;
-//! - `turns`, `rounds`: loops that check for many turns at once;
+//! - `turns`, `rounds`, `anchors`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
 //! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
 //! - `stubs`, `frame`: the way in and out;
@@ -24,6 +24,7 @@
 
 mod address;
 pub(crate) mod alarm;
+mod anchors;
 mod asm;
 mod branch;
 mod build;

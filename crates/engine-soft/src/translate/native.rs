@@ -40,9 +40,16 @@ impl Build<'_> {
         let ins = &insn.ins;
         let memory = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory);
         let Some(mut plan) = plan(ins, memory.is_some()) else { return false };
-        if memory.is_some() {
+        let rcx_used = plan.no_rex
+            || plan.rcx_in
+            || plan.rcx_out.is_some()
+            || plan.borrowed.iter().any(|b| b.scratch == Host::RCX);
+        let anchored = memory.and_then(|_| self.anchored(insn, rcx_used)).filter(|_| !plan.no_rex);
+        if let Some(a) = &anchored {
+            a.redirect(&mut plan.host);
+        } else if memory.is_some() {
             let at = self.member(0).or_else(|| self.walker(0)).map_or(0, |m| m.at);
-            redirect(&mut plan.host, if plan.no_rex { Register::RCX } else { Register::R14 }, at);
+            redirect(&mut plan.host, if plan.no_rex { Register::RCX } else { Register::R14 }, at.into());
         }
         // What cannot be named in the same encoding is left to the interpreter.
         let Ok(_) = self.encoder.encode(&plan.host, 0) else {
@@ -60,16 +67,21 @@ impl Build<'_> {
             self.run(&plan, &code);
             return true;
         };
+        if let Some(a) = &anchored {
+            self.take_anchor(a);
+            self.run(&plan, &code);
+            return true;
+        }
         let size = ins.memory_size().size() as u32;
         let check = Check { access, size, align: alignment(insn), keep_flags: insn.live_in != 0 };
         let spot = self.reach(insn, Which::Operand, check);
         // One that demands an alignment faults where it lies in two pages.
         let ready = (access == Access::Load && check.align == 1).then(|| self.asm.here());
-        let rcx_used = plan.no_rex || plan.rcx_in || plan.borrowed.iter().any(|b| b.scratch == Host::RCX);
         if access == Access::Store && rcx_used {
             self.keep_entry(&spot);
         }
         if plan.no_rex {
+            self.loses(Host::RCX);
             self.asm.mov(Host::RCX, Host::R14);
         }
         self.run(&plan, &code);
@@ -90,6 +102,9 @@ impl Build<'_> {
         }
         if plan.rcx_in {
             self.fetch(Host::RCX, regs::RCX);
+        }
+        if plan.rcx_out.is_some() {
+            self.loses(Host::RCX);
         }
         self.asm.raw(code);
         match plan.rcx_out {
@@ -129,7 +144,6 @@ impl Build<'_> {
 
     /// The effective address of `ins`, which has a base register, in `to`.
     fn sum(&mut self, ins: &Instruction, to: Host, wide: bool) {
-        self.loses(Host::R14);
         let base = self.part(ins.memory_base(), Host::R14);
         let index = (ins.memory_index() != Register::None).then(|| self.part(ins.memory_index(), Host::RCX));
         let scale = ins.memory_index_scale().trailing_zeros() as u8;
@@ -178,6 +192,7 @@ impl Build<'_> {
 
     pub(super) fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
         self.keep_entry(spot);
+        self.loses(Host::RCX);
         self.asm.load(Host::RCX, Rm::State(from));
         self.store_word(spot.rm(), Host::RCX);
         false
@@ -193,6 +208,7 @@ impl Build<'_> {
         match regs::place(guest) {
             Place::Host(h) => self.load_word(h, spot.rm()),
             Place::Slot(at) => {
+                self.loses(Host::RCX);
                 self.load_word(Host::RCX, spot.rm());
                 self.asm.store(Rm::State(at), Host::RCX);
             }
@@ -361,11 +377,11 @@ pub(super) fn alignment(insn: &Insn) -> u32 {
 }
 
 /// Makes the memory operand `[base + at]`.
-fn redirect(host: &mut Instruction, base: Register, at: i32) {
+pub(super) fn redirect(host: &mut Instruction, base: Register, at: i64) {
     host.set_memory_base(base);
     host.set_memory_index(Register::None);
     host.set_memory_index_scale(1);
-    host.set_memory_displacement64(i64::from(at) as u64);
+    host.set_memory_displacement64(at as u64);
     host.set_memory_displ_size(if at == 0 { 0 } else { 1 });
     host.set_segment_prefix(Register::None);
 }
