@@ -7,7 +7,7 @@ use cold::Cold;
 use iced_x86::Encoder;
 
 use super::anchors::{Form, Known};
-use super::asm::{Asm, Hole, Rm};
+use super::asm::{Asm, Hole, Holes, Rm};
 use super::cache::At;
 use super::context::Context;
 use super::hoist::{self, Groups, Member};
@@ -152,9 +152,9 @@ impl<'a> Build<'a> {
             stubs,
             at,
             first,
-            sites: Vec::new(),
-            ways: Vec::new(),
-            cold: Vec::new(),
+            sites: Vec::with_capacity(16),
+            ways: Vec::with_capacity(8),
+            cold: Vec::with_capacity(32),
             encoder: Encoder::new(64),
             groups: Groups::default(),
             version: Version::Apart,
@@ -317,12 +317,12 @@ impl<'a> Build<'a> {
 
     /// The interpreter executes `insn`, whose code begins at `start`, if one of `from` jumps; the code goes on here. Nothing of it
     /// must have been done where they jump.
-    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+    pub(super) fn or_interpret(&mut self, from: Holes, start: usize, insn: &Insn) {
         self.or_collect(from, start, None, insn);
     }
 
     /// Likewise. `ready`: the code behind its check, if all that it does with memory is one load.
-    pub(super) fn or_collect(&mut self, from: Vec<Hole>, start: usize, ready: Option<usize>, insn: &Insn) {
+    pub(super) fn or_collect(&mut self, from: Holes, start: usize, ready: Option<usize>, insn: &Insn) {
         if from.is_empty() {
             return;
         }
@@ -339,7 +339,7 @@ impl<'a> Build<'a> {
     }
 
     /// The interpreter executes the branch `insn`, whose code begins at `start`, if one of `from` jumps.
-    pub(super) fn or_leave(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+    pub(super) fn or_leave(&mut self, from: Holes, start: usize, insn: &Insn) {
         let site = self.site(insn);
         self.cold.push(Cold::Leave { from, site, start });
     }
@@ -361,7 +361,7 @@ impl<'a> Build<'a> {
 
     /// `from` goes on at `insn`, the instruction at work, in the version in which every access checks for itself. `start` is where
     /// its code begins here.
-    pub(super) fn go_apart(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+    pub(super) fn go_apart(&mut self, from: Holes, start: usize, insn: &Insn) {
         let i = self.current;
         if self.host.retry_ranges {
             let site = self.site(insn);
@@ -441,12 +441,12 @@ impl<'a> Build<'a> {
     pub(super) fn leads_to(&mut self, from: Hole, way: u32) {
         let jump = At(self.at.0 + from.field() as u32);
         self.ways[(way - self.first.1) as usize].jump = Some(jump);
-        self.cold.push(Cold::Way { from: vec![from], way, poll: false });
+        self.cold.push(Cold::Way { from: smallvec::smallvec![from], way, poll: false });
     }
 
     /// `from` leads to `way` because of the attention word.
     pub(super) fn polls(&mut self, from: Hole, way: u32) {
-        self.cold.push(Cold::Way { from: vec![from], way, poll: true });
+        self.cold.push(Cold::Way { from: smallvec::smallvec![from], way, poll: true });
     }
 
     /// `from` leads to `way`, which is looked up and put into the table of branch targets.
@@ -457,7 +457,7 @@ impl<'a> Build<'a> {
 
     /// `from` leads to `way`, which is never linked.
     pub(super) fn leaves_to(&mut self, from: Hole, way: u32) {
-        self.cold.push(Cold::Way { from: vec![from], way, poll: false });
+        self.cold.push(Cold::Way { from: smallvec::smallvec![from], way, poll: false });
     }
 
     /// Leaves the code if the attention word is set, to `way`. With `keep` the flags stay.

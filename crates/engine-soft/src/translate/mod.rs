@@ -81,7 +81,7 @@ fn one(b: &mut Build<'_>, insn: &Insn) {
                     // Those who follow rely on it.
                     let start = b.asm.here();
                     let apart = b.asm.jmp();
-                    b.go_apart(vec![apart], start, insn);
+                    b.go_apart(smallvec::smallvec![apart], start, insn);
                 } else {
                     b.interpret(insn);
                 }

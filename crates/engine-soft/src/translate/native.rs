@@ -1,9 +1,10 @@
 //! Instructions that stay what they are: other registers, a checked address in place of the memory operand.
 
 use iced_x86::{Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register};
+use smallvec::SmallVec;
 
 use super::address::{Access, Check, Spot, Which};
-use super::asm::{Rm, Sum};
+use super::asm::{Holes, Rm, Sum};
 use super::build::Build;
 use super::classify::Kind;
 use super::frame::field;
@@ -24,7 +25,7 @@ struct Borrowed {
 struct Plan {
     /// The instruction with the host's registers.
     host: Instruction,
-    borrowed: Vec<Borrowed>,
+    borrowed: SmallVec<[Borrowed; 2]>,
     /// RCX must hold the guest's RCX: the instruction reads it without saying so, or names it where only the first four
     /// registers can be named.
     rcx_in: bool,
@@ -52,11 +53,7 @@ impl Build<'_> {
             redirect(&mut plan.host, if plan.no_rex { Register::RCX } else { Register::R14 }, at.into());
         }
         // What cannot be named in the same encoding is left to the interpreter.
-        let Ok(_) = self.encoder.encode(&plan.host, 0) else {
-            let _ = self.encoder.take_buffer();
-            return false;
-        };
-        let code = self.encoder.take_buffer();
+        let Some(code) = self.encode(&plan.host) else { return false };
         match insn.kind {
             Kind::Vector => self.need_vectors(),
             Kind::X87 => self.need_x87(),
@@ -90,6 +87,17 @@ impl Build<'_> {
         }
         self.or_collect(spot.misses(), start, ready, insn);
         true
+    }
+
+    /// The bytes of `host`, if it can be encoded.
+    fn encode(&mut self, host: &Instruction) -> Option<SmallVec<[u8; 16]>> {
+        let encoded = self.encoder.encode(host, 0).is_ok();
+        let mut buffer = self.encoder.take_buffer();
+        let code = encoded.then(|| SmallVec::from_slice(&buffer));
+        // It is used again for the next one.
+        buffer.clear();
+        self.encoder.set_buffer(buffer);
+        code
     }
 
     /// The instruction itself, with what it needs before and after.
@@ -155,7 +163,7 @@ impl Build<'_> {
     /// PUSH of a word.
     pub(super) fn push(&mut self, insn: &Insn) {
         let ins = &insn.ins;
-        let mut misses = Vec::new();
+        let mut misses = Holes::new();
         if ins.op0_kind() == OpKind::Memory {
             // Whoever tries again comes here with another value in R14.
             self.loses(Host::R14);
