@@ -156,6 +156,19 @@ fn found_before() -> Vec<Case> {
             }
         }
     }
+    // 80-bit operands around the ends of what is canonical, and of all addresses.
+    for edge in [1 << 47, !0 << 47, 0u64] {
+        for at in -11..=1i64 {
+            // fld tword [rdi]; fstp tword [rdi]; fbld [rdi]; fbstp [rdi]
+            for code in [[0xdb, 0x2f], [0xdb, 0x3f], [0xdf, 0x27], [0xdf, 0x37]] {
+                let mut case = Case::default();
+                case.regs.gpr[4] = layout::STACK + 0x800;
+                case.regs.gpr[7] = edge.wrapping_add_signed(at);
+                case.set_code(&code);
+                cases.push(case);
+            }
+        }
+    }
     // XRSTOR whose area ends within the limit of GS as far as it is read, with and without AVX in it.
     for offset in [0x4c0, 0x500, 0x580, 0x5c0, 0x600] {
         for present in [0, 3, 4, 7] {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use visor_engine::Engine;
 use visor_engine_soft::{HostFeatures, SoftEngine, SoftOptions, Tier};
 use visor_test_oracle::case::Mode;
-use visor_test_oracle::compare::{HOST_DIFFERENCES, Mismatch};
+use visor_test_oracle::compare::{HOST_DIFFERENCES, Mismatch, code};
 use visor_test_oracle::generate::{Generator, Options};
 use visor_test_oracle::native::Native;
 use visor_test_oracle::run::{Limits, Report, run};
@@ -101,6 +101,9 @@ fn main() -> anyhow::Result<ExitCode> {
     if args.with == With::Soft && args.tier == 2 && !args.exact_flags {
         // Translated code need not keep them.
         report.mismatches.retain(|m| !m.is_of_dead_flags());
+    }
+    if args.repro.is_some() && report.mismatches.is_empty() {
+        print!("no difference in\n{}", code(&generator.case(limits.first)));
     }
     print(&args, &generator, &report, start.elapsed());
     Ok(if report.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

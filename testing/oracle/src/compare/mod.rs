@@ -235,6 +235,19 @@ impl Mismatch {
     }
 }
 
+/// The bytes and the instructions of a case.
+pub fn code(case: &Case) -> String {
+    let bytes: Vec<String> = case.code().iter().map(|b| format!("{b:02x}")).collect();
+    let mut out = format!("  {:x}: {}\n", case.regs.rip, bytes.join(" "));
+    let mut formatter = NasmFormatter::new();
+    for i in generate::decode(case) {
+        let mut text = String::new();
+        formatter.format(&i, &mut text);
+        out += &format!("  {:x}: {text}   [{:?}]\n", i.ip(), i.code());
+    }
+    out
+}
+
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let case = &self.case;
@@ -246,14 +259,7 @@ impl fmt::Display for Mismatch {
             case.mode.bits(),
             self.native_vector
         )?;
-        let bytes: Vec<String> = case.code().iter().map(|b| format!("{b:02x}")).collect();
-        writeln!(f, "  {:x}: {}", case.regs.rip, bytes.join(" "))?;
-        let mut formatter = NasmFormatter::new();
-        for i in generate::decode(case) {
-            let mut text = String::new();
-            formatter.format(&i, &mut text);
-            writeln!(f, "  {:x}: {text}   [{:?}]", i.ip(), i.code())?;
-        }
+        f.write_str(&code(case))?;
         for d in &self.differences {
             writeln!(f, "    {:<12} native {}\n    {:<12} subject {}", d.what, d.native, "", d.subject)?;
         }

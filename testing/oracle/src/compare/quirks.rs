@@ -3,7 +3,9 @@
 use super::{Tolerance, flags};
 use crate::case::{Case, Mode, Outcome};
 use crate::layout;
-use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{
+    Code, CpuidFeature, FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess, OpKind, Register,
+};
 use visor_x86::Rflags;
 
 /// Around guest memory, where the child process has nothing.
@@ -41,7 +43,7 @@ pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
         "not judged: accessed in pieces of the processor's choice, each of which wraps or faults for itself",
     ),
     ("addresses at which the host process has memory of its own", "not judged: the guest has none there"),
-    ("LSL of the per-CPU segment whose result is an address", "not judged"),
+    ("LSL of the per-CPU segment whose result is read", "not judged: it is the number of the host's CPU"),
     ("CR2 of a state image that crosses a page", "ignored: some processors probe the last byte first"),
     ("MASKMOV with an all-zero mask on an invalid address", "a page fault is accepted either way"),
     ("PUSH of a segment register with 32-bit operands, 0F 0D with a register", "not generated"),
@@ -337,12 +339,21 @@ pub(super) fn misaligned_mode(case: &Case, native: &Outcome, instructions: &[Ins
     })
 }
 
-/// Whether the result of LSL, which may be the number of the host's CPU, becomes part of an address.
+/// Whether another instruction reads the result of LSL, which may be the number of the host's CPU.
 pub(super) fn limit_escapes(instructions: &[Instruction]) -> bool {
-    let used =
-        |i: &Instruction, r: Register| [i.memory_base(), i.memory_index()].iter().any(|m| m.full_register() == r);
-    instructions.iter().enumerate().any(|(n, lsl)| {
-        lsl.mnemonic() == M::Lsl && instructions.iter().skip(n + 1).any(|i| used(i, lsl.op0_register().full_register()))
+    let mut factory = InstructionInfoFactory::new();
+    let mut reads = |i: &Instruction, r: Register| {
+        let is_read =
+            |a: OpAccess| !matches!(a, OpAccess::Write | OpAccess::CondWrite | OpAccess::None | OpAccess::NoMemAccess);
+        factory.info(i).used_registers().iter().any(|u| u.register().full_register() == r && is_read(u.access()))
+    };
+    let results = instructions.iter().enumerate().filter(|(_, i)| i.mnemonic() == M::Lsl);
+    // A loop leads back to what stands before it.
+    let looped = instructions.iter().any(leads_back);
+    results.into_iter().any(|(n, lsl)| {
+        let result = lsl.op0_register().full_register();
+        let behind = if looped { 0 } else { n + 1 };
+        instructions.iter().skip(behind).any(|i| reads(i, result))
     })
 }
 

@@ -104,3 +104,17 @@ fn images_for_misaligned_sse_are_not_judged() {
     assert_eq!(differs(0x11f80).as_deref(), Some("exception 13 here 3"));
     assert_eq!(differs(0x21f80), None);
 }
+
+#[test]
+fn the_number_of_the_host_cpu_decides_nothing() {
+    let differs = |code: &[u8]| {
+        let mut c = case(code);
+        c.regs.gpr[0] = 0x7b;
+        let n = native(&c);
+        kinds(&c, &n, |o| o.regs.gpr[3] = 0xf00)
+    };
+    // lsl ecx, eax; mov [rdi], ecx
+    assert_eq!(differs(&[0x0f, 0x03, 0xc8, 0x89, 0x0f]), None);
+    // lsl ecx, eax; mov [rdi], edx
+    assert_eq!(differs(&[0x0f, 0x03, 0xc8, 0x89, 0x17]).as_deref(), Some("rbx"));
+}
