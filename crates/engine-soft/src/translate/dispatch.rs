@@ -115,6 +115,7 @@ impl Translator {
             flavour: HostFlavour {
                 pext: features.pext,
                 rdtscp: false,
+                alone: false,
                 retry_ranges: options.eager,
                 count: options.count,
             },
@@ -175,6 +176,14 @@ impl Translator {
         cpu.frame.cpu = std::ptr::from_mut(cpu);
         cpu.frame.translator = std::ptr::from_mut(self);
         cpu.frame.sets_gs = self.host.fsgsbase;
+        cpu.frame.device_marks = cpu.ram.frames().device_marks() as u64;
+        let alone = cpu.fabric.ports().len() == 1;
+        if self.flavour.alone && !alone {
+            // Made for a machine with one CPU.
+            self.map.clear();
+            cpu.mmu.home.clear_targets();
+        }
+        self.flavour.alone = alone;
         self.window = 0;
         self.alarm.attach(word)
     }

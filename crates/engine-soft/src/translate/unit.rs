@@ -65,7 +65,7 @@ pub(super) fn read(page: &[u8], start: u16, context: Context) -> Vec<Insn> {
 
 /// As [`read`]; what the unit depends on, itself and all that says which flags are dead, is added to `relied`.
 pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mut Vec<Bytes>) -> Vec<Insn> {
-    let mut unit = Vec::new();
+    let mut unit = Vec::with_capacity(16);
     let mut decoder = decoder(page, start, context.bits());
     let wide = context.is_64();
     let mut ins = Instruction::default();
