@@ -10,13 +10,13 @@ use visor_control::Places;
 
 use super::names;
 use super::work::human;
-use crate::args::{parse_size, parse_time};
 use crate::machine::{Target, exec, find as find_machine};
 use crate::report::Failure;
+use crate::values::{parse_size, parse_time};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum LiveCommand {
-    /// Put a disk into a machine that runs, where it appears at once: vdb, or sdb where the machine's disks are called so.
+    /// Put a disk into a machine that runs, where it appears at once: sdb, or vdb where the machine's disks are called so.
     #[command(after_help = "Examples:
   visor disk attach web data
   visor disk attach web ./work.qcow2,ro --bus scsi
