@@ -69,6 +69,8 @@ pub(super) fn vmdk_seeds() -> Vec<Vec<u8>> {
     .iter()
     .map(|t| seed(t.as_bytes()))
     .collect();
+    let most = "RW 35184372088832 ZERO\n".repeat(1100);
+    seeds.push(Script::new().raw(&seed(text(&most, none).as_bytes())).raw(&[0xff; 8]).end());
     // A sparse extent: grains of 8 sectors, tables of 512 entries, one directory entry.
     let mut file = vec![0; 64 << 10];
     put(&mut file, 0, b"KDMV");
@@ -182,6 +184,11 @@ const LOCATOR: [u8; 16] =
     [0x2d, 0x5f, 0xd3, 0xa8, 0x0b, 0xb3, 0x4d, 0x45, 0xab, 0xf7, 0xd3, 0xd8, 0x48, 0x34, 0xab, 0x0c];
 
 fn vhdx_image(log: bool, parent: Option<&str>) -> Vec<u8> {
+    vhdx_changed(log, parent, |_| ())
+}
+
+/// The image with a change, before its checksums are put right.
+fn vhdx_changed(log: bool, parent: Option<&str>, change: fn(&mut [u8])) -> Vec<u8> {
     let mut file = vec![0; 4 << 20];
     put(&mut file, 0, b"vhdxfile");
     put(&mut file, 0x1_0000, b"head");
@@ -237,15 +244,33 @@ fn vhdx_image(log: bool, parent: Option<&str>) -> Vec<u8> {
         put(&mut file, at + 4096, b"data");
         put_le32(&mut file, &[(at + 4100, 0), (at + 8188, 1)]);
     }
+    change(&mut file);
     Script::new().raw(&[if log { 2 } else { 0 }]).raw(&seed(&file)).end()
 }
 
 pub(super) fn vhdx_seeds() -> Vec<Vec<u8>> {
+    // What was once too much: a block table larger than the file, places that wrap around, a log without end.
+    let table = |file: &mut [u8]| {
+        put_le32(file, &[(0x3_0028, u32::MAX)]);
+        put_le64(file, &[((2 << 20) + 0x1_1000, 64 << 40)]);
+    };
+    let places =
+        |file: &mut [u8]| put_le64(file, &[(3 << 20, u64::MAX << 20 | 6), ((3 << 20) + 8, u64::MAX << 20 | 7)]);
+    let metadata = |file: &mut [u8]| put_le64(file, &[(0x3_0040, u64::MAX - 0xfff)]);
+    let sequence = |file: &mut [u8]| {
+        let log = 1 << 20;
+        put_le32(file, &[(log + 12, 4096), (log + 4100, u32::MAX), (log + 8188, u32::MAX)]);
+        [16, 88, 120].iter().for_each(|at| put_le64(file, &[(log + at, u64::MAX)]));
+    };
     vec![
         vhdx_image(false, None),
         vhdx_image(true, None),
         vhdx_image(false, Some("base")),
         vhdx_image(false, Some("..\\secret")),
+        vhdx_changed(false, None, table),
+        vhdx_changed(false, None, places),
+        vhdx_changed(false, None, metadata),
+        vhdx_changed(true, None, sequence),
     ]
 }
 
