@@ -81,6 +81,7 @@ const QEMU_CPU: &[Excuse] = &[
     Excuse { program: "long/cr8", reason: "it ignores reserved bits of CR8" },
     Excuse { program: "long/control-registers", reason: "its VMRUN refuses a state that MOV to CR0 has made" },
     Excuse { program: "long/syscall", reason: "SYSCALL loses the status flags" },
+    Excuse { program: "inline/syscall", reason: "SYSCALL loses the status flags" },
     Excuse { program: "irq/x2apic", reason: "kvm_amd of its kernel takes reserved bits of x2APIC registers" },
     Excuse { program: "io/mmio-sse", reason: "KVM's instruction emulator knows few SSE instructions" },
 ];

@@ -147,7 +147,8 @@ pub(super) fn raw(path: &Path, size: u64, alloc: AllocArg) -> Result<(), Failure
 /// Makes a qcow2 image, shows progress, and leaves nothing behind if it fails.
 pub(super) fn qcow2(path: &Path, options: CreateOptions, quiet: bool) -> Result<(), Failure> {
     let new = NewFile::create(path).map_err(block_failure)?;
-    let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(new.handle().map_err(block_failure)?));
+    // The file has no name before it is complete: nothing in it needs an order.
+    let storage: Arc<dyn Storage> = Arc::new(FileStorage::hasty(new.handle().map_err(block_failure)?));
     let mut work = Work::new(quiet || options.preallocation == Preallocation::Off)?;
     work.start("taking space", Some(options.size), Unit::Bytes);
     let image = Image::create(storage, &options, &mut |done, _| work.at(done)).map_err(image_failure(path))?;

@@ -9,9 +9,21 @@ use crate::cpu::Cpu;
 use crate::exec::int::{AF, CF, Int, OF, PF, SF, WideInt, ZF};
 use crate::mmu::Access;
 use crate::op::{Flow, Guest, Op, flow};
+use crate::translate::PAUSES;
 
-/// NOP, PAUSE, prefetches, reserved NOPs, and fences that this memory model has no use for.
+/// NOP, prefetches, reserved NOPs, and fences that this memory model has no use for.
 pub(crate) fn nop(_cpu: &mut Cpu, _op: &Op) -> Flow {
+    Flow::Next
+}
+
+/// PAUSE. A CPU that spins for long waits for another one, which may be waiting for the host CPU that this one has.
+pub(crate) fn pause(cpu: &mut Cpu, _op: &Op) -> Flow {
+    let left = &mut cpu.frame.pauses;
+    *left = left.saturating_sub(1);
+    if *left == 0 {
+        *left = PAUSES;
+        std::thread::yield_now();
+    }
     Flow::Next
 }
 

@@ -6,7 +6,8 @@ mod values;
 use cold::Cold;
 use iced_x86::Encoder;
 
-use super::asm::{Asm, Hole, Rm};
+use super::anchors::{Form, Known};
+use super::asm::{Asm, Hole, Holes, Rm};
 use super::cache::At;
 use super::context::Context;
 use super::hoist::{self, Groups, Member};
@@ -92,8 +93,11 @@ pub(super) struct Build<'a> {
     round: Vec<Hole>,
     /// The instruction at work, by its place in the unit.
     current: usize,
-    /// The range whose host address R14 holds.
-    r14: Option<u8>,
+    /// What the scratch registers hold, and what they hold when a turn of a loop without checks begins.
+    pub(super) known: Known,
+    pub(super) head: Known,
+    /// What the anchors of that loop's ranges are.
+    pub(super) forms: Vec<Option<Form>>,
     /// Jumps to instructions of the version in which every access checks for itself.
     apart: Vec<(Hole, usize)>,
     /// Where the instructions of that version begin, from the first that it has.
@@ -123,6 +127,8 @@ pub(super) struct HostFlavour {
     pub(super) pext: bool,
     /// Count instructions.
     pub(super) count: bool,
+    /// The machine has one CPU.
+    pub(super) alone: bool,
     /// The guest's CPUID has RDTSCP.
     pub(super) rdtscp: bool,
     /// Groups of accesses are tried again when their page has been filled in. For tests, which run code but once.
@@ -146,16 +152,18 @@ impl<'a> Build<'a> {
             stubs,
             at,
             first,
-            sites: Vec::new(),
-            ways: Vec::new(),
-            cold: Vec::new(),
+            sites: Vec::with_capacity(16),
+            ways: Vec::with_capacity(8),
+            cold: Vec::with_capacity(32),
             encoder: Encoder::new(64),
             groups: Groups::default(),
             version: Version::Apart,
             closes: None,
             round: Vec::new(),
             current: 0,
-            r14: None,
+            known: Known::default(),
+            head: Known::default(),
+            forms: Vec::new(),
             apart: Vec::new(),
             starts: (0, Vec::new()),
             spoilt: false,
@@ -178,7 +186,7 @@ impl<'a> Build<'a> {
         let turns = if self.context.is_64() { turns::find(unit) } else { None };
         self.closes = turns.as_ref().map(|_| unit.len() - 1);
         let version = if self.groups.groups.is_empty() { Version::Apart } else { Version::Shared };
-        let mut starts = (0, self.version(version, unit, 0).unwrap_or_default());
+        let mut starts = (0, self.emit(version, unit, 0).unwrap_or_default());
         if let Some(turns) = turns {
             let from = std::mem::take(&mut self.round);
             self.rounds(unit, turns, from, entry);
@@ -187,7 +195,7 @@ impl<'a> Build<'a> {
             let ranges =
                 self.cold.iter().filter_map(|c| if let Cold::Range { insn, .. } = c { Some(*insn) } else { None });
             let Some(first) = self.apart.iter().map(|(_, i)| *i).chain(ranges).min() else { return };
-            starts = (first, self.version(Version::Apart, unit, first).unwrap_or_default());
+            starts = (first, self.emit(Version::Apart, unit, first).unwrap_or_default());
             for hole in std::mem::take(&mut self.round) {
                 self.asm.fill(hole, entry as i64);
             }
@@ -200,10 +208,10 @@ impl<'a> Build<'a> {
 
     /// Emits `unit` from instruction `first` on, and tells where each begins. `None` if the version has no place for one that must
     /// be interpreted.
-    pub(super) fn version(&mut self, version: Version, unit: &[Insn], first: usize) -> Option<Vec<usize>> {
+    pub(super) fn emit(&mut self, version: Version, unit: &[Insn], first: usize) -> Option<Vec<usize>> {
         self.version = version;
         let mut starts = Vec::new();
-        self.r14 = None;
+        self.known = if version == Version::Rounds { self.head } else { Known::default() };
         let made_for = self.context;
         for (i, insn) in unit.iter().enumerate() {
             if i < first {
@@ -213,7 +221,8 @@ impl<'a> Build<'a> {
             self.current = i;
             if version == Version::Apart {
                 // Whoever comes here from the other version may not have loaded them.
-                (self.r14, self.vectors_loaded, self.x87_loaded) = (None, false, false);
+                self.known = Known::default();
+                (self.vectors_loaded, self.x87_loaded) = (false, false);
             }
             starts.push(self.asm.here());
             super::one(self, insn);
@@ -308,12 +317,12 @@ impl<'a> Build<'a> {
 
     /// The interpreter executes `insn`, whose code begins at `start`, if one of `from` jumps; the code goes on here. Nothing of it
     /// must have been done where they jump.
-    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+    pub(super) fn or_interpret(&mut self, from: Holes, start: usize, insn: &Insn) {
         self.or_collect(from, start, None, insn);
     }
 
     /// Likewise. `ready`: the code behind its check, if all that it does with memory is one load.
-    pub(super) fn or_collect(&mut self, from: Vec<Hole>, start: usize, ready: Option<usize>, insn: &Insn) {
+    pub(super) fn or_collect(&mut self, from: Holes, start: usize, ready: Option<usize>, insn: &Insn) {
         if from.is_empty() {
             return;
         }
@@ -325,12 +334,12 @@ impl<'a> Build<'a> {
         let site = self.site(insn);
         let back = self.asm.here();
         self.cold.push(Cold::Interpret { from, site, start, ready, back });
-        // The way back from there has lost it.
-        self.r14 = None;
+        // The way back from there has lost them.
+        self.known = Known::default();
     }
 
     /// The interpreter executes the branch `insn`, whose code begins at `start`, if one of `from` jumps.
-    pub(super) fn or_leave(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+    pub(super) fn or_leave(&mut self, from: Holes, start: usize, insn: &Insn) {
         let site = self.site(insn);
         self.cold.push(Cold::Leave { from, site, start });
     }
@@ -350,29 +359,9 @@ impl<'a> Build<'a> {
         self.groups.groups[usize::from(n)]
     }
 
-    /// What is known of R14.
-    pub(super) fn r14(&self) -> Option<u8> {
-        self.r14
-    }
-
-    /// Forgets what has been found out about R14 since [`Build::r14`].
-    pub(super) fn set_r14(&mut self, known: Option<u8>) {
-        self.r14 = known;
-    }
-
-    /// Whether R14 holds the host address of the range of group `n`.
-    pub(super) fn has_range(&self, n: u8) -> bool {
-        self.r14 == Some(n)
-    }
-
-    /// R14 holds the host address of the range of group `n` now.
-    pub(super) fn set_range(&mut self, n: u8) {
-        self.r14 = Some(n);
-    }
-
     /// `from` goes on at `insn`, the instruction at work, in the version in which every access checks for itself. `start` is where
     /// its code begins here.
-    pub(super) fn go_apart(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+    pub(super) fn go_apart(&mut self, from: Holes, start: usize, insn: &Insn) {
         let i = self.current;
         if self.host.retry_ranges {
             let site = self.site(insn);
@@ -393,8 +382,8 @@ impl<'a> Build<'a> {
         let site = insn.map_or(NO_SITE, |insn| self.site(insn));
         let back = self.asm.here();
         self.cold.push(Cold::WroteCode { from, at, size, site, back });
-        // The way back from there has lost it.
-        self.r14 = None;
+        // The way back from there has lost them.
+        self.known = Known::default();
     }
 
     /// The interpreter executes `insn` here, and the code goes on.
@@ -430,6 +419,7 @@ impl<'a> Build<'a> {
     }
 
     fn load_unless_there(&mut self, flag: i32, stub: At) {
+        self.loses(Host::RCX);
         self.asm.load8(Host::RCX, Rm::State(flag));
         let there = self.asm.jrcxz();
         self.call_stub(stub);
@@ -451,12 +441,12 @@ impl<'a> Build<'a> {
     pub(super) fn leads_to(&mut self, from: Hole, way: u32) {
         let jump = At(self.at.0 + from.field() as u32);
         self.ways[(way - self.first.1) as usize].jump = Some(jump);
-        self.cold.push(Cold::Way { from: vec![from], way, poll: false });
+        self.cold.push(Cold::Way { from: smallvec::smallvec![from], way, poll: false });
     }
 
     /// `from` leads to `way` because of the attention word.
     pub(super) fn polls(&mut self, from: Hole, way: u32) {
-        self.cold.push(Cold::Way { from: vec![from], way, poll: true });
+        self.cold.push(Cold::Way { from: smallvec::smallvec![from], way, poll: true });
     }
 
     /// `from` leads to `way`, which is looked up and put into the table of branch targets.
@@ -467,7 +457,7 @@ impl<'a> Build<'a> {
 
     /// `from` leads to `way`, which is never linked.
     pub(super) fn leaves_to(&mut self, from: Hole, way: u32) {
-        self.cold.push(Cold::Way { from: vec![from], way, poll: false });
+        self.cold.push(Cold::Way { from: smallvec::smallvec![from], way, poll: false });
     }
 
     /// Leaves the code if the attention word is set, to `way`. With `keep` the flags stay.
@@ -488,7 +478,7 @@ impl<'a> Build<'a> {
     }
 
     fn call_stub(&mut self, stub: At) {
-        self.r14 = None;
+        self.known = Known::default();
         let hole = self.asm.call();
         self.asm.fill(hole, i64::from(stub.0) - i64::from(self.at.0));
     }

@@ -72,6 +72,8 @@ pub(crate) struct Translator {
     pub(super) stats: TranslatorCounts,
     pub(super) tally: Tally,
     page: Box<[u8; PAGE as usize]>,
+    /// Keep flags that nothing reads as well.
+    exact_flags: bool,
     /// Translate only these, by number.
     bisect: Option<Range<u64>>,
     /// Units met so far.
@@ -113,6 +115,7 @@ impl Translator {
             flavour: HostFlavour {
                 pext: features.pext,
                 rdtscp: false,
+                alone: false,
                 retry_ranges: options.eager,
                 count: options.count,
             },
@@ -127,6 +130,7 @@ impl Translator {
             stats: TranslatorCounts::default(),
             tally: Tally::default(),
             page: Box::new([0; PAGE as usize]),
+            exact_flags: options.exact_flags,
             bisect: options.bisect.clone(),
             met: 0,
             lockstep: options.lockstep.then(Lockstep::default),
@@ -172,6 +176,14 @@ impl Translator {
         cpu.frame.cpu = std::ptr::from_mut(cpu);
         cpu.frame.translator = std::ptr::from_mut(self);
         cpu.frame.sets_gs = self.host.fsgsbase;
+        cpu.frame.device_marks = cpu.ram.frames().device_marks() as u64;
+        let alone = cpu.fabric.ports().len() == 1;
+        if self.flavour.alone && !alone {
+            // Made for a machine with one CPU.
+            self.map.clear();
+            cpu.mmu.home.clear_targets();
+        }
+        self.flavour.alone = alone;
         self.window = 0;
         self.alarm.attach(word)
     }
@@ -373,9 +385,12 @@ impl Translator {
         for _ in 0..READINGS {
             crate::blocks::read_page(page, 0, &mut self.page[..]);
             relied.clear();
-            let unit = unit::read_noting(&self.page[..], start, key.context, &mut relied);
+            let mut unit = unit::read_noting(&self.page[..], start, key.context, &mut relied);
             if unit.is_empty() {
                 return None;
+            }
+            if self.exact_flags {
+                unit.iter_mut().for_each(Insn::keep_all_flags);
             }
             // Marked before it is read for good.
             let mut same = true;

@@ -10,7 +10,7 @@
 //! - `context`: what of the CPU's mode code is made for;
 //! - `narrow`: what is different in 32-bit code;
 //! - `hoist`: which accesses share a check;
-//! - `turns`, `rounds`: loops that check for many turns at once;
+//! - `turns`, `rounds`, `anchors`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
 //! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
 //! - `stubs`, `frame`: the way in and out;
@@ -24,6 +24,7 @@
 
 mod address;
 pub(crate) mod alarm;
+mod anchors;
 mod asm;
 mod branch;
 mod build;
@@ -52,7 +53,7 @@ mod unit;
 mod verify;
 
 pub(crate) use dispatch::Translator;
-pub(crate) use frame::Frame;
+pub(crate) use frame::{Frame, PAUSES};
 pub(crate) use targets::Targets;
 
 use build::{Build, Built};
@@ -80,13 +81,14 @@ fn one(b: &mut Build<'_>, insn: &Insn) {
                     // Those who follow rely on it.
                     let start = b.asm.here();
                     let apart = b.asm.jmp();
-                    b.go_apart(vec![apart], start, insn);
+                    b.go_apart(smallvec::smallvec![apart], start, insn);
                 } else {
                     b.interpret(insn);
                 }
             }
         }
         Kind::Nop => {}
+        Kind::Pause => b.pause(insn),
         Kind::Lea => b.lea(insn),
         Kind::Push => b.push(insn),
         Kind::Pop => b.pop(insn),

@@ -43,6 +43,11 @@ impl Insn {
         self.off + self.ins.len() as u16
     }
 
+    /// All flags are to survive, whoever reads them.
+    pub(super) fn keep_all_flags(&mut self) {
+        (self.live_in, self.live_out, self.live_taken) = (STATUS, STATUS, STATUS);
+    }
+
     /// Target of a relative branch, relative to the page.
     pub(super) fn target(&self) -> i64 {
         let target = self.ins.near_branch_target();
@@ -60,7 +65,7 @@ pub(super) fn read(page: &[u8], start: u16, context: Context) -> Vec<Insn> {
 
 /// As [`read`]; what the unit depends on, itself and all that says which flags are dead, is added to `relied`.
 pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mut Vec<Bytes>) -> Vec<Insn> {
-    let mut unit = Vec::new();
+    let mut unit = Vec::with_capacity(16);
     let mut decoder = decoder(page, start, context.bits());
     let wide = context.is_64();
     let mut ins = Instruction::default();

@@ -1,7 +1,7 @@
 //! Code behind the rest: what a translation does where something is not as usual.
 
 use super::{Build, Built};
-use crate::translate::asm::Hole;
+use crate::translate::asm::{Hole, Holes};
 use crate::translate::cache::At;
 use crate::translate::regs::Host;
 
@@ -9,16 +9,16 @@ use crate::translate::regs::Host;
 pub(super) enum Cold {
     /// The instruction, which begins at `start`, is tried again once the TLB has its pages; or goes on at `ready`, behind its check,
     /// where it finds bytes of two pages; or is interpreted and goes on at `back`.
-    Interpret { from: Vec<Hole>, site: u32, start: usize, ready: Option<usize>, back: usize },
+    Interpret { from: Holes, site: u32, start: usize, ready: Option<usize>, back: usize },
     /// The range of a group is not served: once the TLB has the page of the access itself, its code at `start` is tried again;
     /// otherwise it goes on at instruction `insn` of the other version.
-    Range { from: Vec<Hole>, site: u32, start: usize, insn: usize },
+    Range { from: Holes, site: u32, start: usize, insn: usize },
     /// A store hit a frame with code.
     WroteCode { from: Hole, at: i32, size: u32, site: u32, back: usize },
     /// A way out.
-    Way { from: Vec<Hole>, way: u32, poll: bool },
+    Way { from: Holes, way: u32, poll: bool },
     /// The branch, which begins at `start`, is tried again or interpreted, which ends the code.
-    Leave { from: Vec<Hole>, site: u32, start: usize },
+    Leave { from: Holes, site: u32, start: usize },
 }
 
 impl Build<'_> {
