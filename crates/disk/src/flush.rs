@@ -37,10 +37,7 @@ impl Flusher {
     ///
     /// # Errors
     /// The host's, where it gives no thread.
-    pub(crate) fn new(
-        name: &str,
-        flush: impl Fn() -> Result<(), BlockError> + Send + 'static,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(name: &str, flush: impl Fn() -> Result<(), BlockError> + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared { state: Mutex::default(), work: Condvar::new(), idle: Condvar::new() });
         let theirs = shared.clone();
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
@@ -116,7 +113,8 @@ impl Shared {
 
 /// The error once more, for another request.
 fn copy(e: &BlockError) -> BlockError {
-    let source = e.source.as_ref().map(|s| s.raw_os_error().map_or_else(|| s.kind().into(), io::Error::from_raw_os_error));
+    let source =
+        e.source.as_ref().map(|s| s.raw_os_error().map_or_else(|| s.kind().into(), io::Error::from_raw_os_error));
     BlockError { kind: e.kind, what: e.what.clone(), source }
 }
 

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use visor_block::{
-    BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, DiskResize, DiskSnapshots, SECTOR, Sector,
+    BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, DiskResize, DiskSnapshots, SECTOR,
+    Sector,
 };
 
 use crate::cipher::{UNIT, Xts};

@@ -99,7 +99,8 @@ impl Image {
             Err(TryLockError::Poisoned(meta)) => meta.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        let clusters = at >> self.layout.cluster_bits..=(at + len).saturating_sub(1).max(at) >> self.layout.cluster_bits;
+        let clusters =
+            at >> self.layout.cluster_bits..=(at + len).saturating_sub(1).max(at) >> self.layout.cluster_bits;
         let known = clusters.into_iter().all(|index| meta.is_known(index));
         if known { self.pieces_of(&mut meta, at, len).ok() } else { None }
     }
