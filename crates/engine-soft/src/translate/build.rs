@@ -282,6 +282,13 @@ impl<'a> Build<'a> {
         self.jump_to_stub(stub(self.stubs));
     }
 
+    /// Calls a stub that executes `insn`, and goes on.
+    pub(super) fn call_of_site(&mut self, insn: &Insn, stub: impl Fn(&Stubs) -> At) {
+        let site = self.site(insn);
+        self.asm.constant(Host::R14, site.into());
+        self.call_stub(stub(self.stubs));
+    }
+
     /// A number under which the interpreter finds `insn`.
     pub(super) fn site(&mut self, insn: &Insn) -> u32 {
         if self.sites.last().is_some_and(|s| s.off == insn.off) {
@@ -389,9 +396,7 @@ impl<'a> Build<'a> {
     /// The interpreter executes `insn` here, and the code goes on.
     pub(super) fn interpret(&mut self, insn: &Insn) {
         self.spoilt = self.version == Version::Rounds;
-        let site = self.site(insn);
-        self.asm.constant(Host::R14, site.into());
-        self.call_stub(self.stubs.call_interpreter);
+        self.call_of_site(insn, |s| s.call_interpreter);
     }
 
     /// The interpreter executes `insn` and the code ends.
