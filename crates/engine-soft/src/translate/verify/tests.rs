@@ -19,8 +19,8 @@ fn stubs() -> (CodeCache, Stubs) {
     (cache, stubs)
 }
 
-fn flavour(pext: bool, retry_ranges: bool) -> HostFlavour {
-    HostFlavour { pext, rdtscp: false, retry_ranges, count: retry_ranges, alone: pext }
+fn flavour(pext: bool, eager: bool) -> HostFlavour {
+    HostFlavour { pext, rdtscp: false, eager, count: eager, alone: pext }
 }
 
 /// Some code with loads, stores, groups, loops, calls and branches.
