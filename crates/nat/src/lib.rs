@@ -50,6 +50,6 @@ pub use engine::NatEngine;
 pub use forward::{Forward, ForwardId};
 pub use guests::Lease;
 pub use host::{BATCH, Batch, DATAGRAM_HEADROOM, DATAGRAM_MAX, Event, Host, SocketId, Token, Undelivered};
-pub use listing::{Counters, NatEntry};
+pub use listing::{Counters, Translation};
 pub use tftp::{BootFile, BootFiles};
 pub use time::Time;

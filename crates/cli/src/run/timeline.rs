@@ -33,6 +33,20 @@ pub(super) fn line(e: &TimelineEvent) -> String {
     text.trim_end().to_owned()
 }
 
+/// Phases by name, with the seconds since power on.
+pub(super) fn named(events: &[TimelineEvent]) -> impl Iterator<Item = (&'static str, f64)> + '_ {
+    events.iter().map(|e| (e.phase.name(), e.at.as_secs_f64()))
+}
+
+/// How far a boot has come, in a sentence.
+pub(super) fn reached(events: &[TimelineEvent]) -> String {
+    match events.last() {
+        None => "the machine was not switched on".into(),
+        Some(e) if e.phase == Phase::Ready => format!("the guest was ready after {:.1} s", e.at.as_secs_f64()),
+        Some(e) => format!("the boot came to: {}, {:.1} s after power on", e.phase, e.at.as_secs_f64()),
+    }
+}
+
 /// A bar for each phase, from its beginning to that of the next.
 pub(super) fn svg(events: &[TimelineEvent]) -> String {
     let end = events.last().map_or(Duration::ZERO, |e| e.at).as_secs_f64().max(0.001) * 1.05;

@@ -74,6 +74,8 @@ pub(crate) struct Translator {
     pub(super) stats: TranslatorCounts,
     pub(super) tally: Tally,
     page: Box<[u8; PAGE as usize]>,
+    /// Keep flags that nothing reads as well.
+    exact_flags: bool,
     /// Translate only these, by number.
     bisect: Option<Range<u64>>,
     /// Units met so far.
@@ -130,6 +132,7 @@ impl Translator {
             stats: TranslatorCounts::default(),
             tally: Tally::default(),
             page: Box::new([0; PAGE as usize]),
+            exact_flags: options.exact_flags,
             bisect: options.bisect.clone(),
             met: 0,
             lockstep: options.lockstep.then(Lockstep::default),
@@ -400,9 +403,12 @@ impl Translator {
         for _ in 0..READINGS {
             crate::blocks::read_page(page, 0, &mut self.page[..]);
             relied.clear();
-            let unit = unit::read_noting(&self.page[..], start, key.context, &mut relied);
+            let mut unit = unit::read_noting(&self.page[..], start, key.context, &mut relied);
             if unit.is_empty() {
                 return None;
+            }
+            if self.exact_flags {
+                unit.iter_mut().for_each(Insn::keep_all_flags);
             }
             // Marked before it is read for good.
             let mut same = true;

@@ -40,6 +40,10 @@ impl Exit {
     }
 }
 
+/// PAUSEs between two times that a CPU which spins offers its host CPU to others: some microseconds, as processors with pause-loop
+/// exiting wait.
+pub(crate) const PAUSES: u64 = 512;
+
 /// Bytes of the widest load.
 pub(super) const LOAD: usize = 32;
 
@@ -85,6 +89,8 @@ pub(crate) struct Frame {
     /// Turns that all of them stay in their pages, and the value of the register that counts them after as many.
     pub(super) turns_left: u32,
     pub(super) turns_end: u64,
+    /// PAUSEs until the CPU offers its host CPU to others.
+    pub(crate) pauses: u64,
     /// Guest instructions, where they are counted.
     pub(super) instructions: u64,
     /// What a scratch register held.
@@ -139,6 +145,7 @@ impl Default for Frame {
             anchors: [0; WALKS],
             turns_left: 0,
             turns_end: 0,
+            pauses: PAUSES,
             instructions: 0,
             spill: 0,
             flags: 0,

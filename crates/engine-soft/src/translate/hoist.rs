@@ -208,7 +208,7 @@ impl Values {
                 self.moved |= 1 << 4;
                 self.forget(5);
             }
-            Kind::Nop | Kind::Jcc => {}
+            Kind::Nop | Kind::Pause | Kind::Jcc => {}
             Kind::System(System::Pushf) => self.move_stack(-word(insn)),
             Kind::System(System::Popf) => self.move_stack(word(insn)),
             // Accesses before and behind have different rights.

@@ -55,7 +55,7 @@ mod unit;
 mod verify;
 
 pub(crate) use dispatch::Translator;
-pub(crate) use frame::Frame;
+pub(crate) use frame::{Frame, PAUSES};
 pub(crate) use targets::Targets;
 
 use build::{Build, Built};
@@ -90,6 +90,7 @@ fn one(b: &mut Build<'_>, insn: &Insn) {
             }
         }
         Kind::Nop => {}
+        Kind::Pause => b.pause(insn),
         Kind::Lea => b.lea(insn),
         Kind::Push => b.push(insn),
         Kind::Pop => b.pop(insn),

@@ -86,6 +86,21 @@ impl Build<'_> {
         self.asm.store(Rm::State(frame::segment_base(5)), Host::R14);
     }
 
+    /// Counts a PAUSE, and has the interpreter execute those that are to let others run; the flags stay.
+    pub(super) fn pause(&mut self, insn: &Insn) {
+        let left = Rm::State(field!(pauses));
+        let start = self.asm.here();
+        self.asm.load(Host::RCX, left);
+        self.asm.add_constant(Host::RCX, -1);
+        self.asm.store(left, Host::RCX);
+        let over = self.asm.jrcxz();
+        let on = self.asm.jmp();
+        self.asm.land(over);
+        let rest = self.asm.jmp();
+        self.asm.fill_here(on);
+        self.or_interpret(smallvec::smallvec![rest], start, insn);
+    }
+
     pub(super) fn rdtsc(&mut self, insn: &Insn) {
         let aux = insn.ins.mnemonic() == Mnemonic::Rdtscp;
         if !self.host.pext || (aux && !self.host.rdtscp) {
@@ -104,6 +119,10 @@ impl Build<'_> {
         }
         self.loses(Host::R14);
         let a = &mut self.asm;
+        if aux {
+            // RDTSCP waits for what stands before it, and clocks read on two CPUs in turn rely on that. LFENCE does as much.
+            a.raw(&[0x0f, 0xae, 0xe8]);
+        }
         a.raw(&[0x0f, 0x31]);
         a.rorx32(Host(2), Host(2));
         a.load(Host::RCX, Rm::State(std::mem::offset_of!(Cpu, tsc_offset) as i32));

@@ -43,6 +43,11 @@ impl Insn {
         self.off + self.ins.len() as u16
     }
 
+    /// All flags are to survive, whoever reads them.
+    pub(super) fn keep_all_flags(&mut self) {
+        (self.live_in, self.live_out, self.live_taken) = (STATUS, STATUS, STATUS);
+    }
+
     /// Target of a relative branch, relative to the page.
     pub(super) fn target(&self) -> i64 {
         let target = self.ins.near_branch_target();
