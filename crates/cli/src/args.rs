@@ -81,7 +81,8 @@ pub(crate) enum Command {
 const LAUNCH_EXAMPLES: &str = "Examples:
   visor launch                                     a small Linux machine, with a name of visor's choice
   visor launch tiny web -p 8080:80                 the same, called web, with a port of the host
-  visor launch --iso debian.iso --disk d.img --name deb
+  visor launch --iso debian.iso deb --disk 20G     install a system on a new disk, called deb as well
+  visor launch --empty bare                        a machine without software; visor cd insert bare debian.iso
   visor console web                                its console; visor stop web ends it";
 
 const RUN_EXAMPLES: &str = "Examples:
@@ -89,6 +90,7 @@ const RUN_EXAMPLES: &str = "Examples:
   visor run tiny -- uname -a                       one command; its output, its exit status
   tar c src | visor run tiny -- tar x -C /tmp      standard input is the command's
   visor run --disk sys.img                         boot a disk as a PC does, through its BIOS
+  visor run --iso debian.iso --disk 20G --vnc 127.0.0.1:5900      install a system on a new disk; later --disk debian boots it
   visor run tiny -p 8080:80                        port 8080 of the host leads to port 80 of the guest
   visor run --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0' --memory 512M";
 

@@ -66,8 +66,13 @@ fn store() -> ImageStore {
     ImageStore::open(&ImageStore::default_directory())
 }
 
+/// Whether there is an image of this name, or can be.
+pub(crate) fn is_known(name: &str) -> bool {
+    name == TINY
+}
+
 fn known(name: &str) -> Result<(), Failure> {
-    if name == TINY {
+    if is_known(name) {
         return Ok(());
     }
     let failure = Failure::new(format!("no image `{name}`")).hint("the image there is: visor run tiny");

@@ -8,6 +8,7 @@
 //! - `disk`: `visor disk`; `pool`: `visor pool`;
 //! - `machine`: commands for machines that run, by their names;
 //! - `terminal`: the raw terminal, its escape keys and its restoration;
+//! - `start`: the line that tells how far a boot has come;
 //! - `report`: errors as a person reads them, and exit statuses.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -22,6 +23,7 @@ mod pool;
 mod progress;
 mod report;
 mod run;
+mod start;
 mod terminal;
 mod values;
 

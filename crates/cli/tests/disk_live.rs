@@ -3,161 +3,60 @@
 #![allow(missing_docs, clippy::unwrap_used, dead_code)]
 
 mod common;
+#[path = "common/live.rs"]
+mod live;
 
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Once;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use common::{stderr, stdout, visor};
-
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(240);
-
-/// A user's folders, and the machines of one test; what still runs at its end is killed.
-struct Home {
-    folder: PathBuf,
-    machines: Vec<Child>,
-}
-
-impl Home {
-    fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        static BUILT: Once = Once::new();
-        BUILT.call_once(|| {
-            let out = common::run(&["image", "build", "tiny"]);
-            assert!(out.status.success(), "{}", stderr(&out));
-        });
-        let number = NEXT.fetch_add(1, Ordering::SeqCst);
-        let folder = std::env::temp_dir().join(format!("visor-live-{}-{number}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
-        Home { folder, machines: Vec::new() }
-    }
-
-    fn set(&self, mut command: Command) -> Command {
-        command.env("XDG_RUNTIME_DIR", &self.folder).env("XDG_DATA_HOME", &self.folder).current_dir(&self.folder);
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.set(visor(args)).output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert!(out.status.success(), "{args:?}: {}{}", stdout(&out), stderr(&out));
-        stdout(&out)
-    }
-
-    #[track_caller]
-    fn fails(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert_eq!(out.status.code(), Some(125), "{args:?}: {}{}", stdout(&out), stderr(&out));
-        stderr(&out)
-    }
-
-    /// Starts a machine of `tiny` that sleeps, and waits until it takes commands.
-    fn start(&mut self, name: &str, more: &[&str]) -> u32 {
-        let args = [&["-q", "run", "--engine", "soft", "--timeout", "600s", "--name", name], more].concat();
-        self.spawn(visor(&[&args[..], &["tiny", "--", "sleep", "600"]].concat()), name)
-    }
-
-    fn spawn(&mut self, command: Command, name: &str) -> u32 {
-        let log = std::fs::File::create(self.folder.join(format!("{name}.log"))).unwrap();
-        let child = self.set(command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let id = child.id();
-        self.machines.push(child);
-        let end = Instant::now() + PATIENCE;
-        while !self.run(&["exec", name, "--", "true"]).status.success() {
-            let ended = self.machines.last_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < end, "{ended:?}: {}", self.log(name));
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        id
-    }
-
-    fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(self.folder.join(format!("{name}.log"))).unwrap()
-    }
-
-    /// A script in the guest; its output.
-    #[track_caller]
-    fn guest(&self, name: &str, script: &str) -> String {
-        self.ok(&["exec", name, "--", "sh", "-c", script])
-    }
-
-    #[track_caller]
-    fn until(&self, done: impl Fn(&Home) -> bool) {
-        let end = Instant::now() + PATIENCE;
-        while !done(self) {
-            assert!(Instant::now() < end, "it takes too long");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.join("visor/disks").join(name)
-    }
-
-    /// A raw disk of `size` bytes that takes no space.
-    fn sparse(&self, name: &str, size: u64) -> String {
-        let path = self.folder.join(name);
-        std::fs::File::create(&path).unwrap().set_len(size).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        for m in &mut self.machines {
-            let _ = m.kill();
-            let _ = m.wait();
-        }
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-#[track_caller]
-fn check(path: &Path) {
-    let out = Command::new("qemu-img").arg("check").arg(path).output().expect("these tests need qemu-utils");
-    assert!(out.status.success(), "{}{}", stdout(&out), stderr(&out));
-}
+use common::{stderr, stdout};
+use live::{Home, check};
 
 #[test]
 fn a_disk_comes_grows_and_goes() {
+    comes_grows_and_goes(&[], "scsi", "sdb");
+}
+
+#[test]
+fn a_virtio_disk_comes_grows_and_goes() {
+    comes_grows_and_goes(&["--bus", "virtio"], "virtio", "vdb");
+}
+
+/// The disk that is added to a machine with its root disk on `bus` is `dev`.
+fn comes_grows_and_goes(options: &[&str], bus: &str, dev: &str) {
     let mut home = Home::new();
-    home.start("web", &[]);
+    home.start("web", options);
     home.ok(&["disk", "create", "data", "--size", "64M"]);
     assert!(home.ok(&["disk", "attach", "web", "data"]).contains("64.0 MiB"));
-    let wait =
-        "n=0; while [ ! -b /dev/vdb ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; cat /sys/block/vdb/size";
-    assert_eq!(home.guest("web", wait), "131072\n");
-    home.guest("web", "mkfs.ext4 -q /dev/vdb && mount /dev/vdb /mnt && echo kept > /mnt/file && sync");
+    let wait = format!("n=0; while [ ! -b /dev/{dev} ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done");
+    assert_eq!(home.guest("web", &format!("{wait}; cat /sys/block/{dev}/size")), "131072\n");
+    home.guest("web", &format!("mkfs.ext4 -q /dev/{dev} && mount /dev/{dev} /mnt && echo kept > /mnt/file && sync"));
     let second = home.fails(&["disk", "attach", "web", "data"]);
     assert!(second.contains("in use"), "{second}");
     assert!(home.fails(&["disk", "check", "data", "--repair"]).contains("in use"));
 
     assert!(home.ok(&["disk", "resize", "data", "+64M"]).contains("128 MiB now"));
-    let grown = "n=0; while [ $(cat /sys/block/vdb/size) != 262144 ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; \
-                 cat /sys/block/vdb/size; resize2fs /dev/vdb > /dev/null 2>&1; df -m /mnt | awk 'END {print ($2 > 100)}'";
-    assert_eq!(home.guest("web", grown), "262144\n1\n");
+    let grown = format!(
+        "n=0; while [ $(cat /sys/block/{dev}/size) != 262144 ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; \
+         cat /sys/block/{dev}/size; resize2fs /dev/{dev} > /dev/null 2>&1; df -m /mnt | awk 'END {{print ($2 > 100)}}'"
+    );
+    assert_eq!(home.guest("web", &grown), "262144\n1\n");
     home.ok(&["disk", "snapshot", "create", "data", "before"]);
     home.guest("web", "echo changed > /mnt/file && sync");
     home.ok(&["disk", "limit", "web", "data", "--iops", "100"]);
     let stats: serde_json::Value = serde_json::from_str(&home.ok(&["disk", "stats", "web", "--json"])).unwrap();
     let data = stats.as_array().unwrap().iter().find(|d| d["name"] == "data.qcow2").unwrap().clone();
-    assert_eq!((data["iops"].as_u64(), data["bus"].as_str()), (Some(100), Some("virtio")));
+    assert_eq!((data["iops"].as_u64(), data["bus"].as_str()), (Some(100), Some(bus)));
     assert!(data["writes"].as_u64() > Some(0) && data["flushes"].as_u64() > Some(0), "{data}");
 
     let mounted = home.fails(&["disk", "detach", "web", "data"]);
     assert!(mounted.contains("/mnt") && mounted.contains("umount"), "{mounted}");
     home.guest("web", "umount /mnt");
     assert!(home.ok(&["disk", "detach", "web", "data"]).contains("detached"));
-    assert_eq!(home.guest("web", "ls /dev/vdb 2> /dev/null || echo gone"), "gone\n");
+    let gone = format!(
+        "n=0; while [ -e /sys/block/{dev} ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; ls /dev/{dev} 2> /dev/null || echo gone"
+    );
+    assert_eq!(home.guest("web", &gone), "gone\n");
     assert!(home.fails(&["disk", "detach", "web", "data"]).contains("no disk"));
     check(&home.file("data.qcow2"));
     assert!(home.ok(&["disk", "snapshot", "ls", "data"]).contains("before"));
@@ -165,17 +64,14 @@ fn a_disk_comes_grows_and_goes() {
     // It comes back into the same slot, with what the snapshot kept.
     home.ok(&["disk", "snapshot", "revert", "data", "before"]);
     home.ok(&["disk", "attach", "web", "data,ro"]);
-    let read = format!(
-        "{}; cat /sys/block/vdb/ro; mount -o ro,noload /dev/vdb /mnt && cat /mnt/file",
-        wait.replace("; cat /sys/block/vdb/size", "")
-    );
+    let read = format!("{wait}; cat /sys/block/{dev}/ro; mount -o ro,noload /dev/{dev} /mnt && cat /mnt/file");
     assert_eq!(home.guest("web", &read), "1\nkept\n");
 }
 
 #[test]
 fn scsi_disks_come_and_go_with_and_without_an_adapter() {
     let mut home = Home::new();
-    home.start("web", &[]);
+    home.start("web", &["--bus", "virtio"]);
     let told = home.ok(&[
         "disk", "add", "web", "--size", "64M", "--bus", "scsi", "--fs", "ext4", "--mount", "/one", "--disk", "one",
     ]);
@@ -205,8 +101,8 @@ fn a_disk_is_added_with_each_file_system() {
     home.guest("web", "mkdir -p /data && echo old > /data/before");
     for fs in ["ext4", "xfs", "ntfs"] {
         let told = home.ok(&["disk", "add", "web", "--size", "400M", "--fs", fs, "--mount", "/data", "--disk", fs]);
-        assert!(told.contains("/dev/vdb") && told.contains(fs) && told.contains("/data"), "{told}");
-        let seen = "ls /data/before 2> /dev/null; echo new > /data/file; cat /data/file; lsblk -no SIZE,MOUNTPOINTS /dev/vdb; \
+        assert!(told.contains("/dev/sdb") && told.contains(fs) && told.contains("/data"), "{told}");
+        let seen = "ls /data/before 2> /dev/null; echo new > /data/file; cat /data/file; lsblk -no SIZE,MOUNTPOINTS /dev/sdb; \
                     umount /data; cat /data/before; ls /data";
         let text = home.guest("web", seen);
         let lines: Vec<&str> = text.split_whitespace().collect();
@@ -234,7 +130,7 @@ fn a_full_host_stops_the_guest_until_there_is_room() {
     command.args(["-c", &script]);
     let process = home.spawn(command, "full").to_string();
     let write = "dd if=/dev/urandom of=/tmp/x bs=1M count=30 2> /dev/null; \
-                 dd if=/tmp/x of=/dev/vdb bs=64k oflag=direct conv=fsync seek=4640 2> /tmp/dd; echo $? > /tmp/done";
+                 dd if=/tmp/x of=/dev/sdb bs=64k oflag=direct conv=fsync seek=4640 2> /tmp/dd; echo $? > /tmp/done";
     home.guest("full", &format!("({write}) > /dev/null 2>&1 &"));
     home.until(|h| h.log("full").contains("stands still"));
     assert!(home.log("full").contains("d.raw"), "{}", home.log("full"));
@@ -246,7 +142,7 @@ fn a_full_host_stops_the_guest_until_there_is_room() {
     assert!(raised.success());
     home.until(|h| h.log("full").contains("room again"));
     let same = "while [ ! -e /tmp/done ]; do sleep 0.2; done; cat /tmp/done; \
-                dd if=/dev/vdb bs=1M skip=290 count=30 iflag=direct 2> /dev/null | cmp - /tmp/x && echo same; dmesg | grep -c 'I/O error'";
+                dd if=/dev/sdb bs=1M skip=290 count=30 iflag=direct 2> /dev/null | cmp - /tmp/x && echo same; dmesg | grep -c 'I/O error'";
     assert!(home.run(&["exec", "full", "--", "sh", "-c", same]).stdout.starts_with(b"0\nsame\n0\n"), "nothing is lost");
 }
 
@@ -256,21 +152,21 @@ fn errors_of_the_device_reach_the_guest_and_nothing_else_is_lost() {
     let disk = home.sparse("d.raw", 16 << 20);
     home.start("bad", &["--disk", &format!("{disk},format=raw,fault=write@8192+read@16384")]);
     let script = "dd if=/dev/urandom of=/tmp/x bs=1M count=16 2> /dev/null; \
-        dd if=/tmp/x of=/dev/vdb bs=4k oflag=direct 2> /tmp/e1 || grep -o 'Input/output error' /tmp/e1; \
-        dd if=/tmp/x of=/dev/vdb bs=4k oflag=direct seek=1025 skip=1025 2> /dev/null && echo wrote; \
-        dd if=/dev/vdb of=/dev/null bs=4k iflag=direct skip=2048 count=1 2> /tmp/e2 || grep -o 'Input/output error' /tmp/e2; \
+        dd if=/tmp/x of=/dev/sdb bs=4k oflag=direct 2> /tmp/e1 || grep -o 'Input/output error' /tmp/e1; \
+        dd if=/tmp/x of=/dev/sdb bs=4k oflag=direct seek=1025 skip=1025 2> /dev/null && echo wrote; \
+        dd if=/dev/sdb of=/dev/null bs=4k iflag=direct skip=2048 count=1 2> /tmp/e2 || grep -o 'Input/output error' /tmp/e2; \
         for at in 0 1023 1025 2047 2049 4095; do \
-            dd if=/dev/vdb bs=4k iflag=direct skip=$at count=1 of=/tmp/a 2> /dev/null; \
+            dd if=/dev/sdb bs=4k iflag=direct skip=$at count=1 of=/tmp/a 2> /dev/null; \
             dd if=/tmp/x bs=4k skip=$at count=1 of=/tmp/b 2> /dev/null; cmp /tmp/a /tmp/b && echo same; done";
     let error = "Input/output error\n";
     assert_eq!(home.guest("bad", script), format!("{error}wrote\n{error}{}", "same\n".repeat(6)));
     // An image that somebody cuts off under a machine.
     let whole = home.sparse("cut.raw", 16 << 20);
     home.ok(&["disk", "attach", "bad", &format!("{whole},format=raw")]);
-    let wait = "n=0; while [ ! -b /dev/vdc ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done";
+    let wait = "n=0; while [ ! -b /dev/sdc ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done";
     home.guest("bad", wait);
     std::fs::File::options().write(true).open(&whole).unwrap().set_len(1 << 20).unwrap();
-    let read = "dd if=/dev/vdc of=/dev/null bs=4k iflag=direct skip=2048 count=1 2>&1 | grep -o 'Input/output error'";
+    let read = "dd if=/dev/sdc of=/dev/null bs=4k iflag=direct skip=2048 count=1 2>&1 | grep -o 'Input/output error'";
     assert_eq!(home.guest("bad", read), error);
 }
 
@@ -281,7 +177,7 @@ fn a_machine_killed_under_load_leaves_a_sound_image() {
     for round in 0..3u64 {
         let name = format!("load{round}");
         home.start(&name, &["--disk", "data"]);
-        let load = "mkfs.ext4 -q -F /dev/vdb; mount /dev/vdb /mnt; echo safe > /mnt/safe; sync; touch /tmp/go; \
+        let load = "mkfs.ext4 -q -F /dev/sdb; mount /dev/sdb /mnt; echo safe > /mnt/safe; sync; touch /tmp/go; \
                     while true; do dd if=/dev/urandom of=/mnt/f bs=64k count=200 conv=fsync; rm /mnt/f; fstrim /mnt; done";
         home.guest(&name, &format!("({load}) > /dev/null 2>&1 &"));
         home.until(|h| h.run(&["exec", &name, "--", "test", "-e", "/tmp/go"]).status.success());
@@ -314,11 +210,11 @@ fn machines_from_one_image_never_see_each_others_writes() {
     home.start("b", &["--disk", "two"]);
     for (name, letter) in [("a", "A"), ("b", "B")] {
         let write =
-            format!("yes {letter} | head -c 1048576 | dd of=/dev/vdb bs=64k oflag=direct conv=fsync 2> /dev/null");
+            format!("yes {letter} | head -c 1048576 | dd of=/dev/sdb bs=64k oflag=direct conv=fsync 2> /dev/null");
         home.guest(name, &write);
     }
     for (name, letter) in [("a", "A"), ("b", "B")] {
-        let read = "dd if=/dev/vdb bs=64k count=16 iflag=direct 2> /dev/null | tr -d '\\n' | fold -w 1 | sort -u";
+        let read = "dd if=/dev/sdb bs=64k count=16 iflag=direct 2> /dev/null | tr -d '\\n' | fold -w 1 | sort -u";
         assert_eq!(home.guest(name, read), format!("{letter}\n"));
     }
     let taken = home.fails(&["disk", "attach", "b", "one"]);

@@ -13,6 +13,7 @@
 mod convert;
 mod error;
 mod fault;
+mod flush;
 mod foreign;
 mod format;
 mod lock;

@@ -57,7 +57,10 @@ impl BlockBackend for Qcow2Disk {
     }
 
     fn submit(&self, request: BlockRequest) {
-        self.pool.submit(request);
+        let now = crate::request::read_now(request, &self.geometry(), |at, data| self.image.read_now(at, data));
+        if let Some(request) = now {
+            self.pool.submit(request);
+        }
     }
 
     fn drain(&self) {

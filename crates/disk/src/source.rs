@@ -42,6 +42,10 @@ impl Source for RawSource {
         self.storage.read_at(data, at).map_err(|e| Error::host("cannot read the image", at, e))
     }
 
+    fn read_now(&self, at: u64, data: &mut [u8]) -> bool {
+        self.storage.read_now(data, at)
+    }
+
     fn is_zero(&self, at: u64, len: u64) -> Result<(bool, u64)> {
         let file = self.storage.file().as_fd();
         // A host that knows nothing of holes says that all is data.

@@ -9,8 +9,12 @@
 mod gate;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use visor_block::{BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, SECTOR, Sector};
+use visor_block::{
+    BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, DiskResize, DiskSnapshots, SECTOR,
+    Sector,
+};
 
 use crate::cipher::{UNIT, Xts};
 use crate::header::{Luks, Segment, VolumeKey};
@@ -31,7 +35,10 @@ struct Inside {
     below: Arc<dyn BlockBackend>,
     xts: Xts,
     segment: Segment,
+    /// As it was when the volume was opened.
     geometry: BlockGeometry,
+    /// What the volume has now.
+    sectors: AtomicU64,
     discard: bool,
 }
 
@@ -53,18 +60,19 @@ impl LuksDisk {
             return Err(crate::LuksError::new(LuksErrorKind::Damaged, "the volume has no data"));
         }
         let xts = Xts::new(&key.key)?;
-        let inside = Inside { below, xts, segment: luks.segment, geometry, discard };
+        let sectors = AtomicU64::new(geometry.sectors);
+        let inside = Inside { below, xts, segment: luks.segment, geometry, sectors, discard };
         Ok(LuksDisk { inside: Arc::new(inside), gate: Arc::default() })
     }
 }
 
 impl BlockBackend for LuksDisk {
     fn geometry(&self) -> BlockGeometry {
-        self.inside.geometry
+        self.inside.geometry()
     }
 
     fn submit(&self, request: BlockRequest) {
-        let at = match request.check(&self.inside.geometry) {
+        let at = match request.check(&self.inside.geometry()) {
             Ok(at) => at,
             Err(e) => return request.complete(Err(e)),
         };
@@ -85,9 +93,50 @@ impl BlockBackend for LuksDisk {
     fn drain(&self) {
         self.gate.drain();
     }
+
+    fn means(&self) -> String {
+        let below = self.inside.below.means();
+        if below.is_empty() { "encrypted".into() } else { format!("encrypted, {below}") }
+    }
+
+    fn as_resize(&self) -> Option<&dyn DiskResize> {
+        self.inside.below.as_resize().map(|_| self as _)
+    }
+
+    /// Of what the volume lies in, which knows nothing of the encryption: header and keys are kept with the data.
+    fn as_snapshots(&self) -> Option<&dyn DiskSnapshots> {
+        self.inside.below.as_snapshots()
+    }
+}
+
+impl DiskResize for LuksDisk {
+    fn resize(&self, sectors: u64) -> std::result::Result<(), BlockError> {
+        let inside = &self.inside;
+        let refuse = |kind, what: &str| Err(BlockError::new(kind, what));
+        let Some(below) = inside.below.as_resize() else {
+            return refuse(BlockErrorKind::Unsupported, "what the volume lies in cannot change its size");
+        };
+        if inside.segment.size.is_some() {
+            return refuse(BlockErrorKind::Unsupported, "the header of the volume says a size, which stays");
+        }
+        let unit = u64::from(inside.segment.sector) / SECTOR;
+        let whole = sectors.checked_add(inside.segment.offset / SECTOR);
+        match whole.filter(|_| sectors.is_multiple_of(unit) && sectors >= self.geometry().sectors) {
+            None => refuse(BlockErrorKind::OutOfRange, "no size that the disk can get while it is in use"),
+            Some(whole) => {
+                below.resize(whole)?;
+                inside.sectors.store(sectors, Ordering::Release);
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Inside {
+    fn geometry(&self) -> BlockGeometry {
+        BlockGeometry { sectors: self.sectors.load(Ordering::Acquire), ..self.geometry }
+    }
+
     /// Whether a range consists of whole sectors of the cipher.
     fn whole(&self, at: u64, len: u64) -> bool {
         let size = u64::from(self.segment.sector);

@@ -13,7 +13,6 @@ use visor_pci::{DmaMemory, IntxLine, IntxPin, PciAddress, PciBus, PciDevice, Pci
 use visor_storage::Tray;
 use visor_virtio::console::{ConsoleHandle, ConsolePort};
 use visor_virtio::input::TabletHandle;
-use visor_virtio::scsi::ScsiHandle;
 use visor_virtio::{VirtioDevice, VirtioPci};
 
 use crate::chars::SerialLine;
@@ -73,8 +72,6 @@ pub(crate) struct Built {
     pub(crate) uart: Option<Arc<Mutex<Uart>>>,
     pub(crate) console: Option<ConsoleHandle>,
     pub(crate) agent: Option<ConsolePort>,
-    /// The SCSI adapter.
-    pub(crate) scsi: Option<ScsiHandle>,
     /// The trays of the CD-ROM drives.
     pub(crate) trays: Vec<Tray>,
     /// Network devices and what moves their frames.

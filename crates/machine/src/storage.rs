@@ -16,7 +16,6 @@ use crate::board::Board;
 use crate::disks::Disks;
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{BootClass, Bootable};
-use crate::machine::Machine;
 use crate::spec::{Disk, MachineConfig};
 use crate::timeline::Timeline;
 
@@ -179,37 +178,10 @@ pub(crate) fn scsi(b: &mut Board<'_>) -> Result<(), MachineError> {
         b.built.bootable.push(Bootable::scsi(at, target, BootClass::Cd, disc_name(cd)));
     }
     b.built.disks.on_scsi(at, &handle, None);
-    b.built.scsi = Some(handle);
     Ok(())
 }
 
 fn scsi_disk(backend: &Arc<dyn BlockBackend>, disk: &Disk, timeline: &Timeline) -> ScsiUnit {
     let identity = DiskIdentity { serial: disk.serial.clone(), model: "VISOR DISK".into() };
     ScsiUnit::disk(timeline.note_requests(backend), identity)
-}
-
-impl Machine {
-    /// Adds `disk` to the SCSI adapter of the machine, which may be running; the guest finds it as its next `sd`. Gives the address
-    /// on the bus.
-    ///
-    /// # Errors
-    /// [`MachineErrorKind::Spec`] for a machine without the adapter, or whose bus is full.
-    pub fn plug_disk(&self, disk: &Disk) -> Result<u8, MachineError> {
-        let bad = |what: &str| MachineError::new(MachineErrorKind::Spec, what);
-        let scsi =
-            self.built.scsi.as_ref().ok_or_else(|| bad("the machine has no SCSI adapter to plug a disk into"))?;
-        loop {
-            let target = scsi.free(SCSI_DISKS).ok_or_else(|| bad("there is no free place on the SCSI adapter"))?;
-            // Somebody else may have taken it in between.
-            if scsi.insert(target, scsi_disk(&disk.backend, disk, self.timeline())).is_ok() {
-                return Ok(target);
-            }
-        }
-    }
-
-    /// Takes the disk at this address of the SCSI bus away; false if there is none.
-    pub fn unplug_disk(&self, target: u8) -> bool {
-        let scsi = self.built.scsi.as_ref().filter(|_| SCSI_DISKS.contains(&target));
-        scsi.is_some_and(|s| s.remove(target))
-    }
 }

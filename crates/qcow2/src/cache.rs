@@ -41,6 +41,11 @@ impl SliceCache {
         Ok((&self.slices[&key].data, within))
     }
 
+    /// Whether the slice with byte `at` of the file is in memory.
+    pub(crate) fn has(&self, at: u64) -> bool {
+        self.slices.contains_key(&(at & !(self.slice_len as u64 - 1)))
+    }
+
     /// As [`SliceCache::get`], for changing it.
     pub(crate) fn get_mut(&mut self, file: &dyn Storage, at: u64) -> Result<(&mut [u8], usize)> {
         let (key, within) = self.load(file, at)?;

@@ -240,6 +240,10 @@ impl Source for Image {
         Image::read(self, at, data)
     }
 
+    fn read_now(&self, at: u64, data: &mut [u8]) -> bool {
+        Image::read_now(self, at, data)
+    }
+
     fn is_zero(&self, at: u64, len: u64) -> Result<(bool, u64)> {
         let e = self.extent(at, len)?;
         match e.kind {

@@ -28,9 +28,19 @@ impl Ranges {
     /// Waits until nobody holds a cluster from `first` to `last` in a conflicting way, then holds them.
     pub(crate) fn lock(&self, first: u64, last: u64, exclusive: bool) -> Guard<'_> {
         let mut held = self.held();
-        while held.iter().any(|h| h.first <= last && first <= h.last && (h.exclusive || exclusive)) {
+        while conflict(&held, first, last, exclusive) {
             held = self.freed.wait(held).unwrap_or_else(PoisonError::into_inner);
         }
+        self.hold(held, first, last, exclusive)
+    }
+
+    /// As [`Ranges::lock`] if nobody has to be waited for.
+    pub(crate) fn try_lock(&self, first: u64, last: u64, exclusive: bool) -> Option<Guard<'_>> {
+        let held = self.held.try_lock().ok()?;
+        if conflict(&held, first, last, exclusive) { None } else { Some(self.hold(held, first, last, exclusive)) }
+    }
+
+    fn hold(&self, mut held: MutexGuard<'_, Vec<Held>>, first: u64, last: u64, exclusive: bool) -> Guard<'_> {
         // Few are held at a time, so that the smallest free number is quickly found.
         let id = (0..).find(|id| held.iter().all(|h| h.id != *id)).unwrap_or(u64::MAX);
         held.push(Held { first, last, exclusive, id });
@@ -45,6 +55,10 @@ impl Ranges {
     fn held(&self) -> MutexGuard<'_, Vec<Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn conflict(held: &[Held], first: u64, last: u64, exclusive: bool) -> bool {
+    held.iter().any(|h| h.first <= last && first <= h.last && (h.exclusive || exclusive))
 }
 
 impl Drop for Guard<'_> {

@@ -4,11 +4,15 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 
 use crate::Result;
+
+/// Bytes of an eager file that the host is asked to write at a time.
+const WRITE_BEHIND: u64 = 8 << 20;
 
 /// A file, a block device, or something that behaves like one. Positions and lengths are bytes.
 ///
@@ -19,6 +23,11 @@ pub trait Storage: Send + Sync {
     fn size(&self) -> io::Result<u64>;
     /// Fills `data`; what lies behind the end reads as zeroes.
     fn read_at(&self, data: &mut [u8], at: u64) -> io::Result<()>;
+    /// Fills `data` if that is possible without waiting for anything; false if it may not be, and then `data` holds anything.
+    fn read_now(&self, data: &mut [u8], at: u64) -> bool {
+        let _ = (data, at);
+        false
+    }
     /// Writes all of `data`, growing the storage where needed.
     fn write_at(&self, data: &[u8], at: u64) -> io::Result<()>;
     /// The range reads as zeroes afterwards; its space stays taken. It lies inside the storage.
@@ -42,6 +51,11 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// Those of the storage below.
     fn read(&self, at: u64, data: &mut [u8]) -> Result<()>;
+    /// As [`Source::read`] if that is possible without waiting for anything; false if it may not be.
+    fn read_now(&self, at: u64, data: &mut [u8]) -> bool {
+        let _ = (at, data);
+        false
+    }
     /// For how many bytes from `at`, at most `len`, the source is surely zero (`true`) or maybe not (`false`).
     ///
     /// # Errors
@@ -62,18 +76,26 @@ pub struct FileStorage {
     file: Arc<File>,
     /// Flushes do nothing.
     hasty: bool,
+    /// Up to which byte the host was asked to start writing, if it is asked at all.
+    started: Option<Arc<AtomicU64>>,
 }
 
 impl FileStorage {
     /// The storage in `file`.
     pub fn new(file: File) -> Self {
-        FileStorage { file: Arc::new(file), hasty: false }
+        FileStorage { file: Arc::new(file), hasty: false, started: None }
     }
 
     /// The same for a file that is worthless until it is complete: flushes do nothing, and whoever wants it on the medium flushes
     /// the file itself at the end.
     pub fn hasty(file: File) -> Self {
         FileStorage { hasty: true, ..FileStorage::new(file) }
+    }
+
+    /// The same for a file that is flushed as soon as it is complete: the host is asked to begin with what was written while the
+    /// rest is still to come, so that medium and CPU work at the same time.
+    pub fn eager(file: File) -> Self {
+        FileStorage { started: Some(Arc::default()), ..FileStorage::hasty(file) }
     }
 
     /// The file itself.
@@ -94,6 +116,17 @@ impl FileStorage {
                 other => return Ok(other?),
             }
         }
+    }
+
+    /// Has the host start to write what lies before `end`, when that has become worth a request.
+    fn write_behind(&self, started: &AtomicU64, end: u64) -> io::Result<()> {
+        let from = started.load(Ordering::Relaxed);
+        if end < from + WRITE_BEHIND {
+            return Ok(());
+        }
+        started.store(end, Ordering::Relaxed);
+        // Linux starts to write dirty pages of the range, and drops clean ones (mm/fadvise.c). It waits for nothing.
+        Ok(posix_fadvise(&*self.file, from as i64, (end - from) as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
     }
 
     fn write_zeroes(&self, at: u64, len: u64) -> io::Result<()> {
@@ -132,8 +165,16 @@ impl Storage for FileStorage {
         Ok(())
     }
 
+    /// What the host has in its cache. A file that ends within the range is left to [`Storage::read_at`].
+    fn read_now(&self, data: &mut [u8], at: u64) -> bool {
+        let len = data.len();
+        let slices = &mut [io::IoSliceMut::new(data)];
+        matches!(rustix::io::preadv2(&*self.file, slices, at, rustix::io::ReadWriteFlags::NOWAIT), Ok(n) if n == len)
+    }
+
     fn write_at(&self, data: &[u8], at: u64) -> io::Result<()> {
-        self.file.write_all_at(data, at)
+        self.file.write_all_at(data, at)?;
+        self.started.as_ref().map_or(Ok(()), |started| self.write_behind(started, at + data.len() as u64))
     }
 
     fn zero_at(&self, at: u64, len: u64) -> io::Result<()> {

@@ -58,9 +58,12 @@ fn disks_come_and_go_and_keep_what_is_written() {
     assert!(std::fs::read(&disks[0]).unwrap() == wanted);
     assert_eq!(session.expect("unmaps").unwrap(), "1 write back");
     session.expect("waiting").unwrap();
-    let at = session.machine().plug_disk(&open(2)).unwrap();
+    let disks = session.machine().disks();
+    let added = disks.attach(&open(2), 2).unwrap();
     assert_eq!(session.expect("plugged").unwrap(), format!("{} -", sha256(&contents[2])));
-    assert!(session.machine().unplug_disk(at) && !session.machine().unplug_disk(at));
+    let gone = |name: &str| session.machine().disks().detach(name, std::time::Duration::ZERO, false);
+    gone(&added.name).unwrap();
+    assert!(matches!(gone(&added.name), Err(visor_machine::DiskError::Missing(_))));
     session.expect("unplugged").unwrap();
     assert_eq!(session.end().unwrap(), StopReason::PowerOff);
 }

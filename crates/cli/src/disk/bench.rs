@@ -101,7 +101,7 @@ fn measure(path: &Path, size: u64, fixed: bool) -> Result<Row, Failure> {
         RawDisk::create(path, size, Alloc::Static).map_err(block_failure)?;
     } else {
         let new = visor_disk::NewFile::create(path).map_err(block_failure)?;
-        let storage = Arc::new(FileStorage::new(new.handle().map_err(block_failure)?));
+        let storage = Arc::new(FileStorage::hasty(new.handle().map_err(block_failure)?));
         Image::create(storage, &CreateOptions::new(size), &mut |_, _| true).map_err(image_failure(path))?;
         new.finish().map_err(block_failure)?;
     }

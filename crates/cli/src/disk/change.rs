@@ -2,16 +2,20 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::mpsc;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde_json::json;
-use visor_disk::{Access, ConvertOptions, Format, ImageOptions, NewFile, Opened, Target, open_disk, open_image};
-use visor_qcow2::{CreateOptions, FileStorage, Image, Preallocation, Report, Source};
+use visor_disk::{
+    Access, ConvertOptions, Format, ImageOptions, NbdAddress, NewFile, Opened, Target, is_remote, open_disk, open_image,
+};
+use visor_qcow2::{CreateOptions, ExtentKind, FileStorage, Image, Preallocation, Report, Source};
 
 use super::args::Which;
 use super::live;
 use super::names::{self, find};
 use super::work::{Work, block_failure, host_failure, human, image_failure, open};
-use super::{create, failure};
+use super::{create, encrypt, failure, keys};
 use crate::progress::Unit;
 use crate::report::Failure;
 use crate::values::parse_size;
@@ -87,7 +91,7 @@ pub(super) fn compact(which: &Which, rewrite: bool, quiet: bool) -> Result<u8, F
         Opened::Qcow2(image) if rewrite => rewrite_qcow2(image, &path, &mut work)?,
         Opened::Qcow2(image) => compact_qcow2(image, &path, &mut work)?,
         Opened::Raw(source) => compact_raw(&**source, &path, &mut work)?,
-        Opened::Foreign(format, _) => return Err(create::cannot_make(*format)),
+        Opened::Foreign(format, _) => return Err(not_a_file(&which.disk, *format, "is made smaller")),
     }
     drop(opened);
     work.finish();
@@ -109,8 +113,8 @@ fn rewrite_qcow2(image: &Image, path: &Path, work: &mut Work) -> Result<(), Fail
     }
     let temporary = path.with_extension(format!("{}.part", std::process::id()));
     let new = NewFile::create(&temporary).map_err(block_failure)?;
-    // All of it is flushed before it takes the place of the other.
-    let storage = FileStorage::hasty(new.handle().map_err(block_failure)?);
+    // All of it is flushed before it takes the place of the other, and nothing before.
+    let storage = FileStorage::eager(new.handle().map_err(block_failure)?);
     let options = CreateOptions {
         version: info.version,
         cluster_size: info.cluster_size,
@@ -121,15 +125,49 @@ fn rewrite_qcow2(image: &Image, path: &Path, work: &mut Work) -> Result<(), Fail
     };
     let copy = Image::create(std::sync::Arc::new(storage), &options, &mut |_, _| true).map_err(image_failure(path))?;
     work.start("writing anew", Some(info.size), Unit::Bytes);
-    visor_disk::convert(image, &Target::Qcow2(&copy), &ConvertOptions::default(), &mut |done, _| work.at(done))
+    let old = std::fs::File::open(path).map_err(|e| host_failure("cannot open", path, e))?;
+    std::thread::scope(|scope| {
+        let (read, forget) = mpsc::channel();
+        scope.spawn(move || forget_behind(&old, &forget));
+        let mut at = 0;
+        visor_disk::convert(image, &Target::Qcow2(&copy), &ConvertOptions::default(), &mut |done, _| {
+            at = tell_read(image, at, done, &read);
+            work.at(done)
+        })
         .and_then(|_| copy.flush())
         .map_err(image_failure(path))?;
-    drop(copy);
-    new.finish().map_err(block_failure)?;
+        drop((copy, read));
+        // While the last pages are forgotten.
+        new.finish().map_err(block_failure)
+    })?;
     let mode = std::fs::metadata(path).map_err(|e| host_failure("cannot look at", path, e))?.permissions();
-    std::fs::set_permissions(&temporary, mode)
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .map_err(|e| host_failure("cannot replace", path, e))
+    let replaced = std::fs::set_permissions(&temporary, mode).and_then(|()| std::fs::rename(&temporary, path));
+    replaced.map_err(|e| {
+        let _ = std::fs::remove_file(&temporary);
+        host_failure("cannot replace", path, e)
+    })
+}
+
+/// Sends where the data between two positions of the disk lies in the file; the position up to which that is done.
+fn tell_read(image: &Image, mut at: u64, end: u64, to: &mpsc::Sender<(u64, u64)>) -> u64 {
+    while at < end {
+        let Ok(e) = image.extent(at, end - at) else { return end };
+        if let ExtentKind::Data { host, .. } = e.kind {
+            // Without a listener nothing is forgotten.
+            let _ = to.send((host, e.len));
+        }
+        at += e.len;
+    }
+    at
+}
+
+/// Has the host forget what it keeps in its cache of a file that is about to go: when the file is removed, somebody would have to wait
+/// for all of that at once.
+fn forget_behind(file: &std::fs::File, parts: &mpsc::Receiver<(u64, u64)>) {
+    for (at, len) in parts {
+        // A hint: what stays goes with the file.
+        let _ = posix_fadvise(file, at as i64, len as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
 }
 
 /// Turns clusters of zeroes into holes; cuts off what lies behind the last cluster in use.
@@ -197,19 +235,34 @@ pub(super) fn resize(which: &Which, size: &str, quiet: bool) -> Result<u8, Failu
         tell_size(&path, which, old, new, quiet);
         return Ok(0);
     }
-    let opened = open(&path, Access::ReadWrite, which.format)?;
+    // What the user says is what the guest sees: an encrypted disk has its header in front of that.
+    let header = if keys::is_encrypted(&path) { encrypt::header(&path, Access::ReadWrite)?.1.data_offset() } else { 0 };
+    let opened = open(&path, Access::ReadWrite, which.format.or_else(|| encrypt::outer(&path)))?;
     let old = opened.source().size();
-    let new = wanted(old)?;
+    let new = wanted(old.saturating_sub(header))?.checked_add(header).ok_or_else(|| bad("too large".into()))?;
     match &opened {
         Opened::Qcow2(image) => {
             let mut work = Work::new(quiet)?;
             image.resize(new, Preallocation::Off, &mut |done, _| work.at(done)).map_err(image_failure(&path))?;
         }
         Opened::Raw(source) => resize_raw(&path, &**source, old, new)?,
-        Opened::Foreign(format, _) => return Err(create::cannot_make(*format)),
+        Opened::Foreign(format, _) => return Err(not_a_file(&which.disk, *format, "changes its size")),
     }
-    tell_size(&path, which, old, new, quiet);
+    tell_size(&path, which, old - header, new - header, quiet);
     Ok(0)
+}
+
+/// Why a disk that is no image file of ours cannot be changed like one.
+fn not_a_file(disk: &str, format: Format, what: &str) -> Failure {
+    if crate::pool::volume(disk).is_some() {
+        return Failure::new(format!("{disk} is a volume of a pool, none of which {what}"))
+            .hint("make another volume and copy the data within a machine that has both");
+    }
+    if NbdAddress::is_one(disk) || is_remote(disk) {
+        return Failure::new(format!("{disk} belongs to a server: nothing {what} from here"))
+            .hint("a copy of it can be changed: visor disk convert DISK NEW");
+    }
+    create::cannot_make(format)
 }
 
 fn tell_size(path: &Path, which: &Which, old: u64, new: u64, quiet: bool) {

@@ -1,6 +1,6 @@
 //! `visor disk create`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -106,6 +106,13 @@ fn tell(args: &CreateArgs, path: &Path, format: Format, size: u64, quiet: bool) 
     Ok(0)
 }
 
+/// Makes a dynamic disk of `size` bytes among the user's; its file.
+pub(crate) fn dynamic(name: &str, size: u64) -> Result<PathBuf, Failure> {
+    let path = names::place(name, Format::Qcow2)?;
+    qcow2(&path, CreateOptions::new(size), true)?;
+    Ok(path)
+}
+
 /// The format wanted: raw for what is static, qcow2 otherwise.
 pub(super) fn format(how: &How, backing: bool) -> Format {
     how.format.unwrap_or(match how.alloc {
@@ -140,7 +147,8 @@ pub(super) fn raw(path: &Path, size: u64, alloc: AllocArg) -> Result<(), Failure
 /// Makes a qcow2 image, shows progress, and leaves nothing behind if it fails.
 pub(super) fn qcow2(path: &Path, options: CreateOptions, quiet: bool) -> Result<(), Failure> {
     let new = NewFile::create(path).map_err(block_failure)?;
-    let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(new.handle().map_err(block_failure)?));
+    // The file has no name before it is complete: nothing in it needs an order.
+    let storage: Arc<dyn Storage> = Arc::new(FileStorage::hasty(new.handle().map_err(block_failure)?));
     let mut work = Work::new(quiet || options.preallocation == Preallocation::Off)?;
     work.start("taking space", Some(options.size), Unit::Bytes);
     let image = Image::create(storage, &options, &mut |done, _| work.at(done)).map_err(image_failure(path))?;

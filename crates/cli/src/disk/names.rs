@@ -29,6 +29,12 @@ pub(crate) fn policy() -> Policy {
 
 /// The file of an existing disk.
 pub(crate) fn find(name: &str) -> Result<PathBuf, Failure> {
+    if name.starts_with("iscsi://") || name.starts_with("iser://") {
+        return Err(Failure::new(format!("{name}: visor leaves iSCSI to the host's initiator"))
+            .hint("iscsiadm --mode discovery --type sendtargets --portal HOST, then iscsiadm --mode node --login (package open-iscsi)")
+            .hint("the volume is a block device then: --disk /dev/disk/by-path/ip-HOST:3260-iscsi-TARGET-lun-0,format=raw")
+            .hint("without root: a server that speaks NBD in front of it, as nbds://HOST/EXPORT"));
+    }
     if name.contains('/') {
         return Ok(name.into());
     }
@@ -43,6 +49,11 @@ pub(crate) fn find(name: &str) -> Result<PathBuf, Failure> {
         Some(other) => failure.hint(format!("did you mean `{other}`?")),
         None => failure.hint("visor disk ls lists them; visor disk create makes one; a path needs a `/`"),
     })
+}
+
+/// Whether one of the user's disks is called that.
+pub(crate) fn exists(name: &str) -> bool {
+    stored(name).is_some()
 }
 
 /// The file of a new disk.

@@ -73,8 +73,14 @@ pub(super) fn open_qcow2(
 ) -> Result<Arc<Image>, Failure> {
     match open(path, access, format)? {
         Opened::Qcow2(image) => Ok(image),
-        other => Err(Failure::new(format!("a disk of format {} {what}", other.format()))
-            .hint(format!("as qcow2 it would: visor disk convert {} NEW --format qcow2", path.display()))),
+        other => {
+            let name = path.display();
+            let failure = match path.to_str().and_then(crate::pool::volume) {
+                Some(_) => Failure::new(format!("{name} is a volume of a pool, which {what}")),
+                None => Failure::new(format!("a disk of format {} {what}", other.format())),
+            };
+            Err(failure.hint(format!("as qcow2 it would: visor disk convert {name} NEW --format qcow2")))
+        }
     }
 }
 

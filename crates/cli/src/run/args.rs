@@ -12,7 +12,7 @@ use crate::values::{parse_size, parse_time};
 #[derive(clap::Args, Debug)]
 pub(crate) struct RunArgs {
     /// The image to boot: `tiny`.
-    #[arg(required_unless_present_any = ["kernel", "disk", "iso", "firmware"], conflicts_with_all = ["kernel", "firmware"])]
+    #[arg(required_unless_present_any = ["kernel", "disk", "iso", "firmware", "empty"], conflicts_with_all = ["kernel", "firmware", "empty"])]
     pub(crate) image: Option<String>,
     /// A command to run in the guest instead of an interactive shell. Without one and without a terminal, the shell `sh` reads
     /// its commands from standard input.
@@ -44,7 +44,7 @@ pub(crate) struct RunArgs {
     /// Which engine runs the CPUs.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
-    /// Attach a disk: a name of `visor disk ls`, or a raw or qcow2 image (vda, vdb, ... after an image's own vda, or sda, sdb, ...:
+    /// Attach a disk: a size such as 20G for a new dynamic one, which stays; a name of `visor disk ls`, or a raw or qcow2 image (sda, sdb, ...; sdb, sdc, ... after an image's own sda; or vda, vdb, ...:
     /// see --bus). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
     /// taken as raw that way may not be made to look like another format by its guest. Or a disk of the network:
     /// `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`; through TLS `nbds://...` with `,tls-ca=FILE` (else the host's authorities) and, as
@@ -54,9 +54,10 @@ pub(crate) struct RunArgs {
     /// person is asked.
     /// `,fault=PLAN` makes requests fail, to see what the guest does: `read:10` every tenth read, `write@2048` writes to sector 2048, `flush:1`
     /// each flush; several with `+`.
-    #[arg(long, value_name = "DISK[,ro][,format=FORMAT][,iops=N][,bps=SIZE][,key-file=FILE][,fault=PLAN]")]
+    #[arg(long, value_name = "DISK|SIZE[,ro][,format=FORMAT][,iops=N][,bps=SIZE][,key-file=FILE][,fault=PLAN]")]
     pub(crate) disk: Vec<String>,
-    /// How disks of --disk are connected; by default virtio with an image or a kernel that is entered directly, IDE through firmware.
+    /// How disks of --disk are connected; by default SCSI with an image, virtio with a kernel that is entered directly, IDE through
+    /// firmware.
     #[arg(long, value_enum, value_name = "BUS")]
     pub(crate) bus: Option<BusArg>,
     /// Put this disc image (ISO) into a CD-ROM drive (sr0, sr1, ...). It is only read and may be in use elsewhere.
@@ -65,6 +66,10 @@ pub(crate) struct RunArgs {
     /// Add an empty CD-ROM drive, for discs that come later (`visor cd insert`).
     #[arg(long)]
     pub(crate) cd: bool,
+    /// A machine without software, as it leaves the factory: firmware and an empty CD-ROM drive. Its firmware finds nothing to run
+    /// until a disc comes.
+    #[arg(long, conflicts_with = "kernel")]
+    pub(crate) empty: bool,
     /// Run in the background: `visor console`, `stop` and the other commands for machines reach it by its name, of which visor
     /// chooses one without --name.
     #[arg(short, long)]
@@ -106,7 +111,8 @@ pub(crate) struct TuningArgs {
     #[arg(long)]
     pub(crate) perf_map: bool,
     /// Check the translator: `lockstep` executes each block a second time by the interpreter and compares; `translate-range=A..B`
-    /// translates only blocks number A to B - 1 and interprets the others.
+    /// translates only blocks number A to B - 1 and interprets the others; `exact-flags` has exceptions save all status flags
+    /// exactly, which costs speed.
     #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = parse_debug)]
     pub(crate) debug: Vec<DebugArg>,
 }
@@ -118,6 +124,8 @@ pub(crate) enum DebugArg {
     Lockstep,
     /// Translate only these blocks.
     TranslateRange(Range<u64>),
+    /// Keep flags that are overwritten before anything reads them.
+    ExactFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -188,14 +196,16 @@ pub(crate) enum BusArg {
     Ide,
 }
 
-/// `lockstep` or `translate-range=A..B`.
+/// `lockstep`, `exact-flags` or `translate-range=A..B`.
 fn parse_debug(text: &str) -> Result<DebugArg, String> {
-    if text == "lockstep" {
-        return Ok(DebugArg::Lockstep);
+    match text {
+        "lockstep" => return Ok(DebugArg::Lockstep),
+        "exact-flags" => return Ok(DebugArg::ExactFlags),
+        _ => {}
     }
     let range = text.strip_prefix("translate-range=").and_then(|r| r.split_once(".."));
     let Some((from, to)) = range else {
-        return Err("write `lockstep` or `translate-range=A..B`".to_owned());
+        return Err("write `lockstep`, `exact-flags` or `translate-range=A..B`".to_owned());
     };
     // An open end is all the rest.
     let number = |text: &str, open: u64| if text.is_empty() { Ok(open) } else { text.parse() };
@@ -223,6 +233,7 @@ mod tests {
         assert_eq!(t.debug, [DebugArg::Lockstep, DebugArg::TranslateRange(5..9)]);
         assert_eq!(stats, Some(StatsFormat::Table));
         assert_eq!(tuning("visor run tiny --stats=json").1, Some(StatsFormat::Json));
+        assert_eq!(parse_debug("exact-flags"), Ok(DebugArg::ExactFlags));
         assert_eq!(parse_debug("translate-range=7.."), Ok(DebugArg::TranslateRange(7..u64::MAX)));
         assert!(parse_debug("translate-range=7").is_err() && parse_debug("translate-range=a..b").is_err());
         assert!(parse_debug("lock").is_err());

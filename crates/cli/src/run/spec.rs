@@ -41,7 +41,7 @@ pub(super) fn plan(args: &RunArgs, verbose: u8, quiet: bool) -> Result<(MachineS
     let image = image::find_or_build(name, quiet)?;
     let job = job(&args.argv, is_terminal(std::io::stdin()) || args.detach);
     let mut spec = machine(args, Some(image.kernel()))?;
-    boot_image(&mut spec, &image, &job, args.append.as_deref(), verbose)?;
+    boot_image(&mut spec, &image, &job, args, verbose)?;
     firmware::screen(args, &mut spec, quiet)?;
     Ok((spec, job))
 }
@@ -73,7 +73,7 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         iommu: args.iommu,
         edu: args.edu,
         no_reboot: args.no_reboot,
-        timeline: args.firmware.timeline.is_some() || args.network.name().is_some(),
+        timeline: true,
         ..MachineSpec::default()
     })
 }
@@ -81,14 +81,16 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
 /// The CD-ROM drives: those with discs, then the empty one.
 fn drives(args: &RunArgs, bus: CdBus) -> Result<Vec<Cd>, Failure> {
     let mut drives = args.iso.iter().map(|i| Cd::open(i)).collect::<Result<Vec<_>, _>>()?;
-    drives.extend(args.cd.then(Cd::default));
+    drives.extend((args.cd || args.empty).then(Cd::default));
     Ok(drives.into_iter().map(|drive| Cd { bus, ..drive }).collect())
 }
 
-/// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system.
+/// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system. Our own
+/// images show disks as people know them, `sda`, and take more of them while they run.
 fn bus(args: &RunArgs) -> DiskBus {
     let through_firmware = args.image.is_none() && (args.kernel.is_none() || args.firmware.firmware.is_some());
     match args.bus {
+        None if args.image.is_some() => DiskBus::Scsi,
         None if through_firmware => DiskBus::Ide,
         None | Some(BusArg::Virtio) => DiskBus::Virtio,
         Some(BusArg::Scsi) => DiskBus::Scsi,
@@ -109,28 +111,23 @@ pub(super) fn wish(engine: EngineArg) -> EngineChoice {
 pub(super) fn engine_options(args: &TuningArgs, count: bool) -> EngineOptions {
     let range = args.debug.iter().rev().find_map(|d| match d {
         DebugArg::TranslateRange(range) => Some(range.clone()),
-        DebugArg::Lockstep => None,
+        DebugArg::Lockstep | DebugArg::ExactFlags => None,
     });
     EngineOptions {
         tier: args.tier,
         lockstep: args.debug.contains(&DebugArg::Lockstep),
         translate_range: range,
+        exact_flags: args.debug.contains(&DebugArg::ExactFlags),
         code_cache: args.code_cache,
         count,
         perf_map: args.perf_map,
     }
 }
 
-fn boot_image(
-    spec: &mut MachineSpec,
-    image: &Image,
-    job: &Job,
-    append: Option<&str>,
-    verbose: u8,
-) -> Result<(), Failure> {
+fn boot_image(spec: &mut MachineSpec, image: &Image, job: &Job, args: &RunArgs, verbose: u8) -> Result<(), Failure> {
     spec.initrd = Some(FileSource::Path(image.initramfs()));
-    spec.cmdline = kernel_args(image.kernel_args(), job, append, verbose);
-    spec.disks.insert(0, Disk::open_raw(&image.root_disk(), Access::ReadOnly)?);
+    spec.cmdline = kernel_args(image.kernel_args(), job, args.append.as_deref(), verbose);
+    spec.disks.insert(0, Disk::open_raw(&image.root_disk(), Access::ReadOnly)?.on(bus(args)));
     // A command does not survive a restart of its machine, so that must be the end.
     spec.no_reboot |= matches!(job, Job::Command(_));
     Ok(())

@@ -4,7 +4,6 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,9 +16,6 @@ use visor_block::{BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockReque
 
 /// Bytes moved at a time between file and guest.
 const CHUNK: usize = 256 << 10;
-
-/// Longest read that is tried at once.
-const NOW: usize = 16 << 10;
 
 /// The file behind a disk.
 pub(super) struct RawFile {
@@ -104,37 +100,30 @@ impl RawFile {
         let result = crate::request::check(&request, &self.geometry()).and_then(|at| match request.op {
             BlockOp::Read => self.read(&mut request, at),
             BlockOp::Write => self.write(&request, at),
-            BlockOp::Flush if self.geometry.read_only => Ok(()),
-            BlockOp::Flush => self.file.sync_data().map_err(|e| self.host_error("flush", at, e)),
+            BlockOp::Flush => self.flush(),
             BlockOp::Discard => self.release(at, request.len),
             BlockOp::WriteZeroes { may_unmap } => self.zero(at, request.len, may_unmap),
         });
         request.complete(result);
     }
 
-    /// Carries out a read of what the host has in its cache, on the calling thread, which it never keeps waiting: for a guest that waits
-    /// for each read, two changes of threads cost more than the read. What cannot be done so comes back.
-    pub(super) fn read_now(&self, mut request: BlockRequest) -> Option<BlockRequest> {
-        let len = request.buffer.len();
-        if request.op != BlockOp::Read || len == 0 || len > NOW {
-            return Some(request);
+    /// Carries out a read of what the host has in its cache, on the calling thread, which it never keeps waiting. What cannot be done
+    /// so comes back.
+    pub(super) fn read_now(&self, request: BlockRequest) -> Option<BlockRequest> {
+        crate::request::read_now(request, &self.geometry(), |at, data| {
+            let len = data.len();
+            let slices = &mut [io::IoSliceMut::new(data)];
+            // Fewer bytes: not all of it is in the cache, or the file ends.
+            matches!(rustix::io::preadv2(&*self.file, slices, at, rustix::io::ReadWriteFlags::NOWAIT), Ok(n) if n == len)
+        })
+    }
+
+    /// Makes durable what was written.
+    pub(super) fn flush(&self) -> Result<(), BlockError> {
+        if self.geometry.read_only {
+            return Ok(());
         }
-        let Ok(at) = crate::request::check(&request, &self.geometry()) else { return Some(request) };
-        let mut data = [0; NOW];
-        let data = &mut data[..len];
-        let slices = &mut [io::IoSliceMut::new(data)];
-        match rustix::io::preadv2(&*self.file, slices, at, rustix::io::ReadWriteFlags::NOWAIT) {
-            Ok(n) if n == len => {
-                let result = request.buffer.put(0, data);
-                // As on a thread of the disk's own: the submitter has nothing to do with a completion that panics.
-                if catch_unwind(AssertUnwindSafe(|| request.complete(result))).is_err() {
-                    tracing::error!("the completion of a block request panicked");
-                }
-                None
-            }
-            // Not all of it is in the cache, or the file system does not say.
-            _ => Some(request),
-        }
+        self.file.sync_data().map_err(|e| self.host_error("flush", 0, e))
     }
 
     fn read(&self, request: &mut BlockRequest, at: u64) -> Result<(), BlockError> {

@@ -1,7 +1,7 @@
 //! The requests of a raw image through io_uring: one thread hands over all that has come in one call of the kernel and completes what
 //! has been done. What the kernel has in its cache is read in that very call; the rest it does by itself, many at a time.
 //!
-//! Discards and zeroes go to a thread beside, since they can take long.
+//! Flushes have a thread of their own ([`Flusher`]), and so have discards and zeroes, since they can take long.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,6 +13,7 @@ use visor_block::{BlockError, BlockErrorKind, BlockOp, BlockRequest};
 use visor_uring::{Done, Ring, Waker};
 
 use super::io::RawFile;
+use crate::flush::Flusher;
 use crate::pool::Pool;
 
 /// Requests under way in the kernel.
@@ -27,6 +28,7 @@ const KEPT_BYTES: usize = 64 << 10;
 pub(super) struct RingServer {
     shared: Arc<Shared>,
     beside: Arc<Pool>,
+    flusher: Flusher,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
 }
@@ -64,6 +66,8 @@ impl RingServer {
     pub(super) fn new(file: Arc<RawFile>) -> io::Result<Self> {
         let worker = file.clone();
         let beside = Arc::new(Pool::new(1, "disk", move |r| worker.serve(r))?);
+        let flushed = file.clone();
+        let flusher = Flusher::new("disk-flush", move || flushed.flush())?;
         let shared = Arc::new(Shared { state: Mutex::default(), idle: Condvar::new() });
         let (tx, rx) = mpsc::channel();
         let (theirs, slow) = (shared.clone(), beside.clone());
@@ -77,10 +81,14 @@ impl RingServer {
             Worker { shared: theirs, file, ring, beside: slow, spare: Vec::new() }.run();
         })?;
         let waker = rx.recv().unwrap_or_else(|_| Err(io::Error::other("the thread of the ring has gone")))?;
-        Ok(RingServer { shared, beside, waker, thread: Some(thread) })
+        Ok(RingServer { shared, beside, flusher, waker, thread: Some(thread) })
     }
 
     pub(super) fn submit(&self, request: BlockRequest) {
+        // It covers what has completed, so that it may pass by what is under way.
+        if request.op == BlockOp::Flush {
+            return self.flusher.submit(request);
+        }
         let mut s = self.shared.lock();
         s.queue.push_back(request);
         s.open += 1;
@@ -99,6 +107,7 @@ impl RingServer {
         }
         drop(s);
         self.beside.drain();
+        self.flusher.drain();
     }
 }
 
@@ -164,13 +173,7 @@ impl Worker {
         match request.op {
             BlockOp::Read | BlockOp::Write if request.len == 0 => self.finish(request, Ok(())),
             BlockOp::Read | BlockOp::Write => self.go_on(Job { request, at, done: 0 }),
-            BlockOp::Flush if self.file.geometry().read_only => self.finish(request, Ok(())),
-            BlockOp::Flush => {
-                if let Err(job) = self.ring.sync(self.file.file(), Job { request, at, done: 0 }) {
-                    self.hand_over(job.request);
-                }
-            }
-            BlockOp::Discard | BlockOp::WriteZeroes { .. } => self.hand_over(request),
+            BlockOp::Flush | BlockOp::Discard | BlockOp::WriteZeroes { .. } => self.hand_over(request),
         }
     }
 
@@ -216,7 +219,6 @@ impl Worker {
             }
         };
         let moved = match job.request.op {
-            BlockOp::Flush => return self.finish(job.request, Ok(())),
             BlockOp::Read => self.take_in(&mut job, &buffer, n),
             // Nothing was written and nothing went wrong: a file system that does so would do so for ever.
             _ if n == 0 => Err(self.file.error(job.request.op, at, io::ErrorKind::WriteZero.into())),

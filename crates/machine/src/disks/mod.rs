@@ -270,16 +270,21 @@ impl Disks {
     /// # Errors
     /// [`DiskError::Missing`], [`DiskError::Unsupported`] where bus or image cannot, [`DiskError::Image`].
     pub fn resize(&self, name: &str, sectors: u64) -> Result<DiskInfo, DiskError> {
-        let (disk, blk) = self.find(name, |e| (e.disk.clone(), e.blk.clone()))?;
-        let Some(blk) = blk else {
-            let what = format!("`{name}` is no virtio disk: its size holds as long as the machine runs");
+        let (disk, blk, scsi) = self.find(name, |e| (e.disk.clone(), e.blk.clone(), e.scsi.clone()))?;
+        if blk.is_none() && scsi.is_none() {
+            let what = format!("`{name}` is an IDE drive: its size holds as long as the machine runs");
             return Err(DiskError::Unsupported(what));
-        };
+        }
         let resize = disk.as_resize();
         let resize =
             resize.ok_or_else(|| DiskError::Unsupported(format!("the image of `{name}` cannot change its size")))?;
         resize.resize(sectors)?;
-        blk.resized();
+        if let Some(blk) = blk {
+            blk.resized();
+        }
+        if let Some((adapter, target)) = scsi {
+            adapter.resized(target);
+        }
         self.find(name, Entry::info)
     }
 

@@ -1,5 +1,7 @@
 //! Reading.
 
+use std::sync::TryLockError;
+
 use super::*;
 use crate::entry::{Plain, Slot};
 
@@ -27,6 +29,32 @@ impl Image {
         let (first, last) = self.span(at, data.len() as u64)?;
         let _held = self.ranges.lock(first, last, false);
         self.read_held(at, data)
+    }
+
+    /// Fills `data` from position `at` if that is possible without waiting for the host, another request or another thread; false if
+    /// it may not be, and then `data` holds anything.
+    pub fn read_now(&self, at: u64, data: &mut [u8]) -> bool {
+        let Ok((first, last)) = self.span(at, data.len() as u64) else { return false };
+        let Some(_held) = self.ranges.try_lock(first, last, false) else { return false };
+        let Some(pieces) = self.pieces_now(at, data.len() as u64) else { return false };
+        let (mut at, mut rest) = (at, data);
+        for (piece, len) in pieces {
+            let (part, behind) = rest.split_at_mut(len as usize);
+            let done = match piece {
+                Piece::Host(host) => self.data.read_now(part, host),
+                Piece::Zero => {
+                    part.fill(0);
+                    true
+                }
+                Piece::Backing => self.read_backing_now(at, part),
+                Piece::Compressed { .. } => false,
+            };
+            if !done {
+                return false;
+            }
+            (at, rest) = (at + len, behind);
+        }
+        true
     }
 
     /// As [`Image::read`], by who holds the clusters already.
@@ -61,9 +89,25 @@ impl Image {
 
     /// Where the bytes of a range are, neighbours joined.
     fn pieces(&self, at: u64, len: u64) -> Result<Vec<(Piece, u64)>> {
+        self.pieces_of(&mut self.meta(), at, len)
+    }
+
+    /// The same if nobody has the metadata and all that is needed of it is in memory.
+    fn pieces_now(&self, at: u64, len: u64) -> Option<Vec<(Piece, u64)>> {
+        let mut meta = match self.meta.try_lock() {
+            Ok(meta) => meta,
+            Err(TryLockError::Poisoned(meta)) => meta.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let clusters =
+            at >> self.layout.cluster_bits..=(at + len).saturating_sub(1).max(at) >> self.layout.cluster_bits;
+        let known = clusters.into_iter().all(|index| meta.is_known(index));
+        if known { self.pieces_of(&mut meta, at, len).ok() } else { None }
+    }
+
+    fn pieces_of(&self, meta: &mut Meta, at: u64, len: u64) -> Result<Vec<(Piece, u64)>> {
         let mut pieces: Vec<(Piece, u64)> = Vec::new();
         let (cluster, end) = (self.layout.cluster(), at + len);
-        let mut meta = self.meta();
         let mut pos = at;
         while pos < end {
             let within = pos % cluster;
@@ -107,6 +151,16 @@ impl Image {
         let have = backing.size().saturating_sub(at).min(data.len() as u64) as usize;
         data[have..].fill(0);
         if have > 0 { backing.read(at, &mut data[..have]) } else { Ok(()) }
+    }
+
+    fn read_backing_now(&self, at: u64, data: &mut [u8]) -> bool {
+        let Some(backing) = &self.backing else {
+            data.fill(0);
+            return true;
+        };
+        let have = backing.size().saturating_sub(at).min(data.len() as u64) as usize;
+        data[have..].fill(0);
+        have == 0 || backing.read_now(at, &mut data[..have])
     }
 
     /// The contents of a compressed cluster.

@@ -24,6 +24,16 @@ impl Meta {
         }
     }
 
+    /// Whether [`Meta::lookup`] of cluster `index` needs nothing of the host.
+    pub(crate) fn is_known(&self, index: u64) -> bool {
+        let (i, j) = (index / self.layout.l2_entries(), index % self.layout.l2_entries());
+        let entry = self.l1.get(i as usize).copied().unwrap_or(0);
+        match self.l2_table(entry) {
+            Ok(Some(table)) => self.l2.has(table + j * self.layout.entry_bytes()),
+            other => other.is_ok(),
+        }
+    }
+
     /// Entry `j` of the L2 table at `table`.
     pub(crate) fn entry(&mut self, table: u64, j: u64) -> Result<Slot> {
         let (raw, bits) = self.raw_entry(table, j)?;

@@ -34,6 +34,7 @@ pub(crate) const LOCKED: Sense = of(5, 0x53, 2);
 pub(crate) const WRONG_TRACK: Sense = of(5, 0x64, 0);
 pub(crate) const MEDIUM_CHANGED: Sense = of(6, 0x28, 0);
 pub(crate) const POWER_ON: Sense = of(6, 0x29, 0);
+pub(crate) const CAPACITY_CHANGED: Sense = of(6, 0x2a, 9);
 pub(crate) const WRITE_PROTECTED: Sense = of(7, 0x27, 0);
 pub(crate) const NO_SPACE: Sense = of(7, 0x27, 7);
 

@@ -70,6 +70,15 @@ impl ScsiUnit {
         sense.fixed()
     }
 
+    /// The back end of a disk has another size now, which the next command is told of.
+    pub fn resized(&mut self) {
+        match &mut self.0 {
+            Kind::Disk(d) => d.resized(),
+            // Discs are changed, not their sizes.
+            Kind::Cdrom(_) => {}
+        }
+    }
+
     /// Back to the state after power-on, which the next command is told of.
     pub fn reset(&mut self) {
         match &mut self.0 {

@@ -1,9 +1,9 @@
-//! What the driver is told unasked (virtio 1.2 §5.6.6.3): units that come and go.
+//! What the driver is told unasked (virtio 1.2 §5.6.6.3): units that come, go and change.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::EVENTS;
+use super::{EVENTS, F_CHANGE, F_HOTPLUG};
 use crate::Queues;
 
 /// Bytes of an event.
@@ -12,24 +12,39 @@ pub(super) const SIZE: usize = 16;
 const MOST: usize = 16;
 
 const MISSED: u32 = 0x8000_0000;
+/// Kinds of events.
 const TRANSPORT_RESET: u32 = 1;
+const PARAM_CHANGE: u32 = 3;
+/// Reasons of a transport reset.
 const RESCAN: u32 = 1;
 const REMOVED: u32 = 2;
+/// Reason of a changed parameter: sense code and qualifier of "capacity data has changed" (SPC-4 annex F).
+const CAPACITY: u32 = 0x2a | 0x09 << 8;
 
 /// An event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Event {
     target: u8,
+    kind: u32,
     reason: u32,
 }
 
 impl Event {
     pub(super) fn inserted(target: u8) -> Self {
-        Event { target, reason: RESCAN }
+        Event { target, kind: TRANSPORT_RESET, reason: RESCAN }
     }
 
     pub(super) fn removed(target: u8) -> Self {
-        Event { target, reason: REMOVED }
+        Event { target, kind: TRANSPORT_RESET, reason: REMOVED }
+    }
+
+    pub(super) fn resized(target: u8) -> Self {
+        Event { target, kind: PARAM_CHANGE, reason: CAPACITY }
+    }
+
+    /// What a driver has taken that wishes to hear of it.
+    pub(super) fn feature(self) -> u64 {
+        if self.kind == PARAM_CHANGE { F_CHANGE } else { F_HOTPLUG }
     }
 }
 
@@ -55,7 +70,7 @@ impl Events {
         while let Some(event) = self.waiting.front().copied() {
             let Some(chain) = queues.next(EVENTS) else { return };
             self.waiting.pop_front();
-            let kind = TRANSPORT_RESET | if std::mem::take(&mut self.missed) { MISSED } else { 0 };
+            let kind = event.kind | if std::mem::take(&mut self.missed) { MISSED } else { 0 };
             let lun = [1, event.target, 0, 0, 0, 0, 0, 0];
             let bytes = [&kind.to_le_bytes()[..], &lun, &event.reason.to_le_bytes()].concat();
             if chain.writable.len() < SIZE {

@@ -28,6 +28,13 @@ impl ScsiDisk {
         }
     }
 
+    /// The back end has another size now.
+    pub(crate) fn resized(&mut self) {
+        self.geometry = self.backend.geometry();
+        // What is pending says more: a host adapter that hears of a reset looks at everything anew.
+        self.attention.get_or_insert(sense::CAPACITY_CHANGED);
+    }
+
     pub(crate) fn reset(&mut self) {
         self.sense = sense::NONE;
         self.attention = Some(sense::POWER_ON);
