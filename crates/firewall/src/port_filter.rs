@@ -9,12 +9,15 @@ use crate::packet::{Packet, claimed, classify};
 use crate::reject::answer;
 use crate::{Action, HOME, Policy};
 
+/// The VLAN that a frame belongs to, if it belongs to one.
+type VlanOf = Box<dyn Fn(&[u8]) -> Option<u16> + Send>;
+
 /// Judges the frames of one guest by the policy of its network. Stateful: answers pass because the question has.
 pub struct PortFilter {
     policy: Policy,
     guest: String,
     table: Conntrack,
-    vlan: Box<dyn Fn(&[u8]) -> Option<u16> + Send>,
+    vlan: VlanOf,
     clock: Box<dyn Fn() -> Duration + Send>,
     refused: u64,
     /// For the sender of what was refused last.

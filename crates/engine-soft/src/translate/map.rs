@@ -32,6 +32,8 @@ pub(super) struct Key {
     pub(super) context: Context,
     /// Linear address of the page, where the code is made for it.
     pub(super) page: Option<u64>,
+    /// Every access checks for itself.
+    pub(super) apart: bool,
 }
 
 impl Key {
@@ -177,7 +179,9 @@ impl Map {
     /// The translation of `key`, which is at `lin` under `generation`.
     pub(super) fn find(&mut self, key: &Key, lin: u64, generation: u64) -> Option<&Block> {
         let id = *self.by_key.get(key)?;
-        self.jumps[jump_index(lin)] = Jump { lin, generation, context: key.context, block: id };
+        if !key.apart {
+            self.jumps[jump_index(lin)] = Jump { lin, generation, context: key.context, block: id };
+        }
         Some(&self.blocks[id as usize])
     }
 
@@ -316,7 +320,7 @@ mod tests {
     }
 
     fn key(frame: u64, offset: u64) -> Key {
-        Key { at: frame << 12 | offset, context: Context::default(), page: None }
+        Key { at: frame << 12 | offset, context: Context::default(), page: None, apart: false }
     }
 
     fn built() -> Built {

@@ -12,7 +12,8 @@
 //! - `hoist`: which accesses share a check;
 //! - `turns`, `rounds`, `anchors`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
-//! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
+//! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET; `strings`: REP MOVS and
+//!   STOS;
 //! - `stubs`, `frame`: the way in and out;
 //! - `targets`: where indirect branches go;
 //! - `map`: translations by place; linking and invalidation;
@@ -44,6 +45,7 @@ mod refill;
 mod regs;
 mod rounds;
 mod state;
+mod strings;
 mod stubs;
 mod system;
 mod tally;

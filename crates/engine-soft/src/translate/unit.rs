@@ -145,7 +145,7 @@ fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut 
                 live |= i.live_taken | read_by(&i.ins);
             }
             // Division faults in programs that live on with the flags as they were.
-            Kind::System(System::Syscall | System::Sysret | System::Divide) => live = STATUS,
+            Kind::System(System::Syscall | System::Sysret | System::Divide | System::Repeat) => live = STATUS,
             // Whoever is not translated sees the register as a whole, and so does code that is not known.
             Kind::Interpret { .. } | Kind::Indirect | Kind::Call | Kind::Return | Kind::CallIndirect => live = STATUS,
             _ => live = (live & !overwritten_by(&i.ins)) | read_by(&i.ins),
