@@ -3,161 +3,60 @@
 #![allow(missing_docs, clippy::unwrap_used, dead_code)]
 
 mod common;
+#[path = "common/live.rs"]
+mod live;
 
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Once;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use common::{stderr, stdout, visor};
-
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(240);
-
-/// A user's folders, and the machines of one test; what still runs at its end is killed.
-struct Home {
-    folder: PathBuf,
-    machines: Vec<Child>,
-}
-
-impl Home {
-    fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        static BUILT: Once = Once::new();
-        BUILT.call_once(|| {
-            let out = common::run(&["image", "build", "tiny"]);
-            assert!(out.status.success(), "{}", stderr(&out));
-        });
-        let number = NEXT.fetch_add(1, Ordering::SeqCst);
-        let folder = std::env::temp_dir().join(format!("visor-live-{}-{number}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
-        Home { folder, machines: Vec::new() }
-    }
-
-    fn set(&self, mut command: Command) -> Command {
-        command.env("XDG_RUNTIME_DIR", &self.folder).env("XDG_DATA_HOME", &self.folder).current_dir(&self.folder);
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.set(visor(args)).output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert!(out.status.success(), "{args:?}: {}{}", stdout(&out), stderr(&out));
-        stdout(&out)
-    }
-
-    #[track_caller]
-    fn fails(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert_eq!(out.status.code(), Some(125), "{args:?}: {}{}", stdout(&out), stderr(&out));
-        stderr(&out)
-    }
-
-    /// Starts a machine of `tiny` that sleeps, and waits until it takes commands.
-    fn start(&mut self, name: &str, more: &[&str]) -> u32 {
-        let args = [&["-q", "run", "--engine", "soft", "--timeout", "600s", "--name", name], more].concat();
-        self.spawn(visor(&[&args[..], &["tiny", "--", "sleep", "600"]].concat()), name)
-    }
-
-    fn spawn(&mut self, command: Command, name: &str) -> u32 {
-        let log = std::fs::File::create(self.folder.join(format!("{name}.log"))).unwrap();
-        let child = self.set(command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let id = child.id();
-        self.machines.push(child);
-        let end = Instant::now() + PATIENCE;
-        while !self.run(&["exec", name, "--", "true"]).status.success() {
-            let ended = self.machines.last_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < end, "{ended:?}: {}", self.log(name));
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        id
-    }
-
-    fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(self.folder.join(format!("{name}.log"))).unwrap()
-    }
-
-    /// A script in the guest; its output.
-    #[track_caller]
-    fn guest(&self, name: &str, script: &str) -> String {
-        self.ok(&["exec", name, "--", "sh", "-c", script])
-    }
-
-    #[track_caller]
-    fn until(&self, done: impl Fn(&Home) -> bool) {
-        let end = Instant::now() + PATIENCE;
-        while !done(self) {
-            assert!(Instant::now() < end, "it takes too long");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.join("visor/disks").join(name)
-    }
-
-    /// A raw disk of `size` bytes that takes no space.
-    fn sparse(&self, name: &str, size: u64) -> String {
-        let path = self.folder.join(name);
-        std::fs::File::create(&path).unwrap().set_len(size).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        for m in &mut self.machines {
-            let _ = m.kill();
-            let _ = m.wait();
-        }
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-#[track_caller]
-fn check(path: &Path) {
-    let out = Command::new("qemu-img").arg("check").arg(path).output().expect("these tests need qemu-utils");
-    assert!(out.status.success(), "{}{}", stdout(&out), stderr(&out));
-}
+use common::{stderr, stdout};
+use live::{Home, check};
 
 #[test]
 fn a_disk_comes_grows_and_goes() {
+    comes_grows_and_goes(&[], "scsi", "sdb");
+}
+
+#[test]
+fn a_virtio_disk_comes_grows_and_goes() {
+    comes_grows_and_goes(&["--bus", "virtio"], "virtio", "vdb");
+}
+
+/// The disk that is added to a machine with its root disk on `bus` is `dev`.
+fn comes_grows_and_goes(options: &[&str], bus: &str, dev: &str) {
     let mut home = Home::new();
-    home.start("web", &[]);
+    home.start("web", options);
     home.ok(&["disk", "create", "data", "--size", "64M"]);
     assert!(home.ok(&["disk", "attach", "web", "data"]).contains("64.0 MiB"));
-    let wait =
-        "n=0; while [ ! -b /dev/sdb ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; cat /sys/block/sdb/size";
-    assert_eq!(home.guest("web", wait), "131072\n");
-    home.guest("web", "mkfs.ext4 -q /dev/sdb && mount /dev/sdb /mnt && echo kept > /mnt/file && sync");
+    let wait = format!("n=0; while [ ! -b /dev/{dev} ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done");
+    assert_eq!(home.guest("web", &format!("{wait}; cat /sys/block/{dev}/size")), "131072\n");
+    home.guest("web", &format!("mkfs.ext4 -q /dev/{dev} && mount /dev/{dev} /mnt && echo kept > /mnt/file && sync"));
     let second = home.fails(&["disk", "attach", "web", "data"]);
     assert!(second.contains("in use"), "{second}");
     assert!(home.fails(&["disk", "check", "data", "--repair"]).contains("in use"));
 
     assert!(home.ok(&["disk", "resize", "data", "+64M"]).contains("128 MiB now"));
-    let grown = "n=0; while [ $(cat /sys/block/sdb/size) != 262144 ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; \
-                 cat /sys/block/sdb/size; resize2fs /dev/sdb > /dev/null 2>&1; df -m /mnt | awk 'END {print ($2 > 100)}'";
-    assert_eq!(home.guest("web", grown), "262144\n1\n");
+    let grown = format!(
+        "n=0; while [ $(cat /sys/block/{dev}/size) != 262144 ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; \
+         cat /sys/block/{dev}/size; resize2fs /dev/{dev} > /dev/null 2>&1; df -m /mnt | awk 'END {{print ($2 > 100)}}'"
+    );
+    assert_eq!(home.guest("web", &grown), "262144\n1\n");
     home.ok(&["disk", "snapshot", "create", "data", "before"]);
     home.guest("web", "echo changed > /mnt/file && sync");
     home.ok(&["disk", "limit", "web", "data", "--iops", "100"]);
     let stats: serde_json::Value = serde_json::from_str(&home.ok(&["disk", "stats", "web", "--json"])).unwrap();
     let data = stats.as_array().unwrap().iter().find(|d| d["name"] == "data.qcow2").unwrap().clone();
-    assert_eq!((data["iops"].as_u64(), data["bus"].as_str()), (Some(100), Some("virtio")));
+    assert_eq!((data["iops"].as_u64(), data["bus"].as_str()), (Some(100), Some(bus)));
     assert!(data["writes"].as_u64() > Some(0) && data["flushes"].as_u64() > Some(0), "{data}");
 
     let mounted = home.fails(&["disk", "detach", "web", "data"]);
     assert!(mounted.contains("/mnt") && mounted.contains("umount"), "{mounted}");
     home.guest("web", "umount /mnt");
     assert!(home.ok(&["disk", "detach", "web", "data"]).contains("detached"));
-    assert_eq!(home.guest("web", "ls /dev/sdb 2> /dev/null || echo gone"), "gone\n");
+    let gone = format!(
+        "n=0; while [ -e /sys/block/{dev} ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; ls /dev/{dev} 2> /dev/null || echo gone"
+    );
+    assert_eq!(home.guest("web", &gone), "gone\n");
     assert!(home.fails(&["disk", "detach", "web", "data"]).contains("no disk"));
     check(&home.file("data.qcow2"));
     assert!(home.ok(&["disk", "snapshot", "ls", "data"]).contains("before"));
@@ -165,17 +64,14 @@ fn a_disk_comes_grows_and_goes() {
     // It comes back into the same slot, with what the snapshot kept.
     home.ok(&["disk", "snapshot", "revert", "data", "before"]);
     home.ok(&["disk", "attach", "web", "data,ro"]);
-    let read = format!(
-        "{}; cat /sys/block/sdb/ro; mount -o ro,noload /dev/sdb /mnt && cat /mnt/file",
-        wait.replace("; cat /sys/block/sdb/size", "")
-    );
+    let read = format!("{wait}; cat /sys/block/{dev}/ro; mount -o ro,noload /dev/{dev} /mnt && cat /mnt/file");
     assert_eq!(home.guest("web", &read), "1\nkept\n");
 }
 
 #[test]
 fn scsi_disks_come_and_go_with_and_without_an_adapter() {
     let mut home = Home::new();
-    home.start("web", &[]);
+    home.start("web", &["--bus", "virtio"]);
     let told = home.ok(&[
         "disk", "add", "web", "--size", "64M", "--bus", "scsi", "--fs", "ext4", "--mount", "/one", "--disk", "one",
     ]);
@@ -194,7 +90,7 @@ fn scsi_disks_come_and_go_with_and_without_an_adapter() {
     assert_eq!(home.guest("web", gone), "sdb\n");
     check(&home.file("one.qcow2"));
     home.ok(&["disk", "attach", "web", "one", "--bus", "virtio"]);
-    let back = "n=0; while [ ! -b /dev/sdb ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; mount /dev/sdb /one && cat /one/f";
+    let back = "n=0; while [ ! -b /dev/vdb ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; mount /dev/vdb /one && cat /one/f";
     assert_eq!(home.guest("web", back), "x\n", "on another bus it is the same disk");
 }
 

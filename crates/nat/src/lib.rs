@@ -23,6 +23,7 @@ mod core;
 mod datagram;
 mod dhcp4;
 mod dhcp6;
+mod dhcp_options;
 mod dns;
 mod engine;
 mod forward;

@@ -73,7 +73,12 @@ fn work(args: &Args) -> anyhow::Result<()> {
     let inputs = args.inputs.unwrap_or(if time.is_some() { u64::MAX } else { target.inputs });
     let plan = Plan { seed: args.seed, first: args.first, inputs, time };
     let done = run::run(target, &plan, &HEAP)?;
-    println!("{name}: {} inputs, at most {} KiB of heap and {:?} of CPU for one", done.inputs, done.peak >> 10, done.cpu);
+    println!(
+        "{name}: {} inputs, at most {} KiB of heap and {:?} of CPU for one",
+        done.inputs,
+        done.peak >> 10,
+        done.cpu
+    );
     Ok(())
 }
 

@@ -93,8 +93,7 @@ impl Pc {
 
     /// The same with a PCI bus, whose chipset tells `sink`.
     pub(crate) fn add_pci(mut self, sink: Arc<dyn visor_pci::ChipsetSink>) -> Self {
-        let apertures =
-            Apertures { mem32: 0xc000_0000..0xfec0_0000, mem64: 1 << 36..1 << 37, io: 0xc000..0x1_0000 };
+        let apertures = Apertures { mem32: 0xc000_0000..0xfec0_0000, mem64: 1 << 36..1 << 37, io: 0xc000..0x1_0000 };
         let bus = PciBus::new(apertures, sink, &self.pio, &self.mmio, self.interrupts.clone(), || ());
         let bus = Arc::new(Mutex::new(bus));
         self.pio.claim(0xcf8, 8, bus.clone()).expect("the ports are free");

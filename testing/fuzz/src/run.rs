@@ -80,7 +80,12 @@ pub fn run(target: &'static Target, plan: &Plan, heap: &impl Heap) -> anyhow::Re
         NUMBER.store(n, Ordering::SeqCst);
         let data = mutate::input(target, &seeds, plan.seed, n);
         let (peak, cpu) = one(target, &data, heap).map_err(|e| {
-            anyhow!("{}: input {n}: {e:#}\nagain: cargo run -p visor-test-fuzz -- {} {}", target.name, target.name, place(plan.seed, n))
+            anyhow!(
+                "{}: input {n}: {e:#}\nagain: cargo run -p visor-test-fuzz -- {} {}",
+                target.name,
+                target.name,
+                place(plan.seed, n)
+            )
         })?;
         summary.peak = summary.peak.max(peak);
         summary.cpu = summary.cpu.max(cpu);

@@ -52,6 +52,10 @@ pub(super) struct Way {
     pub(super) cold: At,
     /// The target belongs into the table of branch targets.
     pub(super) looked_up: bool,
+    /// At the target every access is to check for itself.
+    pub(super) apart: bool,
+    /// How often it was taken, if so.
+    pub(super) taken: u8,
 }
 
 /// A finished translation.
@@ -98,10 +102,10 @@ pub(super) struct Build<'a> {
     pub(super) head: Known,
     /// What the anchors of that loop's ranges are.
     pub(super) forms: Vec<Option<Form>>,
-    /// Jumps to instructions of the version in which every access checks for itself.
-    apart: Vec<(Hole, usize)>,
-    /// Where the instructions of that version begin, from the first that it has.
-    starts: (usize, Vec<usize>),
+    /// Every access checks for itself: what [`Way::apart`] leads to.
+    pub(super) only_apart: bool,
+    /// Jumps to such a translation from the instruction at this offset of the page on.
+    apart: Vec<(Hole, u16)>,
     /// Something had to be interpreted where that cannot be.
     spoilt: bool,
     /// The vector (x87) registers are known to be loaded.
@@ -114,7 +118,7 @@ pub(super) struct Build<'a> {
 pub(super) enum Version {
     /// Groups of accesses share checks.
     Shared,
-    /// Every access checks for itself.
+    /// Every access checks for itself: there are no groups, or their ranges are not served.
     Apart,
     /// None does: the turns of a loop that stay in their pages.
     Rounds,
@@ -131,8 +135,8 @@ pub(super) struct HostFlavour {
     pub(super) alone: bool,
     /// The guest's CPUID has RDTSCP.
     pub(super) rdtscp: bool,
-    /// Groups of accesses are tried again when their page has been filled in. For tests, which run code but once.
-    pub(super) retry_ranges: bool,
+    /// What is to be done when code has been used for a while is done at once. For tests, which run code but once.
+    pub(super) eager: bool,
 }
 
 impl<'a> Build<'a> {
@@ -165,7 +169,7 @@ impl<'a> Build<'a> {
             head: Known::default(),
             forms: Vec::new(),
             apart: Vec::new(),
-            starts: (0, Vec::new()),
+            only_apart: false,
             spoilt: false,
             vectors_loaded: false,
             x87_loaded: false,
@@ -182,57 +186,35 @@ impl<'a> Build<'a> {
 
     /// Emits `unit`, whose entry is at `entry`.
     pub(super) fn unit(&mut self, unit: &[Insn], entry: usize) {
+        if self.only_apart {
+            self.emit(Version::Apart, unit);
+            return;
+        }
         self.groups = hoist::find(unit);
         let turns = if self.context.is_64() { turns::find(unit) } else { None };
         self.closes = turns.as_ref().map(|_| unit.len() - 1);
-        let version = if self.groups.groups.is_empty() { Version::Apart } else { Version::Shared };
-        let mut starts = (0, self.emit(version, unit, 0).unwrap_or_default());
+        self.emit(if self.groups.groups.is_empty() { Version::Apart } else { Version::Shared }, unit);
         if let Some(turns) = turns {
             let from = std::mem::take(&mut self.round);
             self.rounds(unit, turns, from, entry);
         }
-        if version == Version::Shared {
-            let ranges =
-                self.cold.iter().filter_map(|c| if let Cold::Range { insn, .. } = c { Some(*insn) } else { None });
-            let Some(first) = self.apart.iter().map(|(_, i)| *i).chain(ranges).min() else { return };
-            starts = (first, self.emit(Version::Apart, unit, first).unwrap_or_default());
-            for hole in std::mem::take(&mut self.round) {
-                self.asm.fill(hole, entry as i64);
-            }
-        }
-        for (hole, i) in std::mem::take(&mut self.apart) {
-            self.asm.fill(hole, starts.1[i - starts.0] as i64);
-        }
-        self.starts = starts;
     }
 
-    /// Emits `unit` from instruction `first` on, and tells where each begins. `None` if the version has no place for one that must
-    /// be interpreted.
-    pub(super) fn emit(&mut self, version: Version, unit: &[Insn], first: usize) -> Option<Vec<usize>> {
+    /// Emits `unit`. False if the version has no place for an instruction that must be interpreted.
+    pub(super) fn emit(&mut self, version: Version, unit: &[Insn]) -> bool {
         self.version = version;
-        let mut starts = Vec::new();
         self.known = if version == Version::Rounds { self.head } else { Known::default() };
         let made_for = self.context;
         for (i, insn) in unit.iter().enumerate() {
-            if i < first {
-                self.follow_rights(insn);
-                continue;
-            }
             self.current = i;
-            if version == Version::Apart {
-                // Whoever comes here from the other version may not have loaded them.
-                self.known = Known::default();
-                (self.vectors_loaded, self.x87_loaded) = (false, false);
-            }
-            starts.push(self.asm.here());
             super::one(self, insn);
             self.follow_rights(insn);
             if self.spoilt {
-                return None;
+                return false;
             }
         }
         if version == Version::Rounds {
-            return Some(starts);
+            return true;
         }
         if let Some(last) = unit.last()
             && last.kind.falls_through()
@@ -240,7 +222,7 @@ impl<'a> Build<'a> {
             self.go(last.next().into());
         }
         self.context = made_for;
-        Some(starts)
+        true
     }
 
     /// How much there is, for [`Build::forget_since`].
@@ -280,6 +262,13 @@ impl<'a> Build<'a> {
         let site = self.site(insn);
         self.asm.constant(Host::R14, site.into());
         self.jump_to_stub(stub(self.stubs));
+    }
+
+    /// Calls a stub that executes `insn`, and goes on.
+    pub(super) fn call_of_site(&mut self, insn: &Insn, stub: impl Fn(&Stubs) -> At) {
+        let site = self.site(insn);
+        self.asm.constant(Host::R14, site.into());
+        self.call_stub(stub(self.stubs));
     }
 
     /// A number under which the interpreter finds `insn`.
@@ -327,8 +316,7 @@ impl<'a> Build<'a> {
             return;
         }
         if self.version == Version::Rounds {
-            let i = self.current;
-            self.apart.extend(from.into_iter().map(|h| (h, i)));
+            self.apart.extend(from.into_iter().map(|h| (h, insn.off)));
             return;
         }
         let site = self.site(insn);
@@ -359,16 +347,11 @@ impl<'a> Build<'a> {
         self.groups.groups[usize::from(n)]
     }
 
-    /// `from` goes on at `insn`, the instruction at work, in the version in which every access checks for itself. `start` is where
-    /// its code begins here.
+    /// The range of a group is not served: `from` has `insn`, the instruction at work, tried again when its page has been filled in, or goes
+    /// on where every access checks for itself. `start` is where its code begins here.
     pub(super) fn go_apart(&mut self, from: Holes, start: usize, insn: &Insn) {
-        let i = self.current;
-        if self.host.retry_ranges {
-            let site = self.site(insn);
-            self.cold.push(Cold::Range { from, site, start, insn: i });
-        } else {
-            self.apart.extend(from.into_iter().map(|h| (h, i)));
-        }
+        let site = self.site(insn);
+        self.cold.push(Cold::Range { from, site, start, off: insn.off });
     }
 
     /// Whether some access of the instruction at work leads a group.
@@ -389,9 +372,7 @@ impl<'a> Build<'a> {
     /// The interpreter executes `insn` here, and the code goes on.
     pub(super) fn interpret(&mut self, insn: &Insn) {
         self.spoilt = self.version == Version::Rounds;
-        let site = self.site(insn);
-        self.asm.constant(Host::R14, site.into());
-        self.call_stub(self.stubs.call_interpreter);
+        self.call_of_site(insn, |s| s.call_interpreter);
     }
 
     /// The interpreter executes `insn` and the code ends.
@@ -433,7 +414,16 @@ impl<'a> Build<'a> {
             Some(page) => (page.wrapping_add(off as u64), false),
             None => (off as u64, true),
         };
-        self.ways.push(Way { target, relative, jump: None, near, cold: At(0), looked_up: false });
+        self.ways.push(Way {
+            target,
+            relative,
+            jump: None,
+            near,
+            cold: At(0),
+            looked_up: false,
+            apart: false,
+            taken: 0,
+        });
         self.first.1 + self.ways.len() as u32 - 1
     }
 

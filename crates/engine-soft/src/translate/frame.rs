@@ -40,9 +40,9 @@ impl Exit {
     }
 }
 
-/// PAUSEs between two times that a CPU which spins offers its host CPU to others: some microseconds, as processors with pause-loop
-/// exiting wait.
-pub(crate) const PAUSES: u64 = 512;
+/// PAUSEs between two times that a CPU which spins offers its host CPU to others: some tens of microseconds. Two CPUs that run at the
+/// same time hand over to each other within that, even if new code has to be translated for it.
+pub(crate) const PAUSES: u64 = 1 << 14;
 
 /// Bytes of the widest load.
 pub(super) const LOAD: usize = 32;

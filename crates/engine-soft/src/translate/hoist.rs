@@ -212,7 +212,8 @@ impl Values {
             Kind::System(System::Pushf) => self.move_stack(-word(insn)),
             Kind::System(System::Popf) => self.move_stack(word(insn)),
             // Accesses before and behind have different rights.
-            Kind::System(System::Clac | System::Stac) => (0..16).for_each(|r| self.forget(r)),
+            // And what is interpreted may change what is served.
+            Kind::System(System::Clac | System::Stac | System::Repeat) => (0..16).for_each(|r| self.forget(r)),
             Kind::System(what) => what.written(ins).iter().for_each(|r| self.forget(*r)),
             Kind::Interpret { .. } => (0..16).for_each(|r| self.forget(r)),
             Kind::Lea => match sum(insn) {

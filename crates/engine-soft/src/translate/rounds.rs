@@ -39,7 +39,7 @@ impl Build<'_> {
             self.count(unit.len() as i32);
         }
         self.groups = turns.groups;
-        if self.emit(Version::Rounds, &unit[..unit.len() - 1], 0).is_some() {
+        if self.emit(Version::Rounds, &unit[..unit.len() - 1]) {
             self.end_of_turn(last, turns.pace, head, setup);
             from.into_iter().for_each(|h| self.asm.fill(h, setup as i64));
         } else {

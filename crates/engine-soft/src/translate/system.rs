@@ -44,6 +44,8 @@ pub(super) enum System {
     BitString,
     Syscall,
     Sysret,
+    /// REP MOVS, REP STOS.
+    Repeat,
 }
 
 const IF: i32 = Rflags::IF.bits() as i32;
@@ -88,6 +90,7 @@ pub(super) fn classify(ins: &Instruction, context: Context) -> Option<Kind> {
         Mov if kernel && wide && reads_control(ins) => System::ReadControl,
         Mov if reads_segment(ins) => System::ReadSegment,
         Bt | Bts | Btr | Btc if wide && is_bit_string(ins) => System::BitString,
+        _ if wide && super::strings::what(ins).is_some() => System::Repeat,
         Syscall if wide && !kernel => System::Syscall,
         Sysretq if wide && context.privilege() == Privilege::Supervisor => System::Sysret,
         _ => return None,
@@ -176,6 +179,7 @@ impl Build<'_> {
             System::BitString => self.bit_string(insn),
             System::Syscall => self.syscall(insn),
             System::Sysret => self.sysret(insn),
+            System::Repeat => self.repeat(insn),
         }
     }
 

@@ -28,6 +28,7 @@ use super::cache::At;
 use super::context::Context;
 use super::frame::{LOAD, field};
 use super::hoist::GROUPS;
+use super::strings;
 use super::stubs::Stubs;
 use super::turns::WALKS;
 use crate::cpu::Cpu;
@@ -179,6 +180,10 @@ impl Verifier<'_> {
         let is = |stub: At| to == i64::from(stub.0);
         let s = self.stubs;
         self.reaches(next, NOTHING, work)?;
+        if s.strings.has(At(to as u32)) {
+            // It begins again.
+            self.reaches(next - strings::CALL, NOTHING, work)?;
+        }
         if is(s.call_refill) || is(s.only_refill) || is(s.call_load) {
             self.reaches(next + 5, NOTHING, work)?;
         }
@@ -201,7 +206,8 @@ impl Verifier<'_> {
         let s = self.stubs;
         let known =
             [s.call_interpreter, s.call_refill, s.call_load, s.only_refill, s.wrote_code, s.load_vectors, s.load_x87];
-        known.iter().any(|stub| target + i64::from(self.at.0) == i64::from(stub.0))
+        let to = target + i64::from(self.at.0);
+        known.iter().any(|stub| to == i64::from(stub.0)) || u32::try_from(to).is_ok_and(|to| s.strings.has(At(to)))
     }
 
     /// What `ins` touches is harmless.

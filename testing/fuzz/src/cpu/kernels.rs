@@ -45,12 +45,39 @@ fn elf(bits: u8, note: &[u8], front: &[u8]) -> Vec<u8> {
     let (head, entry) = if wide { (64, 56) } else { (52, 32) };
     let data = head + 2 * entry;
     let code = [front, CODE].concat();
-    let mut f = vec![0x7f, b'E', b'L', b'F', 1 + u8::from(wide), 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, if wide { 62 } else { 3 }, 0, 1, 0, 0, 0];
+    let mut f = vec![
+        0x7f,
+        b'E',
+        b'L',
+        b'F',
+        1 + u8::from(wide),
+        1,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        2,
+        0,
+        if wide { 62 } else { 3 },
+        0,
+        1,
+        0,
+        0,
+        0,
+    ];
     f.extend([word(at + front.len() as u64), word(head as u64), word(0)].concat());
     f.extend([0, 0, 0, 0, head as u8, 0, entry as u8, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
     let segment = |kind: u32, offset: usize, at: u64, len: usize, memory: u64| {
         let (kind, flags) = (kind.to_le_bytes().to_vec(), 7u32.to_le_bytes().to_vec());
-        let place = [word(offset as u64), word(at), word(at), word(len as u64), word(memory)].concat();
+        // Linux's own mapping, by which a bare vmlinux is known.
+        let linear = if wide { at | 0xffff_ffff_8000_0000 } else { at };
+        let place = [word(offset as u64), word(linear), word(at), word(len as u64), word(memory)].concat();
         if wide { [kind, flags, place, word(4)].concat() } else { [kind, place, flags, word(4)].concat() }
     };
     f.extend(segment(1, data, at, code.len(), 0x2000));
@@ -111,7 +138,16 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let note = [&[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0][..], b"Xen\0", &(1u32 << 20).to_le_bytes()].concat();
     let magic = [0x1bad_b002u32, 3, (0u32).wrapping_sub(0x1bad_b002 + 3)];
     let multiboot: Vec<u8> = magic.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let kludge = [0x1bad_b002u32, 0x1_0000, 0u32.wrapping_sub(0x1bad_b002 + 0x1_0000), 0x10_0000, 0x10_0000, 0x10_0100, 0x10_0200, 0x10_0020];
+    let kludge = [
+        0x1bad_b002u32,
+        0x1_0000,
+        0u32.wrapping_sub(0x1bad_b002 + 0x1_0000),
+        0x10_0000,
+        0x10_0000,
+        0x10_0100,
+        0x10_0200,
+        0x10_0020,
+    ];
     let kludge: Vec<u8> = kludge.iter().flat_map(|v| v.to_le_bytes()).chain(CODE.iter().copied()).collect();
     let vmlinux = elf(64, &[], &[]);
     let plain = |kernel: Vec<u8>| [&[0][..], &kernel].concat();

@@ -14,7 +14,12 @@ pub(crate) const TARGETS: &[Target] = &[
         .inputs(300)
         .heap(600 << 20)
         .longest(1 << 14),
-    Target::new("code", "bytes as code of 16, 32 and 64 bits: decoder, interpreter, translator with its verifier", code::run, code::seeds)
-        .inputs(600)
-        .heap(64 << 20),
+    Target::new(
+        "code",
+        "bytes as code of 16, 32 and 64 bits: decoder, interpreter, translator with its verifier",
+        code::run,
+        code::seeds,
+    )
+    .inputs(600)
+    .heap(64 << 20),
 ];

@@ -47,7 +47,8 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let up = store(Script::new(), &[(0, 0x40), (0xd0, 0xffff_ffff), (0xc4, 100)]);
     let receive = store(up.clone(), &[(0x2800, 0x1_0000), (0x2808, 128), (0x2810, 0), (0x2818, 7), (0x100, 0x801e)]);
     let buffers: Vec<u8> = (0..8).flat_map(|n| descriptor(0x2_0000 + n * 0x800, 0, 0)).collect();
-    let received = receive.memory(0x1_0000, &buffers).extra(0).bytes(&frame()).extra(0).bytes(&frame()).load(0, 0xc0, 4);
+    let received =
+        receive.memory(0x1_0000, &buffers).extra(0).bytes(&frame()).extra(0).bytes(&frame()).load(0, 0xc0, 4);
     let send = |descriptors: &[Vec<u8>], packet: &[u8]| {
         let s = up.clone().memory(0x3_0000, &descriptors.concat()).memory(0x4_0000, packet);
         let ring = [(0x3800, 0x3_0000), (0x3808, 256), (0x400, 0x10a), (0x3818, descriptors.len() as u64)];
@@ -59,7 +60,10 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let context = descriptor(0x0000_3436_0000_180e | (0x36 + 16) << 32, 1400 | 0x2700_0000, 536 << 16 | 54 << 8);
     let large = descriptor(0x4_0000, tcp.len() as u32 | 0x2f10_0000, 0x0300);
     let eeprom = store(up.clone(), &[(0x14, 0x0001), (0x10, 0x0100), (0x20, 0x0821_0000), (0x20, 0x0400_8000)]);
-    let tables = store(up.clone(), &[(0x5400, 0x1234_5678), (0x5404, 0x8000_0000), (0x5200, 1), (0x5600, 0xff), (0, 0x0400_0000)]);
+    let tables = store(
+        up.clone(),
+        &[(0x5400, 0x1234_5678), (0x5404, 0x8000_0000), (0x5200, 1), (0x5600, 0xff), (0, 0x0400_0000)],
+    );
     vec![
         received.end(),
         send(&[legacy], &udp).end(),

@@ -28,7 +28,8 @@ pub(super) fn run(data: &[u8]) {
 }
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
-    let commands = |all: &[(u32, u64)]| all.iter().fold(Script::new(), |s, (at, v)| s.store(0, *at, 1, *v)).load(0, 0, 4);
+    let commands =
+        |all: &[(u32, u64)]| all.iter().fold(Script::new(), |s, (at, v)| s.store(0, *at, 1, *v)).load(0, 0, 4);
     vec![
         commands(&[(0, 0x40), (5, 0x12), (0, 0x70)]).end(),
         commands(&[(0x1000, 0x20), (0x1000, 0xd0), (0, 0x50), (0, 0xff)]).end(),

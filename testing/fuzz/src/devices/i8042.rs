@@ -18,7 +18,8 @@ impl PowerSink for Power {
 pub(super) fn run(data: &[u8]) {
     let mut pc = Pc::new();
     let (clock, keyboard_irq, mouse_irq) = (pc.clock.clone(), pc.line(1), pc.line(12));
-    let kbd = pc.timed(|timer| I8042::new(I8042Wires { clock, timer, keyboard_irq, mouse_irq, power: Arc::new(Power) }));
+    let kbd =
+        pc.timed(|timer| I8042::new(I8042Wires { clock, timer, keyboard_irq, mouse_irq, power: Arc::new(Power) }));
     pc.claim(&kbd);
     pc.drive(&mut Input::new(data), |_, _, input| {
         let event = event(input);
@@ -50,6 +51,11 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     vec![
         key(init.clone(), 30).wait(1 << 30).inp(0, 0, 1).inp(1, 0, 1).end(),
         commands.into_iter().fold(init, |s, b| s.outs(0, &[(0, b)]).inp(0, 0, 1)).wait(1 << 32).inp(0, 0, 1).end(),
-        wheel.extra(1).raw(&[2, 1, 100, 0, 0, 0, 9, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 0, 0, 4, 2, 1]).wait(1 << 28).inp(0, 0, 1).end(),
+        wheel
+            .extra(1)
+            .raw(&[2, 1, 100, 0, 0, 0, 9, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 0, 0, 4, 2, 1])
+            .wait(1 << 28)
+            .inp(0, 0, 1)
+            .end(),
     ]
 }

@@ -63,12 +63,19 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let reads = [0xec, 0x20, 0xc4, 0xb0, 0xf8, 0x27, 0x24, 0x29].into_iter();
     let all = reads.fold(Script::new(), |s, c| command(s, &lba, c).extra(2).raw(&[0]).inp(1, 7, 1));
     let writes = [0x30, 0x34, 0xc5, 0x39].into_iter();
-    let written = writes.fold(Script::new(), |s, c| command(s, &lba, c).extra(4).raw(&[0]).bytes(&[7; 512]).inp(1, 7, 1));
+    let written =
+        writes.fold(Script::new(), |s, c| command(s, &lba, c).extra(4).raw(&[0]).bytes(&[7; 512]).inp(1, 7, 1));
     let settings = [(0xc6, 4), (0xef, 3), (0x91, 63), (0x40, 1), (0xe7, 0), (0xe0, 0), (0x90, 0), (0x10, 0)];
     let set = settings.into_iter().fold(Script::new(), |s, (c, n)| command(s, &[(2, n), (1, n)], c).inp(1, 1, 1));
     let cd: [&[u8]; 8] = [
-        &[0x12, 0, 0, 0, 36], &[0x28, 0, 0, 0, 0, 0, 0, 0, 2], &[0x43, 2, 0, 0, 0, 0, 0, 8, 0], &[0x5a, 0, 0x2a, 0, 0, 0, 0, 0, 64],
-        &[0x46, 0, 0, 0, 0, 0, 0, 0, 64], &[0xbe, 0, 0, 0, 0, 0, 0, 0, 1, 0xf8], &[3, 0, 0, 0, 18], &[0x1b, 0, 0, 0, 2],
+        &[0x12, 0, 0, 0, 36],
+        &[0x28, 0, 0, 0, 0, 0, 0, 0, 2],
+        &[0x43, 2, 0, 0, 0, 0, 0, 8, 0],
+        &[0x5a, 0, 0x2a, 0, 0, 0, 0, 0, 64],
+        &[0x46, 0, 0, 0, 0, 0, 0, 0, 64],
+        &[0xbe, 0, 0, 0, 0, 0, 0, 0, 1, 0xf8],
+        &[3, 0, 0, 0, 18],
+        &[0x1b, 0, 0, 0, 2],
     ];
     let packets = cd.into_iter().fold(Script::new(), |s, p| packet(s, p, 0));
     vec![

@@ -45,12 +45,18 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let both = access(access(access(flushed.clone(), 0, 0x1ff0), 2, 0x20_0000), 0, u64::MAX - 10);
     let remap = tables().store(0, 0xb8, 8, 0x6000).store(0, 0x18, 4, 1 << 24).store(0, 0x18, 4, 1 << 25);
     let msi = |s: Script, op: u8, at: u64| s.extra(op).raw(&[0]).raw(&at.to_le_bytes()).raw(&[0; 4]);
-    let ring: Vec<u8> = [[1u64 | 1 << 4, 0], [2 | 3 << 4, 0x1000], [4 | 1 << 4, 0], [5 | 3 << 4 | 7 << 32, 0x7000], [9, 0]]
-        .concat().iter().flat_map(|v| v.to_le_bytes()).collect();
+    let ring: Vec<u8> =
+        [[1u64 | 1 << 4, 0], [2 | 3 << 4, 0x1000], [4 | 1 << 4, 0], [5 | 3 << 4 | 7 << 32, 0x7000], [9, 0]]
+            .concat()
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
     let queue = flushed.memory(0x1_0000, &ring).store(0, 0x90, 8, 0x1_0000).store(0, 0x18, 4, 1 << 26 | 1 << 31);
     vec![
         both.load(0, 0x34, 4).load(0, 0x220, 8).store(0, 0x34, 4, 0xff).store(0, 0x38, 4, 0).end(),
         msi(msi(remap, 4, 0xfee0_0010), 5, 0xfee0_0018).load(0, 0x228, 8).end(),
-        access(queue.store(0, 0x88, 4, 0x40).load(0, 0x80, 4).store(0, 0x88, 4, 0x50), 0, 0x40_0000).load(0, 0x34, 4).end(),
+        access(queue.store(0, 0x88, 4, 0x40).load(0, 0x80, 4).store(0, 0x88, 4, 0x50), 0, 0x40_0000)
+            .load(0, 0x34, 4)
+            .end(),
     ]
 }

@@ -24,8 +24,13 @@ pub(super) fn run(data: &[u8]) {
         }
         let _ = (apic.has_pending(), apic.pending(), apic.page(), apic.mode());
         if let Some(at) = apic.next_deadline(now) {
-            assert!(at >= now.nanos || { apic.tick(now); apic.next_deadline(now).is_none_or(|at| at > now.nanos) },
-                "the timer does not let time go on");
+            assert!(
+                at >= now.nanos || {
+                    apic.tick(now);
+                    apic.next_deadline(now).is_none_or(|at| at > now.nanos)
+                },
+                "the timer does not let time go on"
+            );
         }
     }
 }
@@ -57,7 +62,8 @@ fn operate(apic: &mut LocalApic, now: &mut Now, input: &mut Input<'_>) -> Effect
         12 => {
             let mode = DeliveryMode::from_bits(u32::from(input.u8() & 7)).unwrap_or(DeliveryMode::Fixed);
             let trigger = if input.u8() & 1 == 0 { Trigger::Edge } else { Trigger::Level };
-            let message = Message { destination: input.u32(), logical: input.u8() & 1 != 0, mode, vector: input.u8(), trigger };
+            let message =
+                Message { destination: input.u32(), logical: input.u8() & 1 != 0, mode, vector: input.u8(), trigger };
             let _ = (apic.matches(message.destination, message.logical), apic.deliver(&message));
         }
         13 => _ = Message::decode(input.u64(), input.u32()).map(|m| apic.deliver(&m)),

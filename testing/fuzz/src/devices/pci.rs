@@ -19,7 +19,8 @@ struct Function {
 
 impl Function {
     fn new(pc: &Pc) -> Self {
-        let mut config = ConfigSpace::new(Identity { vendor: 0x1af4, device: 0x10, class: 0xff_0000, ..Identity::default() });
+        let mut config =
+            ConfigSpace::new(Identity { vendor: 0x1af4, device: 0x10, class: 0xff_0000, ..Identity::default() });
         for (bar, kind, size) in [(0, BarKind::Mem32, 4096), (1, BarKind::Io, 64), (2, BarKind::Mem64, 1 << 20)] {
             config.add_bar(bar, kind, size).expect("there is room");
         }
@@ -91,13 +92,29 @@ pub(super) fn run(data: &[u8]) {
 }
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
-    let bars = (0..7).fold(Script::new(), |s, b| s.config(0, 0x10 + 4 * b, 4, 0xffff_ffff).raw(&[pc::CONFIG_READ, 0, 0x10 + 4 * b, 2]));
+    let bars = (0..7).fold(Script::new(), |s, b| {
+        s.config(0, 0x10 + 4 * b, 4, 0xffff_ffff).raw(&[pc::CONFIG_READ, 0, 0x10 + 4 * b, 2])
+    });
     // The functions of the chipset are addressed by device number where there is no such function of ours.
     let chipset = Script::new().config(0x80, 0x59, 1, 0x30).outp(0, 0, 4, 0x8000_0058).outp(0, 5, 2, 0x3333);
-    let routes = chipset.outp(0, 0, 4, 0x8000_0860).outp(0, 4, 4, 0x0b0a_0980).outp(0, 0, 4, 0x8000_0b40).outp(0, 4, 4, 0xb001);
+    let routes =
+        chipset.outp(0, 0, 4, 0x8000_0860).outp(0, 4, 4, 0x0b0a_0980).outp(0, 0, 4, 0x8000_0b40).outp(0, 4, 4, 0xb001);
     vec![
-        bars.config(0, 0x14, 4, 0xc100).config(0, 0x10, 4, 0xd000_0000).config(0, 0x18, 4, 0xffff_fff0).store(0, 0, 4, 1).extra(3).end(),
+        bars.config(0, 0x14, 4, 0xc100)
+            .config(0, 0x10, 4, 0xd000_0000)
+            .config(0, 0x18, 4, 0xffff_fff0)
+            .store(0, 0, 4, 1)
+            .extra(3)
+            .end(),
         routes.outp(0, 0, 4, 0x8000_0b80).out(0, 4, 1).out(0, 1, 6).extra(1).raw(&[1]).end(),
-        Script::new().config(0, 0x42, 2, 0xc000).store(0, 12, 4, 0).extra(0).raw(&[0]).extra(2).extra(0).raw(&[69]).end(),
+        Script::new()
+            .config(0, 0x42, 2, 0xc000)
+            .store(0, 12, 4, 0)
+            .extra(0)
+            .raw(&[0])
+            .extra(2)
+            .extra(0)
+            .raw(&[69])
+            .end(),
     ]
 }

@@ -49,7 +49,9 @@ pub(super) fn run(data: &[u8]) {
     let clock = pc.clock.clone();
     let vga = Vga::new(VgaWires { memory, vm: Arc::new(NoVm), clock });
     vga.claim(&pc.pio, &pc.mmio).expect("the addresses are free");
-    [(0x3b4, 2), (0x3ba, 1), (0x3c0, 16), (0x3d4, 2), (0x3da, 1), (0x1ce, 4)].iter().for_each(|(p, n)| pc.ports(*p, *n));
+    [(0x3b4, 2), (0x3ba, 1), (0x3c0, 16), (0x3d4, 2), (0x3da, 1), (0x1ce, 4)]
+        .iter()
+        .for_each(|(p, n)| pc.ports(*p, *n));
     pc.area(LEGACY_WINDOW, LEGACY_WINDOW_LEN);
     let function = vga.function(None).expect("there is room");
     pc.function(PciAddress::device(2), function);

@@ -60,7 +60,8 @@ pub(super) fn blk_seeds() -> Vec<Vec<u8>> {
 
 pub(super) fn scsi(data: &[u8]) {
     let (scsi, handle) = Scsi::new(2);
-    let disk = || ScsiUnit::disk(MemoryDisk::new(256, false), DiskIdentity { serial: "S-2".into(), model: "DISK".into() });
+    let disk =
+        || ScsiUnit::disk(MemoryDisk::new(256, false), DiskIdentity { serial: "S-2".into(), model: "DISK".into() });
     let cdrom = Cdrom::new("CD");
     let tray = cdrom.tray();
     tray.insert(MemoryDisk::new(64, true), "disc").expect("the tray is empty");
@@ -96,12 +97,56 @@ pub(super) fn scsi_seeds() -> Vec<Vec<u8>> {
     let writes = command(writes, 0, &[0x41, 0, 0, 0, 0, 1, 0, 0, 9, 0], &[Piece::Out(&[3; 512])]);
     let select = [0, 0, 0, 0, 8, 10, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     vec![
-        read(&[&[0; 6], &[0x12, 0, 0, 0, 96, 0], &[0x12, 1, 0x83, 0, 96, 0], &[0x12, 1, 0xb0, 0, 64, 0], &[0xa0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0]], 0),
-        read(&[&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0], &[0x28, 0, 0, 0, 0, 0, 0, 0, 8, 0], &[0x1a, 0, 0x3f, 0, 255, 0], &[0x5a, 0, 8, 0, 0, 0, 0, 0, 255, 0]], 0),
-        read(&[&[0x43, 2, 0, 0, 0, 0, 0, 0, 255, 0], &[0x46, 0, 0, 0, 0, 0, 0, 1, 0, 0], &[0x4a, 1, 0, 0, 16, 0, 0, 0, 8, 0], &[0xbe, 0, 0, 0, 0, 0, 0, 0, 1, 0xf8, 0, 0], &[0x51, 0, 0, 0, 0, 0, 0, 0, 34, 0], &[0xad, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0]], 1),
-        read(&[&[0x1b, 0, 0, 0, 2, 0], &[0x1e, 0, 0, 0, 1, 0], &[0x28, 0, 0, 0, 0, 1, 0, 0, 1, 0], &[0x03, 0, 0, 0, 18, 0], &[0xbd, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0]], 1),
+        read(
+            &[
+                &[0; 6],
+                &[0x12, 0, 0, 0, 96, 0],
+                &[0x12, 1, 0x83, 0, 96, 0],
+                &[0x12, 1, 0xb0, 0, 64, 0],
+                &[0xa0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0],
+            ],
+            0,
+        ),
+        read(
+            &[
+                &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0],
+                &[0x28, 0, 0, 0, 0, 0, 0, 0, 8, 0],
+                &[0x1a, 0, 0x3f, 0, 255, 0],
+                &[0x5a, 0, 8, 0, 0, 0, 0, 0, 255, 0],
+            ],
+            0,
+        ),
+        read(
+            &[
+                &[0x43, 2, 0, 0, 0, 0, 0, 0, 255, 0],
+                &[0x46, 0, 0, 0, 0, 0, 0, 1, 0, 0],
+                &[0x4a, 1, 0, 0, 16, 0, 0, 0, 8, 0],
+                &[0xbe, 0, 0, 0, 0, 0, 0, 0, 1, 0xf8, 0, 0],
+                &[0x51, 0, 0, 0, 0, 0, 0, 0, 34, 0],
+                &[0xad, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0],
+            ],
+            1,
+        ),
+        read(
+            &[
+                &[0x1b, 0, 0, 0, 2, 0],
+                &[0x1e, 0, 0, 0, 1, 0],
+                &[0x28, 0, 0, 0, 0, 1, 0, 0, 1, 0],
+                &[0x03, 0, 0, 0, 18, 0],
+                &[0xbd, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0],
+            ],
+            1,
+        ),
         command(writes, 0, &[0x15, 0x10, 0, 0, 16, 0], &[Piece::Out(&select)]).end(),
-        chain(started(), 0, &[Piece::Out(&[0; 24]), Piece::In(5)]).extra(MORE).raw(&[0]).extra(MORE + 1).raw(&[5]).extra(MORE + 2).raw(&[0]).end(),
+        chain(started(), 0, &[Piece::Out(&[0; 24]), Piece::In(5)])
+            .extra(MORE)
+            .raw(&[0])
+            .extra(MORE + 1)
+            .raw(&[5])
+            .extra(MORE + 2)
+            .raw(&[0])
+            .end(),
     ]
 }
 
@@ -133,11 +178,15 @@ pub(super) fn frame() -> Vec<u8> {
 pub(super) fn net_seeds() -> Vec<Vec<u8>> {
     let packet = |head: [u8; 12]| [&head[..], &frame()].concat();
     let receive = chain(chain(started(), 0, &[Piece::In(1526)]), 2, &[Piece::In(12), Piece::In(2000)]);
-    let control = |class: u8, command: u8, data: &[u8]| chain(started(), 4, &[Piece::Out(&[class, command]), Piece::Out(data), Piece::In(1)]);
+    let control = |class: u8, command: u8, data: &[u8]| {
+        chain(started(), 4, &[Piece::Out(&[class, command]), Piece::Out(data), Piece::In(1)])
+    };
     let tso = [1, 1, 54, 0, 100, 0, 34, 0, 16, 0, 0, 0];
     vec![
         chain(started(), 1, &[Piece::Out(&packet([0; 12]))]).extra(MORE + 2).end(),
-        chain(started(), 1, &[Piece::Out(&[&tso[..], &crate::net::frames::tcp(&[7; 900])].concat())]).extra(MORE + 2).end(),
+        chain(started(), 1, &[Piece::Out(&[&tso[..], &crate::net::frames::tcp(&[7; 900])].concat())])
+            .extra(MORE + 2)
+            .end(),
         receive.extra(MORE).bytes(&frame()).extra(MORE).bytes(&frame()).end(),
         control(0, 0, &[1]).end(),
         control(1, 0, &[2, 0, 0, 0, 1, 2, 3, 4, 5, 6, 2, 2, 3, 4, 5, 6, 0, 0, 0, 0]).end(),
@@ -205,5 +254,9 @@ pub(super) fn tablet(data: &[u8]) {
 pub(super) fn tablet_seeds() -> Vec<Vec<u8>> {
     let rooms = (0..8).fold(started(), |s, _| chain(s, 0, &[Piece::In(8)]));
     let asks = [1, 3, 0x11, 0x12].into_iter().fold(Script::new(), |s, n| s.store(1, 0x2000, 1, n).load(1, 0x2008, 8));
-    vec![rooms.extra(MORE).raw(&[1, 3, 5, 0, 6, 0, 4, 0, 1]).end(), asks.end(), chain(started(), 1, &[Piece::Out(&[0; 8])]).end()]
+    vec![
+        rooms.extra(MORE).raw(&[1, 3, 5, 0, 6, 0, 4, 0, 1]).end(),
+        asks.end(),
+        chain(started(), 1, &[Piece::Out(&[0; 8])]).end(),
+    ]
 }

@@ -54,7 +54,9 @@ fn seed(file: &[u8]) -> Vec<u8> {
 
 pub(super) fn vmdk_seeds() -> Vec<Vec<u8>> {
     let text = |extents: &str, parent: &str| {
-        format!("# Disk DescriptorFile\nversion=1\nCID=1\nparentCID={parent}\ncreateType=\"x\"\n{extents}\nddb.adapterType = \"ide\"\n")
+        format!(
+            "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID={parent}\ncreateType=\"x\"\n{extents}\nddb.adapterType = \"ide\"\n"
+        )
     };
     let none = "ffffffff";
     let mut seeds: Vec<_> = [
@@ -67,6 +69,8 @@ pub(super) fn vmdk_seeds() -> Vec<Vec<u8>> {
     .iter()
     .map(|t| seed(t.as_bytes()))
     .collect();
+    let most = "RW 35184372088832 ZERO\n".repeat(1100);
+    seeds.push(Script::new().raw(&seed(text(&most, none).as_bytes())).raw(&[0xff; 8]).end());
     // A sparse extent: grains of 8 sectors, tables of 512 entries, one directory entry.
     let mut file = vec![0; 64 << 10];
     put(&mut file, 0, b"KDMV");
@@ -148,17 +152,10 @@ pub(super) fn vhd_seeds() -> Vec<Vec<u8>> {
     vec![image(3, ""), image(2, ""), image(4, "base"), image(4, "../secret"), image(4, "image")]
 }
 
-/// CRC-32C, bit by bit.
-fn crc32c(data: &[u8]) -> u32 {
-    !data.iter().fold(!0u32, |crc, b| {
-        (0..8).fold(crc ^ u32::from(*b), |c, _| if c & 1 != 0 { c >> 1 ^ 0x82f6_3b78 } else { c >> 1 })
-    })
-}
-
 fn vhdx_crc(file: &mut [u8], at: usize, len: usize) {
     let Some(part) = file.get_mut(at..at + len) else { return };
     part[4..8].fill(0);
-    let crc = crc32c(part);
+    let crc = crc32c::crc32c(part);
     part[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -179,11 +176,19 @@ pub(super) fn vhdx(data: &[u8]) {
 
 const BAT: [u8; 16] = [0x66, 0x77, 0xc2, 0x2d, 0x23, 0xf6, 0, 0x42, 0x9d, 0x64, 0x11, 0x5e, 0x9b, 0xfd, 0x4a, 8];
 const METADATA: [u8; 16] = [6, 0xa2, 0x7c, 0x8b, 0x90, 0x47, 0x9a, 0x4b, 0xb8, 0xfe, 0x57, 0x5f, 5, 0x0f, 0x88, 0x6e];
-const PARAMETERS: [u8; 16] = [0x37, 0x67, 0xa1, 0xca, 0x36, 0xfa, 0x43, 0x4d, 0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44, 0xe7, 0x6b];
-const DISK_SIZE: [u8; 16] = [0x24, 0x42, 0xa5, 0x2f, 0x1b, 0xcd, 0x76, 0x48, 0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4, 0xb8];
-const LOCATOR: [u8; 16] = [0x2d, 0x5f, 0xd3, 0xa8, 0x0b, 0xb3, 0x4d, 0x45, 0xab, 0xf7, 0xd3, 0xd8, 0x48, 0x34, 0xab, 0x0c];
+const PARAMETERS: [u8; 16] =
+    [0x37, 0x67, 0xa1, 0xca, 0x36, 0xfa, 0x43, 0x4d, 0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44, 0xe7, 0x6b];
+const DISK_SIZE: [u8; 16] =
+    [0x24, 0x42, 0xa5, 0x2f, 0x1b, 0xcd, 0x76, 0x48, 0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4, 0xb8];
+const LOCATOR: [u8; 16] =
+    [0x2d, 0x5f, 0xd3, 0xa8, 0x0b, 0xb3, 0x4d, 0x45, 0xab, 0xf7, 0xd3, 0xd8, 0x48, 0x34, 0xab, 0x0c];
 
 fn vhdx_image(log: bool, parent: Option<&str>) -> Vec<u8> {
+    vhdx_changed(log, parent, |_| ())
+}
+
+/// The image with a change, before its checksums are put right.
+fn vhdx_changed(log: bool, parent: Option<&str>, change: fn(&mut [u8])) -> Vec<u8> {
     let mut file = vec![0; 4 << 20];
     put(&mut file, 0, b"vhdxfile");
     put(&mut file, 0x1_0000, b"head");
@@ -200,12 +205,19 @@ fn vhdx_image(log: bool, parent: Option<&str>) -> Vec<u8> {
         put_le32(&mut file, &[(entry + 24, 1 << 20), (entry + 28, 1)]);
     }
     let meta = 2 << 20;
-    let mut items = vec![(PARAMETERS, [(1u32 << 20).to_le_bytes(), (u32::from(parent.is_some()) << 1).to_le_bytes()].concat())];
+    let mut items =
+        vec![(PARAMETERS, [(1u32 << 20).to_le_bytes(), (u32::from(parent.is_some()) << 1).to_le_bytes()].concat())];
     items.push((DISK_SIZE, (4u64 << 20).to_le_bytes().to_vec()));
     if let Some(name) = parent {
         let utf16 = |t: &str| t.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
         let (key, value) = (utf16("relative_path"), utf16(name));
-        let entry = [&32u32.to_le_bytes()[..], &(32 + key.len() as u32).to_le_bytes(), &(key.len() as u16).to_le_bytes(), &(value.len() as u16).to_le_bytes()].concat();
+        let entry = [
+            &32u32.to_le_bytes()[..],
+            &(32 + key.len() as u32).to_le_bytes(),
+            &(key.len() as u16).to_le_bytes(),
+            &(value.len() as u16).to_le_bytes(),
+        ]
+        .concat();
         items.push((LOCATOR, [&[0; 18][..], &[1, 0], &entry, &key, &value].concat()));
     }
     put(&mut file, meta, b"metadata");
@@ -232,15 +244,47 @@ fn vhdx_image(log: bool, parent: Option<&str>) -> Vec<u8> {
         put(&mut file, at + 4096, b"data");
         put_le32(&mut file, &[(at + 4100, 0), (at + 8188, 1)]);
     }
+    change(&mut file);
     Script::new().raw(&[if log { 2 } else { 0 }]).raw(&seed(&file)).end()
 }
 
 pub(super) fn vhdx_seeds() -> Vec<Vec<u8>> {
-    vec![vhdx_image(false, None), vhdx_image(true, None), vhdx_image(false, Some("base")), vhdx_image(false, Some("..\\secret"))]
+    // What was once too much: a block table larger than the file, places that wrap around, a log without end.
+    let table = |file: &mut [u8]| {
+        put_le32(file, &[(0x3_0028, u32::MAX)]);
+        put_le64(file, &[((2 << 20) + 0x1_1000, 64 << 40)]);
+    };
+    let places =
+        |file: &mut [u8]| put_le64(file, &[(3 << 20, u64::MAX << 20 | 6), ((3 << 20) + 8, u64::MAX << 20 | 7)]);
+    let metadata = |file: &mut [u8]| put_le64(file, &[(0x3_0040, u64::MAX - 0xfff)]);
+    let sequence = |file: &mut [u8]| {
+        let log = 1 << 20;
+        put_le32(file, &[(log + 12, 4096), (log + 4100, u32::MAX), (log + 8188, u32::MAX)]);
+        [16, 88, 120].iter().for_each(|at| put_le64(file, &[(log + at, u64::MAX)]));
+    };
+    vec![
+        vhdx_image(false, None),
+        vhdx_image(true, None),
+        vhdx_image(false, Some("base")),
+        vhdx_image(false, Some("..\\secret")),
+        vhdx_changed(false, None, table),
+        vhdx_changed(false, None, places),
+        vhdx_changed(false, None, metadata),
+        vhdx_changed(true, None, sequence),
+    ]
 }
 
 pub(super) fn raw_seeds() -> Vec<Vec<u8>> {
     let mut boot = vec![1; 2048];
     put(&mut boot, 510, &[0x55, 0xaa]);
-    vec![seed(&boot), seed(b"QFI\xfb"), seed(b"KDMV"), seed(b"# Disk DescriptorFile\n"), seed(b"vhdxfile"), seed(b"conectix"), seed(b"LUKS\xba\xbe\0\x02"), seed(&[])]
+    vec![
+        seed(&boot),
+        seed(b"QFI\xfb"),
+        seed(b"KDMV"),
+        seed(b"# Disk DescriptorFile\n"),
+        seed(b"vhdxfile"),
+        seed(b"conectix"),
+        seed(b"LUKS\xba\xbe\0\x02"),
+        seed(&[]),
+    ]
 }

@@ -36,7 +36,11 @@ pub(super) fn run(data: &[u8]) {
             entries.push((path.to_owned(), entry.clone()));
         }
         // A disc of 4 MiB can show many entries more than once, but not without end: somebody stops.
-        if count > 200_000 { Err(IsoError { kind: IsoErrorKind::Corrupt, what: "enough".into(), source: None }) } else { Ok(()) }
+        if count > 200_000 {
+            Err(IsoError { kind: IsoErrorKind::Corrupt, what: "enough".into(), source: None })
+        } else {
+            Ok(())
+        }
     });
     for (path, entry) in entries {
         let _ = (iso.find(&path, true), iso.list(&entry));

@@ -5,13 +5,12 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::LazyLock;
-use std::sync::mpsc;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use visor_block::{BlockBackend, BlockOp};
-use visor_disk::{NbdAddress, NbdDisk, NbdExport, NbdOptions, NbdServer};
 use visor_disk::testing::{HostBuffer, run as request};
+use visor_disk::{NbdAddress, NbdDisk, NbdExport, NbdOptions, NbdServer};
 
 use super::sandbox::SANDBOX;
 use crate::Script;
@@ -60,13 +59,28 @@ fn option(number: u32, data: &[u8]) -> Vec<u8> {
 }
 
 fn command(kind: u16, at: u64, len: u32, data: &[u8]) -> Vec<u8> {
-    be(&[&0x2560_9513u32.to_be_bytes(), &[0, 0], &kind.to_be_bytes(), &7u64.to_be_bytes(), &at.to_be_bytes(), &len.to_be_bytes(), data])
+    be(&[
+        &0x2560_9513u32.to_be_bytes(),
+        &[0, 0],
+        &kind.to_be_bytes(),
+        &7u64.to_be_bytes(),
+        &at.to_be_bytes(),
+        &len.to_be_bytes(),
+        data,
+    ])
 }
 
 pub(super) fn server_seeds() -> Vec<Vec<u8>> {
     let hello = 3u32.to_be_bytes();
     let go = option(7, &be(&[&[0, 0, 0, 4], b"disk", &[0, 2, 0, 1, 0, 3]]));
-    let work = be(&[&command(0, 512, 1024, &[]), &command(1, 0, 512, &[5; 512]), &command(3, 0, 0, &[]), &command(4, 0, 4096, &[]), &command(6, 4096, 512, &[]), &command(2, 0, 0, &[])]);
+    let work = be(&[
+        &command(0, 512, 1024, &[]),
+        &command(1, 0, 512, &[5; 512]),
+        &command(3, 0, 0, &[]),
+        &command(4, 0, 4096, &[]),
+        &command(6, 4096, 512, &[]),
+        &command(2, 0, 0, &[]),
+    ]);
     vec![
         be(&[&hello, &go, &work]),
         be(&[&hello, &option(3, &[]), &option(6, &[0, 0, 0, 0, 0, 0]), &option(8, &[]), &option(2, &[])]),
@@ -76,35 +90,33 @@ pub(super) fn server_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The client's peer: a thread that says to each connection what the input says.
+/// The client's peer: a thread that says to the first connection what the input says, and hangs up on those that come after it.
 struct Liar {
     path: PathBuf,
-    next: mpsc::Sender<Vec<u8>>,
-    done: std::sync::Mutex<mpsc::Receiver<()>>,
+    next: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 static LIAR: LazyLock<Liar> = LazyLock::new(|| {
     let path = SANDBOX.path("nbd-liar");
     let listener = UnixListener::bind(&path).expect("the path is free");
-    let (next, inputs) = mpsc::channel::<Vec<u8>>();
-    let (tell, done) = mpsc::channel();
+    let next = Arc::new(Mutex::new(None));
+    let lie: Arc<Mutex<Option<Vec<u8>>>> = next.clone();
     std::thread::spawn(move || {
-        while let Ok(data) = inputs.recv() {
-            let Ok((mut stream, _)) = listener.accept() else { return };
+        for mut stream in listener.incoming().flatten() {
+            let Some(data) = lie.lock().expect("nobody panicked").take() else { continue };
             let _ = stream.set_read_timeout(Some(Duration::from_millis(20)));
             let _ = stream.write_all(&data);
             let _ = stream.shutdown(Shutdown::Write);
             let mut buffer = [0; 4096];
             while stream.read(&mut buffer).is_ok_and(|n| n > 0) {}
-            let _ = tell.send(());
         }
     });
-    Liar { path, next, done: std::sync::Mutex::new(done) }
+    Liar { path, next }
 });
 
 pub(super) fn client(data: &[u8]) {
     let liar = &*LIAR;
-    liar.next.send(data.to_vec()).expect("the peer lives");
+    *liar.next.lock().expect("nobody panicked") = Some(data.to_vec());
     let address = NbdAddress::Unix { socket: liar.path.clone(), export: "disk".into(), tls: false };
     let options = NbdOptions { patience: Duration::ZERO, ..NbdOptions::default() };
     if let Ok(disk) = NbdDisk::connect(&address, options) {
@@ -113,13 +125,18 @@ pub(super) fn client(data: &[u8]) {
         let _ = request(&disk, BlockOp::Read, 0, 1024, buffer());
         let _ = request(&disk, BlockOp::Write, sectors.saturating_sub(2), 1024, buffer());
     }
-    let _ = liar.done.lock().expect("nobody panicked").recv_timeout(Duration::from_secs(10));
 }
 
 pub(super) fn client_seeds() -> Vec<Vec<u8>> {
     let hello = be(&[&MAGIC.to_be_bytes(), &OPTION.to_be_bytes(), &[0, 3]]);
     let reply = |option: u32, kind: u32, data: &[u8]| {
-        be(&[&OPTION_REPLY.to_be_bytes(), &option.to_be_bytes(), &kind.to_be_bytes(), &(data.len() as u32).to_be_bytes(), data])
+        be(&[
+            &OPTION_REPLY.to_be_bytes(),
+            &option.to_be_bytes(),
+            &kind.to_be_bytes(),
+            &(data.len() as u32).to_be_bytes(),
+            data,
+        ])
     };
     let info = |size: u64, flags: u16| reply(7, 3, &be(&[&[0, 0], &size.to_be_bytes(), &flags.to_be_bytes()]));
     let ack = reply(7, 1, &[]);

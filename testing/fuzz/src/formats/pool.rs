@@ -20,7 +20,8 @@ static PRISTINE: LazyLock<Option<Pristine>> = LazyLock::new(|| pristine().ok());
 fn pristine() -> anyhow::Result<Pristine> {
     let root = tempfile::Builder::new().prefix("visor-fuzz-pool-").tempdir()?;
     let members = ["one", "two"].map(|n| root.path().join(n));
-    let places: Vec<Place> = members.iter().map(|m| fs::create_dir(m).map(|()| Place::Dir(m.clone()))).collect::<Result<_, _>>()?;
+    let places: Vec<Place> =
+        members.iter().map(|m| fs::create_dir(m).map(|()| Place::Dir(m.clone()))).collect::<Result<_, _>>()?;
     let mut pool = Pool::create(&Registry::new(root.path().join("registry")), "tank", &places, 2)?;
     pool.create_volume(&NewVolume { name: "disk".into(), size: 1 << 20, alloc: Alloc::Dynamic, overcommit: true })?;
     drop(pool);
@@ -90,6 +91,7 @@ fn write(path: &Path, content: &[u8]) {
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     let Some(p) = &*PRISTINE else { return Vec::new() };
     let whole = |n: usize| Script::new().raw(&[0, n as u8, 0]).bytes(&p.files[n].1).end();
-    let part = |n: usize| Script::new().raw(&[0, n as u8, 1, 0, 0]).bytes(&p.files[n].1[..p.files[n].1.len().min(600)]).end();
+    let part =
+        |n: usize| Script::new().raw(&[0, n as u8, 1, 0, 0]).bytes(&p.files[n].1[..p.files[n].1.len().min(600)]).end();
     (0..p.files.len()).flat_map(|n| [whole(n), part(n)]).collect()
 }

@@ -132,11 +132,21 @@ pub(super) fn run_file(data: &[u8]) {
 
 pub(super) fn file_seeds() -> Vec<Vec<u8>> {
     let plain = CreateOptions { cluster_size: 512, ..CreateOptions::new(1 << 16) };
-    let named = |name: &str, format: Option<&str>| CreateOptions { backing: Some((name.into(), format.map(Into::into))), ..plain.clone() };
+    let named = |name: &str, format: Option<&str>| CreateOptions {
+        backing: Some((name.into(), format.map(Into::into))),
+        ..plain.clone()
+    };
     let all = [
-        named("base", Some("raw")), named("base", None), named("../secret", Some("raw")), named("link", Some("raw")),
-        named("/etc/passwd", Some("raw")), named("image", Some("qcow2")), named("json:{}", Some("raw")),
-        named("http://127.0.0.1/x", Some("raw")), named("file:base", Some("vmdk")), plain.clone(),
+        named("base", Some("raw")),
+        named("base", None),
+        named("../secret", Some("raw")),
+        named("link", Some("raw")),
+        named("/etc/passwd", Some("raw")),
+        named("image", Some("qcow2")),
+        named("json:{}", Some("raw")),
+        named("http://127.0.0.1/x", Some("raw")),
+        named("file:base", Some("vmdk")),
+        plain.clone(),
     ];
     all.iter().filter_map(|o| image(o).ok()).map(|i| patches::write(&i).raw(&[9; 16]).end()).collect()
 }

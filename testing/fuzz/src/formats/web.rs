@@ -63,7 +63,9 @@ fn answer(mut stream: std::net::TcpStream, left: &Mutex<Vec<Vec<u8>>>) {
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     let part = |range: &str, len: usize, more: &str| {
-        let head = format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {range}\r\nContent-Length: {len}\r\n{more}\r\n");
+        let head = format!(
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {range}\r\nContent-Length: {len}\r\n{more}\r\n"
+        );
         [head.as_bytes(), &vec![7; len]].concat()
     };
     let whole = part("0-65535/70000", 2000, "ETag: \"a\"\r\n");
@@ -75,7 +77,10 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         Script::new().bytes(&whole).bytes(&whole).end(),
         Script::new().bytes(chunked).end(),
         Script::new().bytes(&huge).end(),
-        Script::new().bytes(b"HTTP/1.1 302 Found\r\nLocation: /disk\r\n\r\n").bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").end(),
+        Script::new()
+            .bytes(b"HTTP/1.1 302 Found\r\nLocation: /disk\r\n\r\n")
+            .bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+            .end(),
         Script::new().bytes(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\n\r\n").end(),
     ]
 }

@@ -1,19 +1,27 @@
 //! The agent in the guest, and who pretends to be the host.
 
 use visor_guest::host::HostSession;
-use visor_guest::protocol::{ExecSpec, ExitStatus, FrameReader, Ready, Stream, ToGuest, ToHost};
+use visor_guest::protocol::{ExecSpec, ExitStatus, FrameReader, HEADER_LEN, Ready, SYNC, Stream, ToGuest, ToHost};
 
 use crate::{Input, Script};
 
-/// The bytes come in pieces, and each frame is read as a message of either direction; what was read is written, and read again.
+/// First byte of a frame.
+const MARK: u8 = 0x56;
+
+/// The bytes come in pieces, or as frames whose header is right; each frame is read as a message of either direction, and what was read is
+/// written, and read again.
 pub(super) fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let mut reader = FrameReader::new();
     let mut host = HostSession::new(7);
     while !input.is_empty() {
-        let bytes = input.bytes();
-        session(&mut host, bytes);
-        reader.push(bytes);
+        let bytes = match input.u8() & 3 {
+            0 => input.bytes().to_vec(),
+            1 => SYNC.to_vec(),
+            _ => framed(input.u8(), u32::from(input.u8()), input.bytes()),
+        };
+        session(&mut host, &bytes);
+        reader.push(&bytes);
         for _ in 0..64 {
             match reader.next_frame() {
                 Ok(Some(frame)) => messages(frame),
@@ -25,6 +33,15 @@ pub(super) fn run(data: &[u8]) {
             }
         }
     }
+}
+
+/// A frame with the header that its payload needs.
+fn framed(kind: u8, channel: u32, payload: &[u8]) -> Vec<u8> {
+    let len = payload.len() as u32;
+    let mixed = channel.wrapping_mul(0x9e37_79b1).rotate_left(7).wrapping_add(len.wrapping_mul(0x85eb_ca6b));
+    let mixed = mixed.wrapping_add(u32::from(kind) << 3);
+    let check = (((mixed >> 16) ^ mixed) as u16 ^ 0x5a5a).to_le_bytes();
+    [&[MARK, kind][..], &check, &channel.to_le_bytes(), &len.to_le_bytes(), payload].concat()
 }
 
 /// The host's side, which has commands run as soon as the agent is ready, and takes what they say.
@@ -64,6 +81,7 @@ fn messages(frame: visor_guest::protocol::Frame) {
 
 fn again(bytes: &[u8], same: impl FnOnce(visor_guest::protocol::Frame) -> bool) {
     let mut reader = FrameReader::new();
+    reader.push(&SYNC);
     reader.push(bytes);
     let frame = reader.next_frame().ok().flatten().expect("what was written is a frame");
     assert!(same(frame), "another message comes back");
@@ -93,12 +111,24 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         let mut one = Vec::new();
         if emit(&mut one) {
             all.extend_from_slice(&one);
-            seeds.push(Script::new().bytes(&one).end());
+            // As it is, and with its header made anew.
+            let sync = Script::new().raw(&[1]);
+            let (kind, payload) = (one[1], &one[HEADER_LEN..]);
+            seeds.push(sync.clone().raw(&[2, kind, one[4]]).bytes(payload).end());
+            seeds.push(sync.raw(&[0]).bytes(&one).end());
         }
     };
     host.iter().for_each(|m| add(&|out| m.emit(out).is_ok()));
     guest.iter().for_each(|m| add(&|out| m.emit(out).is_ok()));
-    seeds.push(Script::new().bytes(&all).end());
-    seeds.push(Script::new().bytes(&visor_guest::protocol::SYNC).bytes(&all).end());
+    seeds.push(Script::new().raw(&[1, 0]).bytes(&all).end());
+    let session = |s: Script, m: &[u8]| s.raw(&[2, m[1], 1]).bytes(&m[HEADER_LEN..]);
+    let mut told = Script::new().raw(&[1]);
+    for message in &host {
+        let mut one = Vec::new();
+        if message.emit(&mut one).is_ok() {
+            told = session(told, &one);
+        }
+    }
+    seeds.push(told.end());
     seeds
 }

@@ -26,7 +26,10 @@ impl Handler for Machine {
             "info" => Ok(Reply::done()),
             "type" => arguments::<Arguments>(args).and_then(|a| Reply::of(&a.text.repeat(a.count.into()).len())),
             "picture" => Ok(Reply::Payload(Value::Null, vec![7; 1000])),
-            "exec" => Ok(Reply::Stream(Value::Null, Box::new(|mut stream| while let Ok(Some(_)) = read_frame(&mut stream) {}))),
+            "exec" => Ok(Reply::Stream(
+                Value::Null,
+                Box::new(|mut stream| while let Ok(Some(_)) = read_frame(&mut stream) {}),
+            )),
             _ => Err(Refusal::new(RefusalKind::UnknownVerb, verb)),
         }
     }
@@ -65,7 +68,9 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         r#"{"visor":1,"verb":"type","args":{"text":"ab","count":3}}"#,
         r#"{"visor":1,"verb":"picture"}"#,
         r#"{"visor":2,"verb":"info","args":null}"#,
-        "{}", "[[[[[[", "",
+        "{}",
+        "[[[[[[",
+        "",
     ];
     let mut seeds: Vec<_> = texts.iter().map(|t| format!("{t}\n").into_bytes()).collect();
     seeds.push(texts.join("\n").into_bytes());

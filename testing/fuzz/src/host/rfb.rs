@@ -70,11 +70,22 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         if version[10] < b'7' { s.raw(&[0]).bytes(&[1]) } else { s.raw(&[0]).bytes(&[1]).raw(&[0]).bytes(&[1]) }
     };
     let picture = |s: Script, n: i32| {
-        let s = s.raw(&[0]).bytes(&encodings(&[n, -223, -239, -258, -312, -313])).raw(&[0]).bytes(&ask(0)).raw(&[5, 1, 2, 3, 0]);
+        let s = s
+            .raw(&[0])
+            .bytes(&encodings(&[n, -223, -239, -258, -312, -313]))
+            .raw(&[0])
+            .bytes(&ask(0))
+            .raw(&[5, 1, 2, 3, 0]);
         s.raw(&[0]).bytes(&ask(1)).raw(&[5, 9, 9, 9, 0, 4, 0xff, 0xff])
     };
     let new = || start(b"RFB 003.008\n", 0);
-    let events = [&[4, 1, 0, 0, 0, 0, 0xff, 0x0d][..], &[5, 1, 0, 10, 0, 20], &[255, 0, 0, 1, 0, 0, 0, 65, 0, 0, 0, 30], &[6, 0, 0, 0, 0, 0, 0, 4, b't', b'e', b'x', b't']].concat();
+    let events = [
+        &[4, 1, 0, 0, 0, 0, 0xff, 0x0d][..],
+        &[5, 1, 0, 10, 0, 20],
+        &[255, 0, 0, 1, 0, 0, 0, 65, 0, 0, 0, 30],
+        &[6, 0, 0, 0, 0, 0, 0, 4, b't', b'e', b'x', b't'],
+    ]
+    .concat();
     let more = [&[150, 1, 0, 0, 0, 0, 0, 200, 0, 100][..], &[248, 0, 0, 0, 0x80, 0, 0, 1, 4, 1, 2, 3, 4]].concat();
     vec![
         picture(new(), 0).end(),

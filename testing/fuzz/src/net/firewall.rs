@@ -30,8 +30,15 @@ pub(super) fn run_rules(data: &[u8]) {
 }
 
 const RULES: &[&str] = &[
-    "service http", "port 8080/tcp from 10.0.0.0/8", "port 5000-5010/udp", "source @web", "ping", "reject ping",
-    "drop port 22/tcp from fd00::/8", "all", "service ssh from 192.0.2.7",
+    "service http",
+    "port 8080/tcp from 10.0.0.0/8",
+    "port 5000-5010/udp",
+    "source @web",
+    "ping",
+    "reject ping",
+    "drop port 22/tcp from fd00::/8",
+    "all",
+    "service ssh from 192.0.2.7",
 ];
 
 pub(super) fn rule_seeds() -> Vec<Vec<u8>> {
@@ -51,7 +58,8 @@ pub(super) fn run_filter(data: &[u8]) {
     policy.set_guest("web", guest);
     let now = Arc::new(AtomicU64::new(0));
     let clock = now.clone();
-    let mut filter = PortFilter::with_clock(policy, "web", move || Duration::from_millis(clock.load(Ordering::Relaxed)));
+    let mut filter =
+        PortFilter::with_clock(policy, "web", move || Duration::from_millis(clock.load(Ordering::Relaxed)));
     let mut input = Input::new(data);
     while !input.is_empty() {
         let way = if input.u8() & 1 == 0 { Direction::Outbound } else { Direction::Inbound };
@@ -70,8 +78,16 @@ pub(super) fn filter_seeds() -> Vec<Vec<u8>> {
     let echo6 = frames::in_ip6(58, frames::GUEST6, [0x20; 16], vec![128, 0, 0, 0, 0, 1, 0, 1], 2);
     let inner = frames::ip4(17, frames::GUEST, frames::OUTSIDE, &frames::datagram(40000, 9, b"x"));
     let unreachable = frames::in_ip4(1, frames::GUEST, [&[3, 3, 0, 0, 0, 0, 0, 0], &inner[..]].concat(), 2);
-    let all = [frames::udp(b"x"), frames::tcp(b"data"), frames::echo(frames::OUTSIDE, b"x"), frames::arp([10, 0, 2, 2]), echo6, unreachable];
-    let mut seeds: Vec<_> = all.iter().map(|f| Script::new().raw(&[0, 1, 0]).bytes(f).raw(&[1, 1, 0]).bytes(f).end()).collect();
+    let all = [
+        frames::udp(b"x"),
+        frames::tcp(b"data"),
+        frames::echo(frames::OUTSIDE, b"x"),
+        frames::arp([10, 0, 2, 2]),
+        echo6,
+        unreachable,
+    ];
+    let mut seeds: Vec<_> =
+        all.iter().map(|f| Script::new().raw(&[0, 1, 0]).bytes(f).raw(&[1, 1, 0]).bytes(f).end()).collect();
     seeds.push(all.iter().fold(Script::new(), |s, f| s.raw(&[0, 1, 0]).bytes(f)).end());
     seeds
 }

@@ -74,8 +74,15 @@ pub(crate) fn udp_to(to: [u8; 4], from_port: u16, port: u16, data: &[u8]) -> Vec
 pub(crate) fn segment(port: u16, flags: u8, seq: u32, ack: u32, options: &[u8], data: &[u8]) -> Vec<u8> {
     let words = (5 + options.len() / 4) as u8;
     [
-        &40000u16.to_be_bytes()[..], &port.to_be_bytes(), &seq.to_be_bytes(), &ack.to_be_bytes(),
-        &[words << 4, flags], &60000u16.to_be_bytes(), &[0, 0, 0, 0], options, data,
+        &40000u16.to_be_bytes()[..],
+        &port.to_be_bytes(),
+        &seq.to_be_bytes(),
+        &ack.to_be_bytes(),
+        &[words << 4, flags],
+        &60000u16.to_be_bytes(),
+        &[0, 0, 0, 0],
+        options,
+        data,
     ]
     .concat()
 }

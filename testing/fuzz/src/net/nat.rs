@@ -121,12 +121,13 @@ fn put_right(frame: &mut [u8]) {
         let sum = !checksum::sum(&frame[net..transport]);
         frame[net + 10..net + 12].copy_from_slice(&sum.to_be_bytes());
     }
-    let at = transport + match h.protocol {
-        6 => 16,
-        17 => 6,
-        1 | 58 => 2,
-        _ => return,
-    };
+    let at = transport
+        + match h.protocol {
+            6 => 16,
+            17 => 6,
+            1 | 58 => 2,
+            _ => return,
+        };
     if at + 2 > len || h.fragment {
         return;
     }
@@ -165,7 +166,10 @@ fn all() -> Vec<Vec<u8>> {
     let routers = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
     let link = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0x50, 0x54, 0, 0xff, 0xfe, 0, 0, 1];
     let solicit = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &gateway6, &[1, 1], &frames::GUEST_MAC].concat();
-    let dhcp6 = [1, 1, 2, 3, 0, 1, 0, 10, 0, 3, 0, 1, 0x52, 0x54, 0, 0, 0, 1, 0, 3, 0, 12, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 4, 0, 23, 0, 24];
+    let dhcp6 = [
+        1, 1, 2, 3, 0, 1, 0, 10, 0, 3, 0, 1, 0x52, 0x54, 0, 0, 0, 1, 0, 3, 0, 12, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0,
+        0, 6, 0, 4, 0, 23, 0, 24,
+    ];
     let mut fragment = in_ip4(17, OUTSIDE, datagram(7, 7, &[1; 64]), 6);
     fragment[20] = 0x20;
     let mut last = fragment.clone();
@@ -247,7 +251,8 @@ fn dns_answer(question: &[u8], address: &[u8]) -> Vec<u8> {
 /// Asks, and has the resolver answer with what the input says; the question's number is right.
 pub(super) fn run_dns(data: &[u8]) {
     static QUESTION: OnceLock<Vec<u8>> = OnceLock::new();
-    let question = QUESTION.get_or_init(|| frames::udp_to([10, 0, 2, 3], 3000, 53, &frames::dns_question("example.org", 1)));
+    let question =
+        QUESTION.get_or_init(|| frames::udp_to([10, 0, 2, 3], 3000, 53, &frames::dns_question("example.org", 1)));
     let mut engine = engine();
     engine.ingress(Time(1), Frame::plain(question));
     drain(&mut engine, Time(1));

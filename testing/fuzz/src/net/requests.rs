@@ -27,7 +27,9 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         r#"{"remove-port":{"protocol":"tcp","port":8080}}"#,
         r#"{"why":{"protocol":"tcp","source":"192.0.2.1","destination":["10.0.2.15",80]}}"#,
         r#"{"change-rule":{"scope":"permanent","direction":"inbound","rule":"ping","add":true}}"#,
-        r#"{"refused":"no"}"#, r#""status""#, r#"{"value":[1,{"a":null}]}"#,
+        r#"{"refused":"no"}"#,
+        r#""status""#,
+        r#"{"value":[1,{"a":null}]}"#,
     ];
     texts.iter().map(|t| t.as_bytes().to_vec()).collect()
 }

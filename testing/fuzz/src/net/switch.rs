@@ -15,7 +15,8 @@ pub(super) fn run(data: &[u8]) {
     let mut switch = Switch::default();
     let vlan = |n| VlanId::new(n).expect("a number of a VLAN");
     let trunk = Membership::Trunk { native: Some(vlan(1)), allowed: Some([vlan(1), vlan(7)].into()) };
-    let guard = Guard { mac: Some(MacAddr(frames::GUEST_MAC)), ips: vec![IpAddr::from(frames::GUEST)], no_servers: true };
+    let guard =
+        Guard { mac: Some(MacAddr(frames::GUEST_MAC)), ips: vec![IpAddr::from(frames::GUEST)], no_servers: true };
     let all = [
         (Membership::Access(vlan(1)), guard),
         (Membership::Access(vlan(7)), Guard::default()),
@@ -36,7 +37,8 @@ pub(super) fn run(data: &[u8]) {
             }
         }
         let frame = Frame::plain(input.bytes());
-        switch.input(now, port, frame, &mut |_, f: Frame<'_>| if f.data.len() & 1 == 0 { Sent::Yes } else { Sent::Full });
+        switch
+            .input(now, port, frame, &mut |_, f: Frame<'_>| if f.data.len() & 1 == 0 { Sent::Yes } else { Sent::Full });
     }
     let _ = (switch.ports(), switch.table(now), switch.conflicts());
     assert!(switch.table(now).len() <= 1 << 16);
@@ -46,8 +48,20 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let tag = |f: &[u8], id: u16| [&f[..12], &[0x81, 0], &id.to_be_bytes(), &f[12..]].concat();
     let udp = frames::udp(b"hello");
     let twice = tag(&tag(&udp, 7), 1);
-    let server = frames::ethernet([0xff; 6], 0x0800, &frames::ip4(17, [10, 0, 2, 2], [255; 4], &frames::datagram(67, 68, &[2; 240])));
-    let mut all = vec![udp.clone(), tag(&udp, 7), tag(&udp, 0), twice, server, frames::arp([10, 0, 2, 2]), frames::tcp(&[5; 300])];
+    let server = frames::ethernet(
+        [0xff; 6],
+        0x0800,
+        &frames::ip4(17, [10, 0, 2, 2], [255; 4], &frames::datagram(67, 68, &[2; 240])),
+    );
+    let mut all = vec![
+        udp.clone(),
+        tag(&udp, 7),
+        tag(&udp, 0),
+        twice,
+        server,
+        frames::arp([10, 0, 2, 2]),
+        frames::tcp(&[5; 300]),
+    ];
     all.push(frames::in_ip6(58, frames::GUEST6, [0xff; 16], vec![134; 40], 2));
     let one = |s: Script, (n, f): (usize, &Vec<u8>)| s.raw(&[0, n as u8, 5, 0]).bytes(f);
     let mut seeds: Vec<_> = all.iter().enumerate().map(|f| one(Script::new(), f).end()).collect();
@@ -69,7 +83,9 @@ pub(super) fn run_headers(data: &[u8]) {
     let _ = (headers::ethertype(frame), headers::vlan(frame));
     let accepts = Accepts { checksum: kind & 8 != 0, ..Accepts::default() };
     let mut bytes = 0;
-    adapt(Frame { data: frame, offload: Offload { checksum, trusted: false, segments } }, accepts, &mut |f: Frame<'_>| {
+    adapt(Frame { data: frame, offload: Offload { checksum, trusted: false, segments } }, accepts, &mut |f: Frame<
+        '_,
+    >| {
         bytes += f.data.len();
         Sent::Yes
     });

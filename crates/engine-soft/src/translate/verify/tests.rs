@@ -19,8 +19,8 @@ fn stubs() -> (CodeCache, Stubs) {
     (cache, stubs)
 }
 
-fn flavour(pext: bool, retry_ranges: bool) -> HostFlavour {
-    HostFlavour { pext, rdtscp: false, retry_ranges, count: retry_ranges, alone: pext }
+fn flavour(pext: bool, eager: bool) -> HostFlavour {
+    HostFlavour { pext, rdtscp: false, eager, count: eager, alone: pext }
 }
 
 /// Some code with loads, stores, groups, loops, calls and branches.
@@ -36,6 +36,8 @@ const CODE: &[&[u8]] = &[
     // mov rdx, [rip+100h]; add [rsp+8], rdx; mov [rdi+r10], r9; mov ah, [rsi]; inc rsi; inc r10; cmp r10, rbx; jne
     &[0x48, 0x8b, 0x15, 0, 1, 0, 0, 0x48, 1, 0x54, 0x24, 8, 0x4e, 0x89, 0x0c, 0x17, 0x8a, 0x26, 0x48, 0xff, 0xc6,
       0x49, 0xff, 0xc2, 0x49, 0x39, 0xda, 0x75, 0xe3],
+    // mov [rdi], rax; rep movsb; rep stosq; mov [rdi], rax; ret
+    &[0x48, 0x89, 7, 0xf3, 0xa4, 0xf3, 0x48, 0xab, 0x48, 0x89, 7, 0xc3],
     // adc [r9], rax; mov ah, [rbx]; mov [rbx+2], ch; call [rdi+8]
     &[0x49, 0x11, 0x01, 0x8a, 0x23, 0x88, 0x6b, 2, 0xff, 0x57, 8],
     // mov fs:[10h], ecx; lock xadd [rdx], r10; jmp [rax]
