@@ -84,12 +84,13 @@ fn drives(args: &RunArgs, bus: CdBus) -> Result<Vec<Cd>, Failure> {
     Ok(drives.into_iter().map(|drive| Cd { bus, ..drive }).collect())
 }
 
-/// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system. Our own
-/// images show disks as people know them, `sda`, and take more of them while they run.
+/// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system. An
+/// image's own disk is `sda`, as people know it, and those that are added while it runs are `sdb`, `sdc`. Several SCSI disks that are there from
+/// the start get their names in the order in which the guest's probes end, which is no order to rely on; virtio disks keep theirs.
 fn bus(args: &RunArgs) -> DiskBus {
     let through_firmware = args.image.is_none() && (args.kernel.is_none() || args.firmware.firmware.is_some());
     match args.bus {
-        None if args.image.is_some() => DiskBus::Scsi,
+        None if args.image.is_some() && args.disk.is_empty() => DiskBus::Scsi,
         None if through_firmware => DiskBus::Ide,
         None | Some(BusArg::Virtio) => DiskBus::Virtio,
         Some(BusArg::Scsi) => DiskBus::Scsi,
@@ -122,13 +123,7 @@ pub(super) fn engine_options(args: &TuningArgs, count: bool) -> EngineOptions {
     }
 }
 
-fn boot_image(
-    spec: &mut MachineSpec,
-    image: &Image,
-    job: &Job,
-    args: &RunArgs,
-    verbose: u8,
-) -> Result<(), Failure> {
+fn boot_image(spec: &mut MachineSpec, image: &Image, job: &Job, args: &RunArgs, verbose: u8) -> Result<(), Failure> {
     spec.initrd = Some(FileSource::Path(image.initramfs()));
     spec.cmdline = kernel_args(image.kernel_args(), job, args.append.as_deref(), verbose);
     spec.disks.insert(0, Disk::open_raw(&image.root_disk(), Access::ReadOnly)?.on(bus(args)));
