@@ -108,6 +108,8 @@ fn a_disk_is_added_with_each_file_system() {
         let lines: Vec<&str> = text.split_whitespace().collect();
         assert_eq!(lines, ["new", "400M", "/data", "old", "before"], "the old directory is hidden, and comes back");
         home.ok(&["disk", "detach", "web", fs]);
+        // The guest's kernel lets go of a SCSI disk in its own time, and the name with it.
+        home.guest("web", "n=0; while [ -e /sys/block/sdb ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done");
         check(&home.file(&format!("{fs}.qcow2")));
     }
     let fstab = home.guest("web", "grep -c /data /etc/fstab");
