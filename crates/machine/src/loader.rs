@@ -59,7 +59,7 @@ impl Loader {
             firmware::tell(&mut d, spec, map, &acpi, &smbios, &built.bootable);
         }
         let (fw_cfg, vga) = (built.fw_cfg.clone(), built.vga.clone());
-        Loader { config: config.clone(), memory, map: map.clone(), acpi, smbios, fw_cfg, vga }
+        Loader { config: config.without_drives(), memory, map: map.clone(), acpi, smbios, fw_cfg, vga }
     }
 
     /// Makes the machine ready to start: loads kernel and tables, unless firmware does.

@@ -145,6 +145,13 @@ pub const MAX_DISKS: usize = 24;
 #[derive(Clone, Debug)]
 pub struct MachineConfig(MachineSpec);
 
+impl MachineConfig {
+    /// The same without disks and discs: who keeps it must not keep them open when they leave the machine.
+    pub(crate) fn without_drives(&self) -> Self {
+        MachineConfig(MachineSpec { disks: Vec::new(), cds: Vec::new(), ..self.0.clone() })
+    }
+}
+
 impl std::ops::Deref for MachineConfig {
     type Target = MachineSpec;
 

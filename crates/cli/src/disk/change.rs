@@ -29,6 +29,9 @@ const CHUNK: u64 = 2 << 20;
 
 pub(super) fn check(which: &Which, repair: bool, quiet: bool) -> Result<u8, Failure> {
     let path = find(&which.disk)?;
+    if is_far(&which.disk) {
+        return Err(not_a_file(&which.disk, Format::Raw, "can be checked"));
+    }
     let access = if repair { Access::ReadWrite } else { Access::ReadOnly };
     let options =
         ImageOptions { format: which.format, policy: names::policy(), repair: true, ..ImageOptions::new(access) };
@@ -258,11 +261,16 @@ fn not_a_file(disk: &str, format: Format, what: &str) -> Failure {
         return Failure::new(format!("{disk} is a volume of a pool, none of which {what}"))
             .hint("make another volume and copy the data within a machine that has both");
     }
-    if NbdAddress::is_one(disk) || is_remote(disk) {
+    if is_far(disk) {
         return Failure::new(format!("{disk} belongs to a server: nothing {what} from here"))
             .hint("a copy of it can be changed: visor disk convert DISK NEW");
     }
     create::cannot_make(format)
+}
+
+/// Whether a disk is more than a file of this host.
+fn is_far(disk: &str) -> bool {
+    NbdAddress::is_one(disk) || is_remote(disk) || crate::pool::volume(disk).is_some()
 }
 
 fn tell_size(path: &Path, which: &Which, old: u64, new: u64, quiet: bool) {

@@ -151,16 +151,27 @@ pub(super) fn attach(target: &Target, disk: &str, name: Option<&str>, bus: Optio
     target.call("disk.attach", &json!({ "disk": absolute(disk)?, "name": name, "bus": bus }))
 }
 
-/// The same wish with an absolute path instead of a name or a relative path: the machine may have another folder.
+/// Options of a disk that name a file.
+const FILES: [&str; 5] = ["key-file", "auth-file", "tls-ca", "tls-cert", "tls-key"];
+
+/// The same wish with absolute paths instead of names and relative paths: the machine may have another folder.
 fn absolute(disk: &str) -> Result<String, Failure> {
-    if visor_disk::NbdAddress::is_one(disk) {
-        return Ok(disk.to_owned());
-    }
     let (name, options) = crate::run::split_disk(disk)?;
-    let path = names::find(name)?;
-    let path = std::path::absolute(&path).map_err(|e| super::work::host_failure("cannot find", &path, e))?;
-    let path = path.to_str().ok_or_else(|| Failure::new("the path of the disk is no text"))?;
-    Ok(format!("{path}{options}"))
+    let whole = |path: &Path| {
+        let path = std::path::absolute(path).map_err(|e| super::work::host_failure("cannot find", path, e))?;
+        path.to_str().map(str::to_owned).ok_or_else(|| Failure::new("the path of the disk is no text"))
+    };
+    let far =
+        visor_disk::NbdAddress::is_one(name) || visor_disk::is_remote(name) || crate::pool::volume(name).is_some();
+    let mut wish = if far { name.to_owned() } else { whole(&names::find(name)?)? };
+    for option in options.split(',').skip(1) {
+        wish += ",";
+        match option.split_once('=').filter(|(key, _)| FILES.contains(key)) {
+            Some((key, file)) => wish += &format!("{key}={}", whole(Path::new(file))?),
+            None => wish += option,
+        }
+    }
+    Ok(wish)
 }
 
 /// Linux lets go of a disk whose file systems are mounted, and loses what it has not written: refused if there is an agent who can
