@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bench;
+mod fuzz;
 mod kvm_svm;
 mod shell;
 mod stress;
@@ -55,9 +56,11 @@ enum Task {
     },
     /// Run a fuzzer for long.
     Fuzz {
-        /// `cpu`: instructions against the host; `kernel`: random bytes as kernels.
+        /// `cpu`: instructions against the host; `kernel`: random bytes as kernels; otherwise a device, format, protocol or parser that is fed
+        /// with hostile input: `list` names them, `all` runs one after the other.
         target: String,
-        /// For `cpu`, arguments of the fuzzer such as `--seed 1 --seconds 600`; for `kernel`, the number of seeds.
+        /// For `cpu`, arguments of the fuzzer such as `--seed 1 --seconds 600`; for `kernel`, the number of seeds; for the others
+        /// `--seconds N` (60).
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
@@ -70,6 +73,6 @@ fn main() -> anyhow::Result<()> {
         Task::Bench { what } => bench::run(what),
         Task::Stress(args) => stress::run(&args),
         Task::KvmSvm { guest } => kvm_svm::run(&guest),
-        Task::Fuzz { target, rest } => test::fuzz(&target, &rest),
+        Task::Fuzz { target, rest } => fuzz::run(&target, &rest),
     }
 }

@@ -72,23 +72,6 @@ fn counts(line: &str) -> Option<(u64, u64)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// Runs a fuzzer with the given arguments.
-pub(crate) fn fuzz(target: &str, rest: &[String]) -> anyhow::Result<()> {
-    match target {
-        "cpu" => {
-            let mut fuzzer =
-                cargo(&["run", "--release", "--quiet", "--package", "visor-test-oracle", "--bin", "cpu-fuzz", "--"]);
-            step("cpu-fuzz", fuzzer.args(rest))
-        }
-        "kernel" => {
-            let seeds = rest.first().map_or("1000", String::as_str);
-            let mut test = cargo(&["test", "--release", "--package", "visor-test-guests", "--test", "soft", "random"]);
-            step("random bytes as kernels", test.env("VISOR_SEEDS", seeds))
-        }
-        other => bail!("no fuzzer `{other}`: there are `cpu` and `kernel`"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::counts;

@@ -1,11 +1,33 @@
 //! `visor image`: building and listing guest images.
 
+use clap::Subcommand;
 use serde_json::json;
 use visor_image::{Image, ImageBuilder, ImageError, ImageStore, Phase, Progress};
 
-use crate::args::ImageCommand;
 use crate::progress::{Phases, Unit};
 use crate::report::Failure;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ImageCommand {
+    /// Build an image from Debian packages (fetched by name, verified, cached).
+    #[command(
+        after_help = "Examples:\n  visor image build tiny\n  visor image build tiny --refresh\n  visor -q image build tiny"
+    )]
+    Build {
+        /// Which image: `tiny`.
+        name: String,
+        /// Look for newer packages even if a built image is there.
+        #[arg(long)]
+        refresh: bool,
+    },
+    /// List the images on this machine.
+    #[command(visible_alias = "list", after_help = "Examples:\n  visor image ls\n  visor image ls --json")]
+    Ls {
+        /// Print the list as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
 
 /// The one image there is so far.
 const TINY: &str = "tiny";
@@ -44,8 +66,13 @@ fn store() -> ImageStore {
     ImageStore::open(&ImageStore::default_directory())
 }
 
+/// Whether there is an image of this name, or can be.
+pub(crate) fn is_known(name: &str) -> bool {
+    name == TINY
+}
+
 fn known(name: &str) -> Result<(), Failure> {
-    if name == TINY {
+    if is_known(name) {
         return Ok(());
     }
     let failure = Failure::new(format!("no image `{name}`")).hint("the image there is: visor run tiny");

@@ -1,6 +1,6 @@
 //! `visor` creates, boots and manages virtual machines anywhere: with KVM where it helps, on its own CPU engine elsewhere.
 //!
-//! - `args`: the command line as data, nothing more;
+//! - `args`: the table of commands; `values`: sizes and times as all of them read them;
 //! - `run`: `visor run`;
 //! - `doctor`: `visor doctor`;
 //! - `image`: `visor image`;
@@ -8,6 +8,7 @@
 //! - `disk`: `visor disk`; `pool`: `visor pool`;
 //! - `machine`: commands for machines that run, by their names;
 //! - `terminal`: the raw terminal, its escape keys and its restoration;
+//! - `start`: the line that tells how far a boot has come;
 //! - `report`: errors as a person reads them, and exit statuses.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -22,7 +23,9 @@ mod pool;
 mod progress;
 mod report;
 mod run;
+mod start;
 mod terminal;
+mod values;
 
 use std::process::ExitCode;
 

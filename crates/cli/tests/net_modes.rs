@@ -7,6 +7,8 @@ mod common;
 mod lab;
 #[path = "common/netns.rs"]
 mod netns;
+#[path = "common/world.rs"]
+mod world;
 
 use common::{run_outside, stdout};
 use lab::{Home, until};
@@ -61,19 +63,24 @@ fn the_hosts_user_gets_in_by_a_shell() {
     inside("the_hosts_user_gets_in_by_a_shell", || {
         let home = Home::new("shell");
         home.ok(&["net", "create", "lab", "--subnet", "10.0.91.0/24"]);
+        let world = world::serve(netns::WORLD4);
         let guest = home.start("web", &["--net", "lab"], SERVER);
+        let other = home.start("other", &["--net", "lab"], "");
         let inside = |command: &[&str]| home.run(&[&["net", "shell", "lab", "--"], command].concat());
         assert_eq!(inside(&["curl", "-sS", "-m", "60", "http://web/name"]).0, "web\n");
         let (out, err, _) =
             inside(&["sh", "-c", "ping -c 1 -W 60 10.0.91.3 | grep -o '1 received'; echo $VISOR_NET; exit 7"]);
         assert_eq!(out, "1 received\nlab\n", "{err}");
         assert_eq!(inside(&["sh", "-c", "exit 7"]).2, Some(7));
+        // The way out is the guests', however many they are.
+        let url = format!("http://{}:{world}/", netns::WORLD4);
+        assert_eq!(inside(&["curl", "-sS", "-m", "60", &url]).0, "hello from the host\n");
         // The host itself is outside.
         assert!(!run_outside("curl", &["-sS", "-m", "2", "http://10.0.91.3/name"]).status.success());
         home.ok(&["net", "create", "alone", "--mode", "internal"]);
         let (_, err, status) = home.run(&["net", "shell", "alone", "--", "true"]);
         assert!(status == Some(125) && err.contains("this network has no place for the host"), "{err}");
-        drop(guest);
+        drop((guest, other));
     });
 }
 
@@ -112,9 +119,12 @@ fn guests_stand_on_a_bridge_of_the_host_with_their_vlans() {
 fn vlans_separate_guests_and_a_trunk_sees_their_tags() {
     let home = Home::new("vlans");
     home.ok(&["net", "create", "lan", "--mode", "internal"]);
-    let ten = home.start("ten", &["--net", "lan", "--vlan", "10"], &format!("{} {SERVER}", address("10.10.0.1")));
-    let other = home.start("other", &["--net", "lan", "--vlan", "20"], &format!("{} {SERVER}", address("10.10.0.4")));
-    let both = "curl -sS -m 100 http://10.10.0.4/name; curl -s -m 5 http://10.10.0.1/name || echo unreachable";
+    // The same address in two VLANs is two guests' own.
+    let server = format!("{} {SERVER}", address("10.10.0.1"));
+    let ten = format!("{server}; ip addr add 10.10.0.9/24 dev eth0");
+    let ten = home.start("ten", &["--net", "lan", "--vlan", "10"], &ten);
+    let other = home.start("other", &["--net", "lan", "--vlan", "20"], &server);
+    let both = "curl -sS -m 100 http://10.10.0.1/name; curl -s -m 5 http://10.10.0.9/name || echo unreachable";
     let peer = home.start("peer", &["--net", "lan", "--vlan", "20"], &format!("{} {both}", address("10.10.0.2")));
     assert_eq!(peer.before, "other\nunreachable\n", "the neighbour of its own VLAN, and nobody else");
     drop(peer);
@@ -126,7 +136,7 @@ fn vlans_separate_guests_and_a_trunk_sees_their_tags() {
         # Each has a DHCP client by now, which takes addresses away that are not its own.
         sleep 2; for v in 10 20; do systemctl stop dhcp@eth0.$v.service; ip link set eth0.$v up; done
         ip addr add 10.10.0.3/24 dev eth0.10; curl -sS -m 100 http://10.10.0.1/name; ip addr del 10.10.0.3/24 dev eth0.10
-        ip addr add 10.10.0.3/24 dev eth0.20; curl -sS -m 100 http://10.10.0.4/name; echo end";
+        ip addr add 10.10.0.3/24 dev eth0.20; curl -sS -m 100 http://10.10.0.1/name; echo end";
     let trunk = home.start("trunk", &options, script);
     assert_eq!(trunk.before, "ten\nother\nend\n");
     drop(trunk);

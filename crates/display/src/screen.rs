@@ -150,10 +150,19 @@ impl Scan {
                 let mut written = false;
                 let pages = 0..(scan::PLANES / PAGE) as usize;
                 screen.wires.memory.collect(pages, &mut self.seen, |_| written = true);
-                if changed || written || blinked {
+                if changed || written {
                     let planes = scan::planes(&screen.wires.memory);
                     let (g, pixels) = scan::picture(&regs, &colours, frame, &planes, phases);
                     self.compare(g.size(), pixels);
+                } else if blinked {
+                    let planes = scan::planes(&screen.wires.memory);
+                    let (next, rows) = (self.generation + 1, &mut self.rows);
+                    scan::blink((&regs, &colours, frame), &planes, phases, &mut self.pixels, |y| {
+                        self.generation = next;
+                        if let Some(row) = rows.get_mut(y) {
+                            *row = next;
+                        }
+                    });
                 }
                 self.mode = Some(Mode::Vga { regs, colours, frame });
             }

@@ -10,11 +10,16 @@ use crate::failed;
 /// Breakpoints of a processor.
 const BREAKPOINTS: usize = 4;
 
+/// Exits at which we look where the CPU is, each for two calls: a boot has that many. What has not been seen by then is given up,
+/// so that watching costs a machine that runs for days nothing.
+const LOOKS: u32 = 50_000;
+
 /// What has not been reached yet.
 #[derive(Default)]
 pub(crate) struct Watches {
     exact: Vec<Watch>,
     sampled: Vec<Watch>,
+    looks: u32,
 }
 
 impl Watches {
@@ -23,6 +28,7 @@ impl Watches {
         (self.exact, self.sampled) =
             watches.iter().partition(|w| matches!(w, Watch::Code(first, last) if first == last));
         self.exact.truncate(BREAKPOINTS);
+        self.looks = LOOKS;
         if had || !self.exact.is_empty() { self.arm(fd) } else { Ok(()) }
     }
 
@@ -38,6 +44,10 @@ impl Watches {
         if !self.sampled.is_empty() {
             let at = place(fd)?;
             report(&mut self.sampled, at, io);
+            self.looks = self.looks.saturating_sub(1);
+            if self.looks == 0 {
+                self.sampled.clear();
+            }
         }
         Ok(())
     }

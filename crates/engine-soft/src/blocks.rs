@@ -313,7 +313,7 @@ fn decode_one(cpu: &mut Cpu, bytes: &[u8; MAX_LEN], mode: Mode) -> Block {
 
 /// Decoder options: the instructions of the virtual CPU, without those of vendors it does not imitate.
 fn options() -> u32 {
-    // F3 90 decodes as NOP, which is all that PAUSE does here; with REX.B it is XCHG R8, RAX.
+    // F3 90 decodes as NOP with a prefix (`decode::is_pause`); with REX.B it is XCHG R8, RAX.
     DecoderOptions::NO_PAUSE
 }
 

@@ -65,6 +65,14 @@ impl Cpu {
         host_tsc().wrapping_add(self.tsc_offset)
     }
 
+    /// The guest's TSC once all that stands before has been executed, as RDTSCP reads it: clocks read on two CPUs in turn rely on that.
+    #[inline]
+    pub(crate) fn ordered_tsc(&self) -> u64 {
+        // SAFETY: LFENCE is part of SSE2, which every x86-64 CPU has.
+        unsafe { core::arch::x86_64::_mm_lfence() };
+        self.tsc()
+    }
+
     /// The present for the local APIC. Its nanoseconds follow the host's TSC, which a guest's write to its own does not move.
     pub(crate) fn now(&self) -> Now {
         let host = host_tsc();

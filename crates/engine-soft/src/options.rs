@@ -25,6 +25,8 @@ pub struct SoftOptions {
     pub lockstep: bool,
     /// Translate only blocks with these numbers, counted in the order of their first execution by each CPU.
     pub bisect: Option<Range<u64>>,
+    /// Translated code keeps every status flag, even if it is overwritten before anything reads it: exceptions save them exactly.
+    pub exact_flags: bool,
     /// Size of the code cache in bytes, [`CODE_CACHE_MIN`] to [`CODE_CACHE_MAX`].
     pub code_cache: u64,
     /// Count the guest instructions that translated code executes. Without it tier 2 reports no number of instructions at all.
@@ -56,6 +58,7 @@ impl Default for SoftOptions {
             tier: Tier::default(),
             lockstep: false,
             bisect: None,
+            exact_flags: false,
             code_cache: CODE_CACHE_DEFAULT,
             count: false,
             eager: false,
@@ -95,7 +98,8 @@ impl SoftOptions {
             return invalid(format!("there is no block in the range {}..{}", range.start, range.end));
         }
         let (lockstep, bisect, perf_map) = (user.lockstep, user.translate_range.clone(), user.perf_map);
-        Ok(SoftOptions { tier, lockstep, bisect, code_cache, count: user.count, perf_map, ..default })
+        let (exact_flags, count) = (user.exact_flags, user.count);
+        Ok(SoftOptions { tier, lockstep, bisect, exact_flags, code_cache, count, perf_map, ..default })
     }
 }
 
@@ -126,6 +130,7 @@ mod tests {
         let one = || EngineOptions { tier: Some(1), ..EngineOptions::default() };
         assert!(refusal(EngineOptions { lockstep: true, ..one() }).starts_with("--debug lockstep is for"));
         assert!(refusal(EngineOptions { translate_range: Some(0..9), ..one() }).starts_with("--debug translate-range"));
+        assert!(refusal(EngineOptions { exact_flags: true, ..one() }).starts_with("--debug exact-flags"));
         assert!(refusal(EngineOptions { code_cache: Some(8 << 20), ..one() }).starts_with("--code-cache"));
         assert!(refusal(EngineOptions { perf_map: true, ..one() }).starts_with("--perf-map"));
     }
@@ -140,6 +145,7 @@ mod tests {
         let all = EngineOptions {
             lockstep: true,
             translate_range: Some(3..7),
+            exact_flags: true,
             code_cache: Some(8 << 20),
             perf_map: true,
             ..two()
@@ -148,6 +154,7 @@ mod tests {
             tier: Tier::Translator,
             lockstep: true,
             bisect: Some(3..7),
+            exact_flags: true,
             code_cache: 8 << 20,
             count: false,
             eager: false,

@@ -120,7 +120,7 @@ pub trait Vcpu: Send {
 
     /// Asks to be told through [`CpuIo::reached`] when execution gets somewhere, once for each of `watches`; those asked for
     /// before are forgotten. Costs nothing on the software engine. KVM reports a [`Watch::Code`] of one byte exactly (four of them at
-    /// most), the rest at an exit that finds the CPU there - late, or never.
+    /// most), the rest at one of the next exits that finds the CPU there - late, or never.
     ///
     /// # Errors
     /// [`EngineErrorKind::Host`] where the host fails.

@@ -11,6 +11,9 @@ pub struct EngineOptions {
     pub lockstep: bool,
     /// Translate only blocks with these numbers, counted in the order of their first execution; interpret the others.
     pub translate_range: Option<Range<u64>>,
+    /// Keep every status flag in translated code, those that are overwritten before anything reads them as well, so that what exceptions
+    /// save of them is exact.
+    pub exact_flags: bool,
     /// Size of the cache of translated code, in bytes.
     pub code_cache: Option<u64>,
     /// Have translated code count the guest instructions it executes, for [`crate::VcpuStats::instructions`], at the price of a few
@@ -28,6 +31,7 @@ impl EngineOptions {
             (self.tier.is_some(), "--tier"),
             (self.lockstep, "--debug lockstep"),
             (self.translate_range.is_some(), "--debug translate-range"),
+            (self.exact_flags, "--debug exact-flags"),
             (self.code_cache.is_some(), "--code-cache"),
             (self.perf_map, "--perf-map"),
         ];

@@ -35,13 +35,16 @@ pub struct ConntrackCounters {
     pub evicted: u64,
 }
 
+/// A connection, in the VLAN in which it is.
+pub type Tracked = (u16, FlowKey);
+
 /// The table of one guest.
 #[derive(Debug, Default)]
 pub struct Conntrack {
-    entries: HashMap<FlowKey, Entry>,
+    entries: HashMap<Tracked, Entry>,
     /// In the order in which they came or were last looked at.
-    order: VecDeque<(FlowKey, Duration)>,
-    fragments: VecDeque<(Fragment, Duration)>,
+    order: VecDeque<(Tracked, Duration)>,
+    fragments: VecDeque<(u16, Fragment, Duration)>,
     evicted: u64,
 }
 
@@ -70,13 +73,13 @@ impl Entry {
 
 impl Conntrack {
     /// Whether a packet of `key` with TCP `flags` belongs to a connection that was allowed.
-    pub fn known(&mut self, now: Duration, key: &FlowKey, flags: u8) -> bool {
+    pub fn known(&mut self, now: Duration, key: &Tracked, flags: u8) -> bool {
         let forward = self.entries.contains_key(key);
         let key = if forward { *key } else { reversed(key) };
         let Some(e) = self.entries.get_mut(&key) else { return false };
         // The same ports may be used for a new connection once the old one is over.
         let anew = e.closed == [true; 2] && flags & (SYN | ACK) == SYN;
-        if anew || now.saturating_sub(e.seen) >= e.lifetime(key.protocol) {
+        if anew || now.saturating_sub(e.seen) >= e.lifetime(key.1.protocol) {
             self.entries.remove(&key);
             return false;
         }
@@ -90,19 +93,19 @@ impl Conntrack {
     }
 
     /// Whether an error about a packet of `key` may pass: there is such a connection.
-    pub fn related(&self, now: Duration, key: &FlowKey) -> bool {
+    pub fn related(&self, now: Duration, key: &Tracked) -> bool {
         let live =
-            |k: &FlowKey| self.entries.get(k).is_some_and(|e| now.saturating_sub(e.seen) < e.lifetime(k.protocol));
+            |k: &Tracked| self.entries.get(k).is_some_and(|e| now.saturating_sub(e.seen) < e.lifetime(k.1.protocol));
         live(key) || live(&reversed(key))
     }
 
     /// Forgets the connections for which `keep` does not hold.
-    pub fn retain(&mut self, mut keep: impl FnMut(&FlowKey, Direction) -> bool) {
+    pub fn retain(&mut self, mut keep: impl FnMut(&Tracked, Direction) -> bool) {
         self.entries.retain(|key, e| keep(key, e.way));
     }
 
     /// Notes a connection that was allowed; `way`: who opened it, seen from the guest.
-    pub fn open(&mut self, now: Duration, key: FlowKey, way: Direction) {
+    pub fn open(&mut self, now: Duration, key: Tracked, way: Direction) {
         while self.entries.len() >= MAX_CONNECTIONS {
             self.make_room(now);
         }
@@ -117,16 +120,16 @@ impl Conntrack {
     }
 
     /// Notes that the fragments of a packet may pass.
-    pub(crate) fn allow_fragments(&mut self, now: Duration, fragment: Fragment) {
+    pub(crate) fn allow_fragments(&mut self, now: Duration, vlan: u16, fragment: Fragment) {
         if self.fragments.len() >= MAX_FRAGMENTS {
             self.fragments.pop_front();
         }
-        self.fragments.push_back((fragment, now));
+        self.fragments.push_back((vlan, fragment, now));
     }
 
     /// Whether a later fragment may pass: the first one has.
-    pub(crate) fn knows_fragment(&self, now: Duration, fragment: &Fragment) -> bool {
-        self.fragments.iter().any(|(f, at)| f == fragment && now.saturating_sub(*at) < FRAGMENT_TIME)
+    pub(crate) fn knows_fragment(&self, now: Duration, vlan: u16, fragment: &Fragment) -> bool {
+        self.fragments.iter().any(|(v, f, at)| *v == vlan && f == fragment && now.saturating_sub(*at) < FRAGMENT_TIME)
     }
 
     /// What was counted.
@@ -139,7 +142,7 @@ impl Conntrack {
         let mut chances = 8;
         while let Some((key, queued)) = self.order.pop_front() {
             let Some(e) = self.entries.get(&key) else { continue };
-            let dead = now.saturating_sub(e.seen) >= e.lifetime(key.protocol);
+            let dead = now.saturating_sub(e.seen) >= e.lifetime(key.1.protocol);
             if !dead && e.seen > queued && chances > 0 {
                 chances -= 1;
                 self.order.push_back((key, e.seen));
@@ -153,6 +156,6 @@ impl Conntrack {
     }
 }
 
-fn reversed(key: &FlowKey) -> FlowKey {
-    FlowKey { protocol: key.protocol, source: key.destination, destination: key.source }
+fn reversed((vlan, key): &Tracked) -> Tracked {
+    (*vlan, FlowKey { protocol: key.protocol, source: key.destination, destination: key.source })
 }

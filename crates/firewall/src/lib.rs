@@ -25,8 +25,8 @@ mod services;
 mod tests;
 mod why;
 
-pub use conntrack::{Conntrack, ConntrackCounters, MAX_CONNECTIONS};
-pub use policy::{Group, Guest, Policy, PolicyError, Reach, check_group_name};
+pub use conntrack::{Conntrack, ConntrackCounters, MAX_CONNECTIONS, Tracked};
+pub use policy::{Address, Group, Guest, HOME, Policy, PolicyError, Reach, check_group_name};
 pub use port_filter::PortFilter;
 pub use rule::{Action, Rule, RuleError, Source, What};
 pub use ruleset::{Firewall, Reload, RuleSet, Scope};

@@ -3,10 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use visor_net::headers::{self, Headers, TCP, UDP};
+use visor_net::whole::{ICMP, ICMPV6};
 use visor_net::{FlowKey, Protocol};
 
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 const IGMP: u8 = 2;
 /// Bytes of an IP header and the first eight of what follows, as an ICMP error quotes them.
 const MAX_QUOTE: usize = 128;
@@ -161,12 +160,12 @@ fn quoted(packet: &[u8], v6: bool) -> Option<FlowKey> {
     }
 }
 
-fn ports(rest: &[u8]) -> Option<(u16, u16)> {
+pub(crate) fn ports(rest: &[u8]) -> Option<(u16, u16)> {
     let p = rest.get(..4)?;
     Some((u16::from_be_bytes([p[0], p[1]]), u16::from_be_bytes([p[2], p[3]])))
 }
 
-fn addresses(h: &Headers, frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
+pub(crate) fn addresses(h: &Headers, frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     let a = h.addresses(frame);
     if h.v6 {
         let (s, d) = (a.first_chunk::<16>()?, a.last_chunk::<16>()?);

@@ -22,11 +22,23 @@ pub enum Reach {
     Direct,
 }
 
+/// The VLAN of networks that have just one.
+pub const HOME: u16 = 1;
+
+/// An address in a VLAN: the same one may belong to another guest in another VLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// The VLAN's number.
+    pub vlan: u16,
+    /// The address.
+    pub ip: IpAddr,
+}
+
 /// A guest.
 #[derive(Clone, Debug, Default)]
 pub struct Guest {
     /// Its addresses.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: BTreeSet<Address>,
     /// Its firewall.
     pub firewall: Firewall,
     /// Ports that lead to it from the host; what was forwarded is allowed.
@@ -86,6 +98,10 @@ pub(crate) struct State {
     /// Moves when connections that are open are to be judged again.
     pub(crate) revision: u64,
     pub(crate) reach: Reach,
+    /// The VLAN in which a translator asks.
+    pub(crate) home: u16,
+    /// What belongs to the network itself.
+    pub(crate) reserved: BTreeSet<Address>,
     pub(crate) guests: BTreeMap<String, Guest>,
     pub(crate) groups: BTreeMap<String, Group>,
 }
@@ -119,11 +135,23 @@ impl Decision {
 }
 
 impl Policy {
-    /// A network without guests.
+    /// A network without guests, whose translator is in the VLAN [`HOME`].
     pub fn new(reach: Reach) -> Self {
         let policy = Policy::default();
         policy.lock().reach = reach;
-        policy
+        policy.in_vlan(HOME)
+    }
+
+    /// Says which VLAN the translator is in.
+    #[must_use]
+    pub fn in_vlan(self, home: u16) -> Self {
+        self.lock().home = home;
+        self
+    }
+
+    /// Keeps an address for the network itself: that of a router, a resolver, the host. No guest can make it its own.
+    pub fn reserve(&self, vlan: u16, ip: IpAddr) {
+        self.lock().reserved.insert(Address { vlan, ip });
     }
 
     /// Adds or replaces a guest.
@@ -218,20 +246,24 @@ impl Policy {
         Ok(if member { g.members.insert(guest.into()) } else { g.members.remove(guest) })
     }
 
-    /// Notes an address that a guest has given itself, as a filter at its port has seen it; false if another guest has it.
-    /// Bounded: a guest that invents addresses loses the first ones of them again.
-    pub fn learn(&self, name: &str, address: IpAddr) -> bool {
-        let mut s = self.lock();
-        if address.is_unspecified() {
+    /// Notes an address that a guest has given itself in a VLAN, as a filter at its port has seen it; false if another guest of that
+    /// VLAN has it, or the network itself. Bounded: a guest that invents addresses loses the first ones of them again.
+    pub fn learn(&self, name: &str, vlan: u16, ip: IpAddr) -> bool {
+        let (mut s, address) = (self.lock(), Address { vlan, ip });
+        if ip.is_unspecified() {
             return true;
+        }
+        if s.reserved.contains(&address) {
+            return false;
         }
         if let Some((owner, _)) = s.guests.iter().find(|(_, g)| g.addresses.contains(&address)) {
             return owner == name;
         }
         if let Some(g) = s.guests.get_mut(name) {
-            let own: Vec<IpAddr> = g.addresses.iter().copied().filter(|a| a.is_ipv6() == address.is_ipv6()).collect();
-            if own.len() >= MAX_LEARNT {
-                own.first().map(|a| g.addresses.remove(a));
+            let same_kind = |a: &&Address| a.ip.is_ipv6() == ip.is_ipv6();
+            if g.addresses.iter().filter(same_kind).count() >= MAX_LEARNT {
+                let first = g.addresses.iter().find(same_kind).copied();
+                first.map(|a| g.addresses.remove(&a));
             }
             g.addresses.insert(address);
         }
@@ -248,8 +280,8 @@ impl FlowPolicy for Policy {
     fn decide(&self, flow: &FlowKey, direction: Direction) -> Verdict {
         let s = self.lock();
         let own = if direction == Direction::Outbound { flow.source } else { flow.destination };
-        let decision = match s.name_of(own.ip()) {
-            Some(name) => s.decide(&name, flow, direction),
+        let decision = match s.name_of(Address { vlan: s.home, ip: own.ip() }) {
+            Some(name) => s.decide(&name, s.home, flow, direction),
             None => Decision::Stranger,
         };
         s.verdict(&decision)
@@ -257,20 +289,36 @@ impl FlowPolicy for Policy {
 }
 
 impl State {
-    /// The guest with an address. The only guest of a network has any address.
-    pub(crate) fn name_of(&self, address: IpAddr) -> Option<String> {
-        let found = self.guests.iter().find(|(_, g)| g.addresses.contains(&address)).map(|(n, _)| n);
-        let only = || self.guests.keys().next().filter(|_| self.guests.len() == 1);
-        found.or_else(only).cloned()
+    /// The guest with an address. A guest that has its network for itself has any address.
+    pub(crate) fn name_of(&self, address: Address) -> Option<String> {
+        let alone = self.reach == Reach::Forwarded && self.guests.len() == 1;
+        let only = || self.guests.keys().next().filter(|_| alone).cloned();
+        self.owner(address).or_else(only)
     }
 
-    pub(crate) fn decide(&self, name: &str, flow: &FlowKey, direction: Direction) -> Decision {
+    /// The guest that is known to have an address.
+    pub(crate) fn owner(&self, address: Address) -> Option<String> {
+        self.guests.iter().find(|(_, g)| g.addresses.contains(&address)).map(|(n, _)| n.clone())
+    }
+
+    /// The VLAN in which a flow can be: that in which most of its ends are known, the translator's of equals.
+    pub(crate) fn vlan_of(&self, flow: &FlowKey) -> u16 {
+        let known = |vlan: u16| {
+            let has = |ip| self.guests.values().any(|g| g.addresses.contains(&Address { vlan, ip }));
+            [flow.source.ip(), flow.destination.ip()].into_iter().filter(|ip| has(*ip)).count()
+        };
+        let all: BTreeSet<u16> = self.guests.values().flat_map(|g| &g.addresses).map(|a| a.vlan).collect();
+        all.into_iter().max_by_key(|vlan| (known(*vlan), *vlan == self.home)).unwrap_or(self.home)
+    }
+
+    /// What becomes of a flow of a guest that is within `vlan`.
+    pub(crate) fn decide(&self, name: &str, vlan: u16, flow: &FlowKey, direction: Direction) -> Decision {
         let Some(guest) = self.guests.get(name) else { return Decision::Stranger };
         let inbound = direction == Direction::Inbound;
         let peer = if inbound { flow.source } else { flow.destination }.ip();
         let in_group = |group: &str, a: IpAddr| {
             let members = self.groups.get(group).into_iter().flat_map(|g| &g.members);
-            members.filter_map(|m| self.guests.get(m)).any(|g| g.addresses.contains(&a))
+            members.filter_map(|m| self.guests.get(m)).any(|g| g.addresses.contains(&Address { vlan, ip: a }))
         };
         fn side(set: &RuleSet, inbound: bool) -> &[Rule] {
             if inbound { &set.inbound } else { &set.outbound }

@@ -7,13 +7,17 @@ use visor_net::{Direction, FrameFilter};
 use crate::conntrack::{Conntrack, ConntrackCounters};
 use crate::packet::{Packet, claimed, classify};
 use crate::reject::answer;
-use crate::{Action, Policy};
+use crate::{Action, HOME, Policy};
+
+/// The VLAN that a frame belongs to, if it belongs to one.
+type VlanOf = Box<dyn Fn(&[u8]) -> Option<u16> + Send>;
 
 /// Judges the frames of one guest by the policy of its network. Stateful: answers pass because the question has.
 pub struct PortFilter {
     policy: Policy,
     guest: String,
     table: Conntrack,
+    vlan: VlanOf,
     clock: Box<dyn Fn() -> Duration + Send>,
     refused: u64,
     /// For the sender of what was refused last.
@@ -36,11 +40,19 @@ impl PortFilter {
             policy,
             guest: guest.into(),
             table: Conntrack::default(),
+            vlan: Box::new(|_| Some(HOME)),
             clock: Box::new(clock),
             refused: 0,
             answer: None,
             revision,
         }
+    }
+
+    /// Says how frames at this port tell their VLAN; those that belong to none are refused. Without it all are in [`HOME`].
+    #[must_use]
+    pub fn with_vlans(mut self, vlan: impl Fn(&[u8]) -> Option<u16> + Send + 'static) -> Self {
+        self.vlan = Box::new(vlan);
+        self
     }
 
     /// Frames that were refused.
@@ -59,44 +71,45 @@ impl PortFilter {
         if state.revision != self.revision {
             self.revision = state.revision;
             let guest = &self.guest;
-            self.table.retain(|key, way| state.decide(guest, key, way).action() == Action::Accept);
+            self.table.retain(|(vlan, key), way| state.decide(guest, *vlan, key, way).action() == Action::Accept);
         }
     }
 
     /// Whether the address that a frame of the guest claims is nobody else's: with another's it would get what is meant for that one.
-    fn own(&self, frame: &[u8]) -> bool {
-        claimed(frame).is_none_or(|address| self.policy.learn(&self.guest, address))
+    fn own(&self, vlan: u16, frame: &[u8]) -> bool {
+        claimed(frame).is_none_or(|address| self.policy.learn(&self.guest, vlan, address))
     }
 
     fn judge(&mut self, direction: Direction, frame: &[u8]) -> bool {
         let now = (self.clock)();
         self.judge_again();
+        let Some(vlan) = (self.vlan)(frame) else { return false };
         match classify(frame) {
-            Packet::Service => direction == Direction::Inbound || self.own(frame),
+            Packet::Service => direction == Direction::Inbound || self.own(vlan, frame),
             Packet::Flow { key, opens, flags, fragments } => {
-                let known = self.table.known(now, &key, flags);
+                let known = self.table.known(now, &(vlan, key), flags);
                 if !known {
-                    let own = direction == Direction::Inbound || self.policy.learn(&self.guest, key.source.ip());
+                    let own = direction == Direction::Inbound || self.policy.learn(&self.guest, vlan, key.source.ip());
                     if !own || !opens {
                         return false;
                     }
-                    let action = self.policy.lock().decide(&self.guest, &key, direction).action();
+                    let action = self.policy.lock().decide(&self.guest, vlan, &key, direction).action();
                     if action != Action::Accept {
                         self.answer = (action == Action::Reject).then(|| answer(frame)).flatten();
                         return false;
                     }
-                    self.table.open(now, key, direction);
+                    self.table.open(now, (vlan, key), direction);
                 }
                 if let Some(f) = fragments {
-                    self.table.allow_fragments(now, f);
+                    self.table.allow_fragments(now, vlan, f);
                 }
                 true
             }
-            Packet::Fragment(f) => self.table.knows_fragment(now, &f),
-            Packet::Error(key) => self.table.related(now, &key),
+            Packet::Fragment(f) => self.table.knows_fragment(now, vlan, &f),
+            Packet::Error(key) => self.table.related(now, &(vlan, key)),
             // A protocol without connections is the guest's own affair on its way out, and needs a rule for everything to come in;
             // such rules are about addresses, which other protocols than IP have none of.
-            Packet::Other => direction == Direction::Outbound && self.own(frame),
+            Packet::Other => direction == Direction::Outbound && self.own(vlan, frame),
             Packet::Broken => false,
         }
     }

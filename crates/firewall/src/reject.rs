@@ -1,43 +1,40 @@
 //! What somebody is told whose packet was refused: of TCP a reset (RFC 9293 §3.10.7.1), else that it was "administratively prohibited"
 //! (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
 
-use visor_net::checksum::{pseudo, sum};
-use visor_net::headers::{Headers, TCP};
+use std::net::{IpAddr, Ipv4Addr};
 
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
+use visor_net::MacAddr;
+use visor_net::headers::{Headers, TCP};
+use visor_net::whole::{Ends, ICMP, ICMPV6, packet, tcp};
+
+use crate::packet::{addresses, ports};
+
 const ETH: usize = 14;
 /// Bytes of the refused packet that are quoted.
 const QUOTE: usize = 128;
+const RST: u8 = 4;
 const ACK: u8 = 16;
 
 /// The frame that answers `frame`, as from where that was to go. `None` for what must not be answered: fragments, what is meant for many,
 /// frames with tags, and errors.
 pub(crate) fn answer(frame: &[u8]) -> Option<Vec<u8>> {
     let h = Headers::parse(frame)?;
-    let (to, from) = (frame.get(..6)?, frame.get(6..12)?);
-    let addresses = h.addresses(frame);
-    let (source, destination) = addresses.split_at_checked(addresses.len() / 2)?;
-    if h.network != ETH || h.fragment || to[0] & 1 != 0 || many(destination) || many(source) {
+    let mac = |at: usize| Some(MacAddr(*frame.get(at..)?.first_chunk()?));
+    let (to, from) = (mac(0)?, mac(6)?);
+    let (source, destination) = addresses(&h, frame)?;
+    if h.network != ETH || h.fragment || to.is_multicast() || many(destination) || many(source) {
         return None;
     }
-    let (protocol, mut body) = if h.protocol == TCP { (TCP, reset(frame, &h)?) } else { prohibited(frame, &h)? };
-    let back = [destination, source].concat();
-    let seed = if protocol == ICMP { 0 } else { pseudo(&back, protocol, body.len()) };
-    let check = !visor_net::checksum::add(seed, sum(&body));
-    let at = if protocol == TCP { 16 } else { 2 };
-    body[at..at + 2].copy_from_slice(&check.to_be_bytes());
-    let mut out = [from, to, frame.get(12..14)?].concat();
-    out.extend(header(&back, protocol, body.len(), h.v6));
-    out.extend(body);
-    Some(out)
+    let (protocol, body) = if h.protocol == TCP { (TCP, reset(frame, &h)?) } else { prohibited(frame, &h)? };
+    Some(packet(&Ends { ethernet: [to, from], ip: [destination, source] }, protocol, &body))
 }
 
 /// Multicast, broadcast and "nobody".
-fn many(address: &[u8]) -> bool {
-    match address.len() {
-        4 => address[0] >= 224 || address[0] == 0,
-        _ => address.first() == Some(&0xff) || address.iter().all(|b| *b == 0),
+fn many(address: IpAddr) -> bool {
+    let nobody = |a: Ipv4Addr| a.octets()[0] >= 224 || a.octets()[0] == 0;
+    match address {
+        IpAddr::V4(a) => nobody(a),
+        IpAddr::V6(a) => a.is_multicast() || a.is_unspecified(),
     }
 }
 
@@ -47,20 +44,13 @@ fn reset(frame: &[u8], h: &Headers) -> Option<Vec<u8>> {
     if t[13] & 4 != 0 {
         return None;
     }
-    let mut segment = vec![0; 20];
-    segment[..2].copy_from_slice(&t[2..4]);
-    segment[2..4].copy_from_slice(&t[..2]);
-    let acknowledged = t[13] & ACK != 0;
-    if acknowledged {
-        segment[4..8].copy_from_slice(&t[8..12]);
-    } else {
+    let (from, to) = ports(t)?;
+    let word = |at: usize| u32::from_be_bytes([t[at], t[at + 1], t[at + 2], t[at + 3]]);
+    Some(match t[13] & ACK != 0 {
+        true => tcp([to, from], word(8), 0, RST, &[]),
         // The SYN counts as one byte.
-        let next = u32::from_be_bytes([t[4], t[5], t[6], t[7]]).wrapping_add(1);
-        segment[8..12].copy_from_slice(&next.to_be_bytes());
-    }
-    segment[12] = 5 << 4;
-    segment[13] = if acknowledged { 4 } else { 4 | ACK };
-    Some(segment)
+        false => tcp([to, from], 0, word(4).wrapping_add(1), RST | ACK, &[]),
+    })
 }
 
 /// An ICMP error about `frame`; none about an error.
@@ -77,34 +67,16 @@ fn prohibited(frame: &[u8], h: &Headers) -> Option<(u8, Vec<u8>)> {
     Some((protocol, message))
 }
 
-fn header(addresses: &[u8], protocol: u8, len: usize, v6: bool) -> Vec<u8> {
-    let len = len as u16;
-    if v6 {
-        let mut h = vec![0x60, 0, 0, 0];
-        h.extend(len.to_be_bytes());
-        h.extend([protocol, 64]);
-        h.extend(addresses);
-        return h;
-    }
-    let mut h = vec![0x45, 0];
-    h.extend((len + 20).to_be_bytes());
-    h.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
-    h.extend(addresses);
-    let check = !sum(&h);
-    h[10..12].copy_from_slice(&check.to_be_bytes());
-    h
-}
-
 #[cfg(test)]
 mod tests {
+    use visor_net::checksum::{pseudo, sum};
+
     use super::*;
 
     fn frame(v6: bool, protocol: u8, body: &[u8]) -> Vec<u8> {
-        let (a, b): (Vec<u8>, Vec<u8>) =
-            if v6 { (vec![0xfd; 16], vec![0x20; 16]) } else { (vec![10, 0, 3, 4], vec![10, 0, 3, 5]) };
-        let kind = if v6 { [0x86, 0xdd] } else { [8, 0] };
-        let ip = header(&[a, b].concat(), protocol, body.len(), v6);
-        [&[2, 0, 0, 0, 0, 5, 2, 0, 0, 0, 0, 4][..], &kind, &ip, body].concat()
+        let ip = if v6 { ["fd00::4", "fd00::5"] } else { ["10.0.3.4", "10.0.3.5"] };
+        let ethernet = [MacAddr([2, 0, 0, 0, 0, 4]), MacAddr([2, 0, 0, 0, 0, 5])];
+        packet(&Ends { ethernet, ip: ip.map(|a| a.parse().unwrap()) }, protocol, body)
     }
 
     fn holds(answer: &[u8]) -> Headers {
@@ -125,7 +97,7 @@ mod tests {
             let h = holds(&reset);
             let t = &reset[h.transport..];
             assert_eq!((&t[..4], &t[8..12], t[13]), (&[0, 80, 0x9c, 0x40][..], &[0, 0, 0, 10][..], 0x14));
-            let udp = [0x9c, 0x40, 0, 53, 0, 8, 0, 0];
+            let udp = visor_net::whole::udp(40000, 53, &[]);
             let told = answer(&frame(v6, 17, &udp)).unwrap();
             let h = holds(&told);
             let kind = if v6 { [1, 1] } else { [3, 13] };

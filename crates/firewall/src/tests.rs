@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use visor_net::{Direction, FlowKey, FlowPolicy, FrameFilter, Protocol, Verdict};
+use visor_net::whole::{self, Ends};
+use visor_net::{Direction, FlowKey, FlowPolicy, FrameFilter, MacAddr, Protocol, Verdict};
 
 use crate::*;
 
@@ -22,8 +23,12 @@ fn flow(protocol: Protocol, from: &str, to: &str, port: u16) -> FlowKey {
     FlowKey { protocol, source: at(from, 40000), destination: at(to, port) }
 }
 
+fn at_home(address: &str) -> Address {
+    Address { vlan: HOME, ip: address.parse::<IpAddr>().unwrap() }
+}
+
 fn guest(address: &str) -> Guest {
-    Guest { addresses: BTreeSet::from([address.parse::<IpAddr>().unwrap()]), ..Guest::default() }
+    Guest { addresses: BTreeSet::from([at_home(address)]), ..Guest::default() }
 }
 
 /// A network with the guests web, db and client.
@@ -195,20 +200,17 @@ fn why_names_the_rule_and_the_command() {
     assert!(passes(&p, OUTSIDE, "10.0.2.99", 80), "the only guest has any address");
 }
 
-/// An IPv4 frame.
+/// A frame of a guest or for one.
 fn frame(from: &str, to: &str, protocol: u8, rest: &[u8]) -> Vec<u8> {
-    let ip = |t: &str| t.parse::<std::net::Ipv4Addr>().unwrap().octets();
-    let mut f = [&[2; 12][..], &[8, 0, 0x45, 0, 0, 0, 0, 1, 0, 0, 64, protocol, 0, 0]].concat();
-    f.extend(ip(from));
-    f.extend(ip(to));
-    f.extend(rest);
-    f
+    let ends = Ends { ethernet: [MacAddr([2; 6]); 2], ip: [from, to].map(|a| a.parse().unwrap()) };
+    let mut frame = whole::packet(&ends, protocol, rest);
+    // May be made one of several fragments.
+    frame[18..22].copy_from_slice(&[0, 1, 0, 0]);
+    frame
 }
 
 fn tcp(from: (&str, u16), to: (&str, u16), flags: u8) -> Vec<u8> {
-    let mut t = [from.1.to_be_bytes(), to.1.to_be_bytes()].concat();
-    t.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
-    frame(from.0, to.0, 6, &t)
+    frame(from.0, to.0, 6, &whole::tcp([from.1, to.1], 0, 0, flags, &[]))
 }
 
 const SYN: u8 = 2;
@@ -260,7 +262,7 @@ fn answers_pass_because_the_question_has() {
 fn datagrams_pings_errors_and_fragments() {
     let p = network();
     let mut web = Port::new(&p, "web");
-    let udp = |from: u16, to: u16| [from.to_be_bytes(), to.to_be_bytes(), [0, 8], [0, 0]].concat();
+    let udp = |from: u16, to: u16| whole::udp(from, to, &[]);
     let question = frame(WEB, OUTSIDE, 17, &udp(5000, 53));
     assert!(web.out(&question) && web.take(&frame(OUTSIDE, WEB, 17, &udp(53, 5000))));
     assert!(!web.take(&frame(OUTSIDE, WEB, 17, &udp(53, 5001))));
@@ -297,6 +299,39 @@ fn two_guests_of_a_network_keep_state_each() {
     let answer = tcp((DB, 5432), (WEB, 5), SYN | ACK);
     assert!(db.out(&answer) && web.take(&answer));
     assert!(!web.take(&tcp((DB, 6), (WEB, 80), SYN)));
+}
+
+#[test]
+fn an_address_belongs_to_one_guest_of_each_vlan_and_none_of_the_networks_own() {
+    let p = network();
+    // The switch tells a trunk's VLAN by the tag; untagged frames belong to none here.
+    let trunk = |f: &[u8]| visor_net::headers::vlan(f);
+    let tagged = |vlan: u8, f: &[u8]| [&f[..12], &[0x81, 0, 0, vlan], &f[12..]].concat();
+    let syn = tcp((DB, 7), (OUTSIDE, 80), SYN);
+    let mut web = Port::new(&p, "web");
+    assert!(!web.out(&syn), "db's address in the same VLAN");
+    let mut web = PortFilter::new(p.clone(), "web").with_vlans(trunk);
+    assert!(!web.pass(Direction::Outbound, &syn), "no VLAN");
+    assert!(web.pass(Direction::Outbound, &tagged(10, &syn)), "nobody has it there");
+    let mut client = PortFilter::new(p.clone(), "client").with_vlans(|_| Some(10));
+    assert!(!client.pass(Direction::Outbound, &syn), "taken in that VLAN");
+    let mut client = PortFilter::new(p.clone(), "client").with_vlans(|_| Some(20));
+    assert!(client.pass(Direction::Outbound, &syn), "and free in another");
+    // An answer belongs to the VLAN of its question.
+    let answer = tcp((OUTSIDE, 80), (DB, 7), SYN | ACK);
+    assert!(!web.pass(Direction::Inbound, &tagged(20, &answer)) && web.pass(Direction::Inbound, &tagged(10, &answer)));
+    // Members of a group are known by their addresses in the VLAN of who asks.
+    p.create_group("g").unwrap();
+    p.set_member("g", "web", true).unwrap();
+    allow(&p, "client", "service http from @g");
+    let ask = tcp((DB, 9), (CLIENT, 80), SYN);
+    assert!(!client.pass(Direction::Inbound, &ask));
+    let mut client = PortFilter::new(p.clone(), "client").with_vlans(|_| Some(10));
+    assert!(client.pass(Direction::Inbound, &ask));
+    // What is the network's own is nobody's.
+    let router = "fd00::2".parse().unwrap();
+    p.reserve(HOME, router);
+    assert!(!p.learn("web", HOME, router) && p.learn("web", 10, router));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use visor_net::{Direction, FlowKey, Protocol};
 
-use crate::policy::{Decision, State};
+use crate::policy::{Address, Decision, State};
 use crate::services::service_of;
 use crate::{Action, Policy, Reach, Rule, What};
 
@@ -23,18 +23,19 @@ impl Policy {
     /// Explains what becomes of a connection: both the sender's side and the receiver's have a say, if they are guests here.
     pub fn why(&self, flow: &FlowKey) -> Explanation {
         let s = self.lock();
-        // The only guest of a network answers for any address, so the receiver is looked at by its address first.
-        let exact = |a| s.guests.iter().find(|(_, g)| g.addresses.contains(&a)).map(|(n, _)| n.clone());
+        // A guest alone answers for any address, so both are looked at by their addresses.
+        let vlan = s.vlan_of(flow);
+        let exact = |ip| s.owner(Address { vlan, ip });
         let (from, to) = (exact(flow.source.ip()), exact(flow.destination.ip()));
         if let Some(name) = &from {
-            let decision = s.decide(name, flow, Direction::Outbound);
+            let decision = s.decide(name, vlan, flow, Direction::Outbound);
             if decision.action() != Action::Accept || to.is_none() {
                 return s.explain(name, flow, &decision, Direction::Outbound);
             }
         }
         match to {
             Some(name) => {
-                let decision = s.decide(&name, flow, Direction::Inbound);
+                let decision = s.decide(&name, vlan, flow, Direction::Inbound);
                 s.explain(&name, flow, &decision, Direction::Inbound)
             }
             None => Explanation {

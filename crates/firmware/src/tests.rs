@@ -182,7 +182,11 @@ fn packed_kernels_are_unpacked_or_the_reason_is_told() {
     let (m, map) = machine(64 * MIB);
     let mut damaged = lz4_payload(&vmlinux);
     damaged[6] = 0xff;
-    for payload in [damaged, b"\xfd7zXZ\0....".to_vec(), lz4_payload(b"no ELF file")] {
+    // 255 MiB are announced, and there are some bytes.
+    let mut huge = lz4_payload(&vmlinux);
+    let end = huge.len() - 4;
+    huge[end..].copy_from_slice(&(255u32 << 20).to_le_bytes());
+    for payload in [damaged, huge, b"\xfd7zXZ\0....".to_vec(), lz4_payload(b"no ELF file")] {
         let kernel = bzimage(&payload, 16 * MIB, 4 << 20);
         let got = boot(&m, &map, &BootSource { decompress: true, ..source(&kernel) }).unwrap();
         assert_eq!(got.kind, KernelKind::BzImage { protocol: 0x20f, unpacked: false });

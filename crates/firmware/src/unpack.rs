@@ -11,6 +11,8 @@ const MAX: usize = 256 << 20;
 /// Magic of the "legacy" LZ4 format, which Linux uses: blocks with a 32-bit length, each of up to 8 MiB unpacked.
 const LZ4_LEGACY: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
 const LZ4_BLOCK: usize = 8 << 20;
+/// A byte of LZ4 data stands for at most so many (a length is told 255 at a time).
+const LZ4_RATIO: usize = 256;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// The vmlinux in `payload`, or why it cannot be had.
@@ -29,7 +31,7 @@ pub(crate) fn vmlinux(payload: Option<&[u8]>) -> Result<Vec<u8>, String> {
 fn lz4(payload: &[u8]) -> Result<Vec<u8>, String> {
     let body_end = payload.len() - 4;
     let size = le32(payload, body_end).unwrap_or(0) as usize;
-    if size > MAX {
+    if size > MAX || size / LZ4_RATIO > payload.len() {
         return Err(format!("its unpacked size of {size} bytes is implausible"));
     }
     let mut out = vec![0; size];

@@ -94,7 +94,7 @@ pub fn connect_cable(path: &Path) -> io::Result<OwnedFd> {
     let fd = seqpacket()?;
     let (address, len) = address(path)?;
     // SAFETY: pointer and length describe the address.
-    check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), len) })?;
+    retry(|| check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), len) }))?;
     Ok(fd)
 }
 
@@ -105,20 +105,21 @@ pub fn connect_cable(path: &Path) -> io::Result<OwnedFd> {
 /// What the kernel says.
 pub fn send_greeting(fd: &OwnedFd, data: &[u8]) -> io::Result<()> {
     // SAFETY: pointer and length describe the message.
-    check_len(unsafe { libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_NOSIGNAL) }).map(drop)
+    retry(|| check_len(unsafe { libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_NOSIGNAL) }))
+        .map(drop)
 }
 
-/// Waits for such a message, of at most `most` bytes, up to ten seconds.
+/// Waits for such a message, of at most `most` bytes, up to half a minute.
 ///
 /// # Errors
 ///
 /// What the kernel says; `UnexpectedEof` if the other side has gone, `WouldBlock` if it does not speak.
 pub fn receive_greeting(fd: &OwnedFd, most: usize) -> io::Result<Vec<u8>> {
-    let limit = libc::timeval { tv_sec: 10, tv_usec: 0 };
+    let limit = libc::timeval { tv_sec: 30, tv_usec: 0 };
     crate::sys::set_option_raw(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVTIMEO, &limit)?;
     let mut data = vec![0; most];
     // SAFETY: pointer and length describe the buffer.
-    let n = check_len(unsafe { libc::recv(fd.as_raw_fd(), data.as_mut_ptr().cast(), data.len(), 0) })?;
+    let n = retry(|| check_len(unsafe { libc::recv(fd.as_raw_fd(), data.as_mut_ptr().cast(), data.len(), 0) }))?;
     data.truncate(n);
     if n == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(data) }
 }
@@ -259,6 +260,16 @@ impl NetPort for CablePort {
 
     fn mtu(&self) -> u16 {
         self.mtu
+    }
+}
+
+/// Again when a signal has come in between: with a limit of time a system call is not restarted by itself (signal(7)).
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }
 

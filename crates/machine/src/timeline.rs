@@ -31,7 +31,7 @@ const BOOT_SECTOR: Watch = Watch::Code(0x7c00, 0x7c00);
 const UPPER_HALF: Watch = Watch::Code(0xffff_8000_0000_0000, u64::MAX);
 
 /// How far a boot has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// The machine was switched on.
     PowerOn,
@@ -51,9 +51,10 @@ pub enum Phase {
     Ready,
 }
 
-impl std::fmt::Display for Phase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl Phase {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
             Phase::PowerOn => "power on",
             Phase::Reset => "reset",
             Phase::Post => "POST",
@@ -62,7 +63,13 @@ impl std::fmt::Display for Phase {
             Phase::Kernel => "kernel",
             Phase::Init => "init",
             Phase::Ready => "ready",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -139,6 +139,11 @@ impl Frames {
     pub fn code_marks(&self) -> *const AtomicU32 {
         self.code.as_ptr()
     }
+
+    /// Where the code marks of device memory begin: those, and only those, may be set by others than engines.
+    pub fn device_marks(&self) -> *const AtomicU32 {
+        self.code.as_ptr().wrapping_add(self.devices as usize)
+    }
 }
 
 /// Bits of the granules that `len` bytes from `offset` touch; `offset + len` is at most 4096.

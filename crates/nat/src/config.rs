@@ -211,6 +211,15 @@ impl NatConfig {
         self.prefix6.is_some_and(|p| (u128::from(p) ^ u128::from(ip)) >> 64 == 0)
     }
 
+    /// The addresses that no guest may have: the engine's own, and the host's.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        let six = [self.gateway6(), self.dns6(), self.prefix6.map(|_| self.link_local())];
+        let host = self.closed.then(|| self.host_address());
+        let four = [Some(self.gateway), Some(self.dns), host];
+        let four = four.into_iter().flatten().map(IpAddr::from);
+        four.chain(six.into_iter().flatten().map(IpAddr::from)).collect()
+    }
+
     /// True for addresses behind which the engine itself sits.
     pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
         match ip {

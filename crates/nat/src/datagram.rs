@@ -13,7 +13,7 @@ use visor_net::{Direction, FlowKey, MacAddr, Protocol, Verdict};
 use crate::core::{Core, Kind, token};
 use crate::host::{Batch, Host, SocketId, Undelivered};
 use crate::icmp::{self, About};
-use crate::listing::NatEntry;
+use crate::listing::Translation;
 use crate::outbox::{self, Outbox};
 use crate::table::{Id, Table};
 use crate::timers::Timers;
@@ -343,15 +343,15 @@ impl Datagrams {
     }
 
     /// Appends all flows to a listing.
-    pub(crate) fn list<H: Host>(&self, core: &mut Core<H>, now: Time, list: &mut Vec<NatEntry>) {
+    pub(crate) fn list<H: Host>(&self, core: &mut Core<H>, now: Time, list: &mut Vec<Translation>) {
         for (_, key, flow) in self.flows.iter() {
-            list.push(NatEntry {
+            list.push(Translation {
                 protocol: key.protocol,
                 guest: key.guest,
                 host: self.socket_of(flow.via).and_then(|s| core.host.local_address(s)),
                 remote: flow.peer,
                 inbound: matches!(flow.via, Via::Forward { .. }),
-                state: "open",
+                state: "open".into(),
                 age: now.since(flow.created),
                 idle: now.since(flow.used),
                 sent: flow.sent,

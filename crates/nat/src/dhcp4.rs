@@ -7,17 +7,19 @@ use dhcproto::{Decodable, Encodable};
 use visor_net::MacAddr;
 
 use crate::core::Core;
+use crate::dhcp_options::reduced4;
 use crate::host::Host;
 use crate::wire::emit::{Route, udp_frame};
 
-/// Longer messages than a frame's are not looked at; the decoder recurses into nested options.
+/// Longer messages than a frame's are not looked at.
 const MAX_MESSAGE: usize = 1500;
 /// Bytes of the header's field for a boot file, which a zero ends.
 const FILE_FIELD: usize = 128;
 
 /// A message of a guest to the server.
 pub(crate) fn input<H: Host>(core: &mut Core<H>, mac: MacAddr, data: &[u8]) {
-    let message = (data.len() <= MAX_MESSAGE).then(|| Message::from_bytes(data).ok()).flatten();
+    let reduced = (data.len() <= MAX_MESSAGE).then(|| reduced4(data)).flatten();
+    let message = reduced.and_then(|data| Message::from_bytes(&data).ok());
     let Some(request) = message.filter(|m| m.opcode() == Opcode::BootRequest && m.htype() == HType::Eth) else {
         core.counters.malformed += 1;
         return;

@@ -7,10 +7,11 @@ use dhcproto::{Decodable, Encodable, Name};
 use visor_net::MacAddr;
 
 use crate::core::Core;
+use crate::dhcp_options::reduced6;
 use crate::host::Host;
 use crate::wire::emit::{Route, udp_frame};
 
-/// Longer messages than a frame's are not looked at; the decoder recurses into nested options.
+/// Longer messages than a frame's are not looked at.
 const MAX_MESSAGE: usize = 1500;
 /// Port of servers and relays.
 pub(crate) const PORT: u16 = 547;
@@ -19,7 +20,8 @@ pub(crate) const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1,
 
 /// A message of a guest at its link-local address `from`.
 pub(crate) fn input<H: Host>(core: &mut Core<H>, mac: MacAddr, from: SocketAddr, data: &[u8]) {
-    let message = (data.len() <= MAX_MESSAGE).then(|| Message::from_bytes(data).ok()).flatten();
+    let reduced = (data.len() <= MAX_MESSAGE).then(|| reduced6(data)).flatten();
+    let message = reduced.and_then(|data| Message::from_bytes(&data).ok());
     let Some(request) = message else {
         core.counters.malformed += 1;
         return;

@@ -13,7 +13,7 @@ use crate::dns::Dns;
 use crate::forward::{Forward, ForwardId};
 use crate::fragment::Reassembly;
 use crate::host::{Event, Host};
-use crate::listing::{Counters, NatEntry};
+use crate::listing::{Counters, Translation};
 use crate::nd::Advertiser;
 use crate::table::Id;
 use crate::tcp::Tcp;
@@ -251,7 +251,7 @@ impl<H: Host> NatEngine<H> {
     }
 
     /// The flows.
-    pub fn table(&mut self, now: Time) -> Vec<NatEntry> {
+    pub fn table(&mut self, now: Time) -> Vec<Translation> {
         let mut list = Vec::with_capacity(self.tcp.table.len() + self.datagrams.flows.len());
         self.tcp.list(&mut self.core, now, &mut list);
         self.datagrams.list(&mut self.core, now, &mut list);

@@ -1,13 +1,14 @@
 //! What can be looked at from outside: the flows, and what was counted.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use visor_net::Protocol;
 
-/// One flow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NatEntry {
+/// One flow. It travels to other processes as it is.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Translation {
     /// Which protocol.
     pub protocol: Protocol,
     /// The guest's end.
@@ -19,7 +20,7 @@ pub struct NatEntry {
     /// Opened from outside, through a forwarded port.
     pub inbound: bool,
     /// A word for its state: of TCP the name of RFC 9293 as the guest's peer would be in, else `open`.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     /// Since it was opened.
     pub age: Duration,
     /// Since the guest's last packet, of UDP and ICMP since the last in either direction.

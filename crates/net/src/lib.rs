@@ -4,8 +4,8 @@
 //! segments travel whole, with what virtio 1.2 §5.1.6 calls segmentation offload described by [`Offload`]: who cannot take them
 //! says so ([`Accepts`]), and the sender splits them and fills in checksums.
 //!
-//! Beside the contract stand the pure functions that every party needs: [`checksum`], [`headers`], [`offload`], and a [`cable`]
-//! between two ports in memory.
+//! Beside the contract stand the pure functions that every party needs: [`checksum`], [`headers`], [`offload`], [`whole`] frames, and a
+//! [`cable`] between two ports in memory.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -13,6 +13,7 @@ pub mod cable;
 pub mod checksum;
 pub mod headers;
 pub mod offload;
+pub mod whole;
 
 mod filter;
 mod policy;
@@ -163,6 +164,32 @@ pub struct Accepts {
 /// Called when a port has frames or room again. It may be called from any thread with locks held, so it must only wake somebody.
 pub type Notify = std::sync::Arc<dyn Fn() + Send + Sync>;
 
+/// What a port that stands around another one leaves to that one: everything of [`NetPort`] but `send` and `receive`.
+#[macro_export]
+macro_rules! leave_to {
+    ($self:ident => $inner:expr) => {
+        fn set_accepts(&mut $self, accepts: $crate::Accepts) {
+            ($inner).set_accepts(accepts);
+        }
+
+        fn peer_accepts(&$self) -> $crate::Accepts {
+            ($inner).peer_accepts()
+        }
+
+        fn on_ready(&mut $self, notify: $crate::Notify) {
+            ($inner).on_ready(notify);
+        }
+
+        fn link_up(&$self) -> bool {
+            ($inner).link_up()
+        }
+
+        fn mtu(&$self) -> u16 {
+            ($inner).mtu()
+        }
+    };
+}
+
 impl<P: NetPort + ?Sized> NetPort for Box<P> {
     fn send(&mut self, frame: Frame<'_>) -> Sent {
         (**self).send(frame)
@@ -172,25 +199,7 @@ impl<P: NetPort + ?Sized> NetPort for Box<P> {
         (**self).receive(sink)
     }
 
-    fn set_accepts(&mut self, accepts: Accepts) {
-        (**self).set_accepts(accepts);
-    }
-
-    fn peer_accepts(&self) -> Accepts {
-        (**self).peer_accepts()
-    }
-
-    fn on_ready(&mut self, notify: Notify) {
-        (**self).on_ready(notify);
-    }
-
-    fn link_up(&self) -> bool {
-        (**self).link_up()
-    }
-
-    fn mtu(&self) -> u16 {
-        (**self).mtu()
-    }
+    leave_to!(self => **self);
 }
 
 /// One end of a cable: what a network device plugs into, and what a switch has many of. Neither call blocks.

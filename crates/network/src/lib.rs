@@ -32,6 +32,7 @@ pub use forward::{ForwardSpec, ForwardSpecError, ForwardStatus};
 pub use holder::{Holder, port_holder};
 pub use live::GuestRequest;
 pub use mac::random_mac;
-pub use nat::{NatNetwork, NatSpec, NetBoot, NetworkError, Translation};
+pub use nat::{NatNetwork, NatSpec, NetBoot, NetworkError};
 pub use splice::splice;
 pub use store::Store;
+pub use visor_nat::Translation;

@@ -5,12 +5,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use serde_json::json;
-use visor_firewall::{Explanation, Firewall, Guest, Policy, PolicyError, Reach, Reload, Rule, RuleSet, Scope};
+use visor_firewall::{
+    Address, Explanation, Firewall, Guest, HOME, Policy, PolicyError, Reach, Reload, Rule, RuleSet, Scope,
+};
 use visor_host_net::{Directory, Nat, NatPort};
-use visor_nat::{BootFiles, Counters, NatConfig};
+use visor_nat::{BootFiles, Counters, NatConfig, Translation};
 use visor_net::{Direction, FlowKey, MacAddr, NetPort, Network, Protocol};
 use visor_switch::{Capture, CaptureSlot, Captured};
 
@@ -102,48 +103,6 @@ fn by(holder: &Option<Holder>) -> String {
     holder.as_ref().map(|h| format!(" by {} (process {})", h.name, h.pid)).unwrap_or_default()
 }
 
-/// A translation under way.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Translation {
-    /// Which protocol.
-    pub protocol: Protocol,
-    /// The guest's end.
-    pub guest: SocketAddr,
-    /// What the world sees.
-    pub host: Option<SocketAddr>,
-    /// The far end.
-    pub remote: SocketAddr,
-    /// Opened from outside.
-    pub inbound: bool,
-    /// Of TCP the state, else `open`.
-    pub state: String,
-    /// Since it was opened.
-    pub age: Duration,
-    /// Since the last packet.
-    pub idle: Duration,
-    /// Payload bytes from the guest.
-    pub sent: u64,
-    /// Payload bytes to the guest.
-    pub received: u64,
-}
-
-impl From<visor_nat::NatEntry> for Translation {
-    fn from(e: visor_nat::NatEntry) -> Self {
-        Translation {
-            protocol: e.protocol,
-            guest: e.guest,
-            host: e.host,
-            remote: e.remote,
-            inbound: e.inbound,
-            state: e.state.into(),
-            age: e.age,
-            idle: e.idle,
-            sent: e.sent,
-            received: e.received,
-        }
-    }
-}
-
 /// See the crate's documentation.
 pub struct NatNetwork {
     nat: Nat,
@@ -172,11 +131,10 @@ impl NatNetwork {
             Directory::open(&path).map_err(failed)
         });
         let files = files.transpose()?;
-        let mut addresses = BTreeSet::from([IpAddr::from(config.pool.0)]);
+        // An IPv6 address is the guest's own choice; the only guest of a policy answers for any address.
+        let addresses = BTreeSet::from([Address { vlan: HOME, ip: config.pool.0.into() }]);
         let (nat, port) = Nat::open(config).map_err(NetworkError::Nat)?;
         let policy = Policy::new(Reach::Forwarded);
-        // An IPv6 address is the guest's own choice; the only guest of a policy answers for any address.
-        addresses.retain(IpAddr::is_ipv4);
         let rules = initial(spec.store.as_ref(), &spec.guest, &spec.rules);
         policy.set_guest(&spec.guest, Guest { addresses, firewall: Firewall::new(rules), ..Guest::default() });
         nat.with(|engine, _| {
@@ -246,8 +204,7 @@ impl NatNetwork {
 
     /// The translations under way.
     pub fn translations(&self) -> Vec<Translation> {
-        let entries = self.nat.with(|engine, now| engine.table(now));
-        entries.into_iter().map(Translation::from).collect()
+        self.nat.with(|engine, now| engine.table(now))
     }
 
     /// What the translator has counted.

@@ -1,5 +1,6 @@
-//! What outlives machines and networks: permanent rules of guests (`DATA/firewall/NAME.json`) and security groups
-//! (`DATA/groups.json`). Files are written whole or not at all.
+//! What outlives machines and networks: of guests by their names the permanent rules (`DATA/firewall/NAME.json`), the permanently
+//! forwarded ports (`DATA/ports/NAME.json`) and the Ethernet address (`DATA/mac/NAME.json`); and security groups (`DATA/groups.json`).
+//! Files are written whole or not at all.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,6 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use visor_firewall::{Group, RuleSet};
+use visor_net::MacAddr;
+
+use crate::forward::ForwardSpec;
 
 /// A user's rules and groups.
 #[derive(Clone, Debug)]
@@ -25,13 +29,7 @@ impl Store {
 
     /// The permanent rules of a guest; none if nothing is stored.
     pub fn rules(&self, guest: &str) -> RuleSet {
-        let read = self.file(guest).ok_or(ErrorKind::NotFound.into()).and_then(|path| read(&path));
-        read.unwrap_or_else(|e: io::Error| {
-            if e.kind() != ErrorKind::NotFound {
-                tracing::warn!(guest, error = %e, "the permanent rules of a guest cannot be read");
-            }
-            RuleSet::default()
-        })
+        self.kept("firewall", guest)
     }
 
     /// Stores the permanent rules of a guest.
@@ -39,14 +37,33 @@ impl Store {
     /// # Errors
     /// What the file system says; `InvalidInput` for a name that is none.
     pub fn set_rules(&self, guest: &str, rules: &RuleSet) -> io::Result<()> {
-        let path = self.file(guest).ok_or(io::Error::from(ErrorKind::InvalidInput))?;
-        if *rules == RuleSet::default() {
-            return match fs::remove_file(path) {
-                Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
-                _ => Ok(()),
-            };
+        self.keep("firewall", guest, rules)
+    }
+
+    /// The ports that are forwarded to a guest whenever it runs.
+    pub fn ports(&self, guest: &str) -> Vec<ForwardSpec> {
+        let texts: Vec<String> = self.kept("ports", guest);
+        texts.iter().filter_map(|t| t.parse().ok()).collect()
+    }
+
+    /// Stores the ports that are forwarded to a guest whenever it runs.
+    ///
+    /// # Errors
+    /// As [`Store::set_rules`].
+    pub fn set_ports(&self, guest: &str, ports: &[ForwardSpec]) -> io::Result<()> {
+        self.keep("ports", guest, &ports.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    /// The Ethernet address of a guest: a random one, and the same each time it is asked for.
+    ///
+    /// # Errors
+    /// As [`Store::set_rules`].
+    pub fn mac(&self, guest: &str) -> io::Result<MacAddr> {
+        if let Some(mac) = self.kept::<Option<MacAddr>>("mac", guest).filter(|m| !m.is_multicast()) {
+            return Ok(mac);
         }
-        write(&path, rules)
+        let mac = crate::random_mac();
+        self.keep("mac", guest, &Some(mac)).map(|()| mac)
     }
 
     /// The security groups by name.
@@ -77,11 +94,32 @@ impl Store {
         Ok(result)
     }
 
-    fn file(&self, guest: &str) -> Option<PathBuf> {
+    fn kept<T: DeserializeOwned + Default>(&self, kind: &str, guest: &str) -> T {
+        let read = self.file(kind, guest).ok_or(ErrorKind::NotFound.into()).and_then(|path| read(&path));
+        read.unwrap_or_else(|e: io::Error| {
+            if e.kind() != ErrorKind::NotFound {
+                tracing::warn!(kind, guest, error = %e, "what is kept about a guest cannot be read");
+            }
+            T::default()
+        })
+    }
+
+    fn keep<T: Serialize + Default + PartialEq>(&self, kind: &str, guest: &str, value: &T) -> io::Result<()> {
+        let path = self.file(kind, guest).ok_or(io::Error::from(ErrorKind::InvalidInput))?;
+        if *value == T::default() {
+            return match fs::remove_file(path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            };
+        }
+        write(&path, value)
+    }
+
+    fn file(&self, kind: &str, guest: &str) -> Option<PathBuf> {
         let valid = (1..=64).contains(&guest.len())
             && guest.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
             && !guest.starts_with('.');
-        valid.then(|| self.directory.join("firewall").join(format!("{guest}.json")))
+        valid.then(|| self.directory.join(kind).join(format!("{guest}.json")))
     }
 }
 
@@ -120,6 +158,12 @@ mod tests {
         assert!(store.set_rules("../web", &rules).is_err() && store.set_rules("", &rules).is_err());
         store.set_rules("web", &RuleSet::default()).unwrap();
         assert!(store.rules("web").inbound.is_empty());
+        let ports: Vec<ForwardSpec> = ["8080:80", "[::1]:53:53/udp"].map(|p| p.parse().unwrap()).into();
+        store.set_ports("web", &ports).unwrap();
+        assert_eq!((store.ports("web"), store.ports("db")), (ports, vec![]));
+        let mac = store.mac("web").unwrap();
+        assert_eq!(Store::new(&root).mac("web").unwrap(), mac, "it stays");
+        assert_ne!(store.mac("db").unwrap(), mac, "and is nobody else's");
         let add = |name: &'static str| {
             move |groups: &mut BTreeMap<String, Group>| {
                 groups.insert(name.into(), Group::default());

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use visor_net::{Accepts, Frame, FrameSink, MAX_FRAME, NetPort, Notify, Sent};
+use visor_net::{Frame, FrameSink, MAX_FRAME, NetPort, Sent, leave_to};
 
 /// Magic number of a file with nanoseconds.
 const MAGIC: u32 = 0xa1b2_3c4d;
@@ -141,23 +141,5 @@ impl<P: NetPort> NetPort for Captured<P> {
         })
     }
 
-    fn set_accepts(&mut self, accepts: Accepts) {
-        self.port.set_accepts(accepts);
-    }
-
-    fn peer_accepts(&self) -> Accepts {
-        self.port.peer_accepts()
-    }
-
-    fn on_ready(&mut self, notify: Notify) {
-        self.port.on_ready(notify);
-    }
-
-    fn link_up(&self) -> bool {
-        self.port.link_up()
-    }
-
-    fn mtu(&self) -> u16 {
-        self.port.mtu()
-    }
+    leave_to!(self => self.port);
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use visor_net::{Accepts, Direction, Frame, FrameFilter, FrameSink, NetPort, Notify, Sent};
+use visor_net::{Direction, Frame, FrameFilter, FrameSink, NetPort, Sent, leave_to};
 
 /// Most answers of the filter that wait for the guest, or are sent in one go. Whoever sends many refused frames is told of some.
 const MAX_ANSWERS: usize = 32;
@@ -61,23 +61,5 @@ impl<P: NetPort> NetPort for Filtered<P> {
         taken
     }
 
-    fn set_accepts(&mut self, accepts: Accepts) {
-        self.port.set_accepts(accepts);
-    }
-
-    fn peer_accepts(&self) -> Accepts {
-        self.port.peer_accepts()
-    }
-
-    fn on_ready(&mut self, notify: Notify) {
-        self.port.on_ready(notify);
-    }
-
-    fn link_up(&self) -> bool {
-        self.port.link_up()
-    }
-
-    fn mtu(&self) -> u16 {
-        self.port.mtu()
-    }
+    leave_to!(self => self.port);
 }

@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use visor_net::MacAddr;
 use visor_net::headers::{self, Headers, UDP};
+use visor_net::whole::ICMPV6;
 
 const ARP: u16 = 0x0806;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
-const ICMPV6: u8 = 58;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const REDIRECT: u8 = 137;
 const DHCP_SERVER: u16 = 67;

@@ -58,8 +58,8 @@ impl Default for Membership {
 }
 
 impl Membership {
-    /// The VLAN of a frame that comes in, `None` if it must not.
-    pub(crate) fn classify(&self, frame: &[u8]) -> Option<VlanId> {
+    /// The VLAN of a frame that comes in or goes out here, `None` if it must not.
+    pub fn classify(&self, frame: &[u8]) -> Option<VlanId> {
         // A tag with VLAN 0 carries a priority only.
         let tag = headers::vlan(frame).filter(|id| *id != 0);
         match (self, tag) {

@@ -18,6 +18,7 @@ pub mod blk;
 mod block_buffer;
 mod buffer;
 pub mod console;
+mod in_flight;
 pub mod input;
 pub mod net;
 mod pci;

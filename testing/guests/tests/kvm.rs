@@ -32,6 +32,11 @@ const EMULATED: &[Excuse] = &[
     Excuse { program: "long/call-gate", reason: "it cannot run ring 3" },
     Excuse { program: "long/umip", reason: "it cannot run ring 3" },
     Excuse { program: "long/tsd-pce", reason: "it cannot run ring 3" },
+    Excuse { program: "inline/syscall", reason: "it cannot run ring 3" },
+    Excuse { program: "inline/flags", reason: "it cannot run ring 3" },
+    Excuse { program: "inline/time", reason: "it cannot run ring 3" },
+    Excuse { program: "narrow/turns", reason: "it cannot run ring 3" },
+    Excuse { program: "narrow/ends", reason: "accesses beyond 4 GiB wrap" },
     Excuse { program: "long/iretq", reason: "it refuses a null SS in ring 0" },
     Excuse {
         program: "long/canonical",
@@ -76,6 +81,7 @@ const QEMU_CPU: &[Excuse] = &[
     Excuse { program: "long/cr8", reason: "it ignores reserved bits of CR8" },
     Excuse { program: "long/control-registers", reason: "its VMRUN refuses a state that MOV to CR0 has made" },
     Excuse { program: "long/syscall", reason: "SYSCALL loses the status flags" },
+    Excuse { program: "inline/syscall", reason: "SYSCALL loses the status flags" },
     Excuse { program: "irq/x2apic", reason: "kvm_amd of its kernel takes reserved bits of x2APIC registers" },
     Excuse { program: "io/mmio-sse", reason: "KVM's instruction emulator knows few SSE instructions" },
 ];

@@ -184,6 +184,9 @@ int main(int argc, char **argv) {
     t = seconds();                                                                                                     \
     work;                                                                                                              \
     row(name, seconds() - t)
+    // What it costs to be there.
+    sleep(2);
+    row("idle", 2);
     ROW("ping", pings());
     ROW("connect", connections(sink));
     ROW("up", up(sink));

@@ -205,6 +205,19 @@ impl Case {
         &self.patches[..(self.patch_count as usize).min(MAX_PATCHES)]
     }
 
+    /// The byte at a guest address of data or stack before the run.
+    pub fn byte(&self, address: u64) -> Option<u8> {
+        if let Some(at) = address.checked_sub(layout::RODATA).filter(|at| *at < layout::PAGE) {
+            return Some(layout::rodata_image()[at as usize]);
+        }
+        let at = layout::writable_offset(address)?;
+        let patched = self.patches().iter().rev().find_map(|p| {
+            let offset = at.checked_sub(p.offset as usize)?;
+            p.bytes[..(p.len as usize).min(PATCH_LEN)].get(offset).copied()
+        });
+        Some(patched.unwrap_or(layout::base_image()[at]))
+    }
+
     /// Adds a patch at a guest address; returns false if it lies outside the writable pages or there is no room.
     pub fn patch(&mut self, address: u64, bytes: &[u8]) -> bool {
         let Some(offset) = layout::writable_offset(address) else { return false };

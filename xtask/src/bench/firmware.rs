@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use self::disk::{BootSector, efi_disk, efi_program};
+use super::idle_screen;
 use super::side::{Guest, Run, Side};
 use super::table::median;
-use crate::shell::{cargo, step};
+use crate::shell::{cargo, root, step};
 
 /// The disks are those of the end-to-end tests.
 #[path = "../../../crates/cli/tests/common/boot.rs"]
@@ -22,13 +23,20 @@ const QEMU_UEFI: &str = "-drive if=pflash,format=raw,readonly=on,file=/usr/share
                          -drive if=pflash,format=raw,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd";
 const VISOR: &str = "-q run --engine soft --memory 512M --no-reboot --net none --bus virtio --disk {kernel},ro";
 
-pub(super) fn run(pairs: usize) -> anyhow::Result<()> {
+pub(super) fn run(pairs: usize, visor: Option<String>) -> anyhow::Result<()> {
+    let visor = match visor {
+        Some(program) => program,
+        None => {
+            step("build", &mut cargo(&["build", "--release", "--locked", "--package", "visor"]))?;
+            root().join("target/release/visor").to_string_lossy().into_owned()
+        }
+    };
     if !Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").exists() {
         bail!("QEMU needs the same firmware (apt-get install ovmf seabios)");
     }
     let directory = std::env::temp_dir().join(format!("visor-bench-{}", std::process::id()));
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let done = compare(pairs, &directory);
+    let done = compare(pairs, &directory, &visor).and_then(|()| idle_screen::run(&visor, &directory));
     std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
     done?;
     screen()
@@ -40,7 +48,7 @@ fn screen() -> anyhow::Result<()> {
     step("bench screen", &mut cargo(&args))
 }
 
-fn compare(pairs: usize, directory: &Path) -> anyhow::Result<()> {
+fn compare(pairs: usize, directory: &Path, program: &str) -> anyhow::Result<()> {
     // mov dx, 3f8h, then each byte: mov al, byte; out dx, al
     let ready = b"READY\n".iter().flat_map(|b| [0xb0, *b, 0xee]);
     let sector = BootSector::new().code(&[0xba, 0xf8, 0x03].into_iter().chain(ready).collect::<Vec<u8>>()).power_off();
@@ -56,7 +64,8 @@ fn compare(pairs: usize, directory: &Path) -> anyhow::Result<()> {
         let kernel = path.to_string_lossy().into_owned();
         let guest = Guest { kernel, initrd: String::new(), append: String::new(), cpus: 1 };
         let qemu = Side::qemu("qemu".to_owned(), &format!("{QEMU} {qemu}"))?;
-        let visor = Side::visor_with(&format!("{VISOR} {visor}"))?;
+        let words: Vec<&str> = VISOR.split_whitespace().chain(visor.split_whitespace()).collect();
+        let visor = Side::with("visor", &[program], &words, &[]);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..pairs.max(1) {
             theirs.push(qemu.run(&guest, true, LIMIT)?);

@@ -1,7 +1,8 @@
 //! Comparisons with QEMU's software engine, both sides alternately in one run, medians of several pairs.
 //!
 //! - `boot`: one kernel from exec to its first line; `guest`: the rows of the guest benchmark;
-//! - `firmware`: from exec to the boot loader's first byte, through SeaBIOS and OVMF;
+//! - `firmware`: from exec to the boot loader's first byte, through SeaBIOS and OVMF; `idle_screen`: what a VNC client costs that looks
+//!   at a screen that stands still;
 //! - `disk`: disk images against QEMU's tools; `disk_guest`: requests of a guest against QEMU's;
 //! - `net`: the address translator and others; `vm_net`: whole machines with their networks;
 //! - `side`: the commands of both sides, and a run of one; `table`: what is printed.
@@ -11,6 +12,7 @@ mod disk;
 mod disk_guest;
 mod firmware;
 mod guest;
+mod idle_screen;
 mod net;
 mod side;
 mod table;
@@ -62,6 +64,9 @@ pub(crate) enum What {
         /// Pairs of runs; the medians are printed.
         #[arg(short = 'n', long, default_value_t = 3)]
         pairs: usize,
+        /// Another visor than the release build.
+        #[arg(long, value_name = "PROGRAM")]
+        visor: Option<String>,
     },
     /// The rows of the guest benchmark: natively, in QEMU and in visor. Fails if a row of visor's is missing or slower than
     /// the fastest QEMU.
@@ -130,7 +135,7 @@ pub(crate) struct GuestArgs {
 pub(crate) fn run(what: What) -> anyhow::Result<()> {
     match what {
         What::Boot { pairs, kernel, initrd } => boot::run(pairs, kernel.zip(initrd)),
-        What::Firmware { pairs } => firmware::run(pairs),
+        What::Firmware { pairs, visor } => firmware::run(pairs, visor),
         What::Screen { rounds } => screen(rounds),
         What::Guest(args) => guest::run(&args),
         What::Net { seconds, rounds, only, part, visor } => {

@@ -38,6 +38,8 @@ pub(super) struct Run {
     pub(super) ready: f64,
     /// Seconds of host CPU up to the end of the run.
     pub(super) cpu: f64,
+    /// Seconds of host CPU that were used between the line READY, or the row before, and each row of the output.
+    pub(super) row_cpu: Vec<f64>,
     /// All output.
     pub(super) text: String,
 }
@@ -95,7 +97,7 @@ impl Side {
         let mut child = command.spawn().with_context(|| format!("cannot start {}", self.name))?;
         let chunks = reader(child.stdout.take().context("no output")?);
         let complaints = reader(child.stderr.take().context("no standard error")?);
-        let (mut text, mut ready) = (Vec::new(), None);
+        let (mut text, mut ready, mut marks) = (Vec::new(), None, Vec::new());
         while let Ok(chunk) = chunks.recv_timeout(limit.saturating_sub(start.elapsed())) {
             text.extend(chunk);
             if ready.is_none() && text.windows(5).any(|w| w == b"READY") {
@@ -103,6 +105,11 @@ impl Side {
                 if until_ready {
                     break;
                 }
+            }
+            // Lines come one by one: rows take long.
+            let rows = text.windows(6).filter(|w| w == b"BENCH ").count();
+            if ready.is_some() && marks.len() <= rows {
+                marks.resize(rows + 1, used(child.id()).unwrap_or_default());
             }
         }
         // At its end already, or over the limit, or no longer needed.
@@ -115,7 +122,8 @@ impl Side {
             let why: Vec<u8> = complaints.iter().flatten().collect();
             bail!("no READY from {}:\n{}{}", self.name, tail(&text), String::from_utf8_lossy(&why));
         };
-        Ok(Run { ready, cpu: children()? - before, text })
+        let row_cpu = marks.windows(2).map(|w| w[1] - w[0]).collect();
+        Ok(Run { ready, cpu: children()? - before, row_cpu, text })
     }
 }
 
@@ -147,6 +155,16 @@ fn reader(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
         }
     });
     receive
+}
+
+/// Seconds of CPU that a process has used, all its threads together (proc(5)).
+fn used(pid: u32) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name, which may hold blanks, the state is the first field, and the 12th and 13th are the times.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
+    let each = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    Some(ticks / each as f64)
 }
 
 /// Seconds of CPU that children took that have ended.
@@ -181,6 +199,15 @@ mod tests {
     fn a_run_ends_at_ready_if_no_more_is_wanted() {
         let run = side(&["sh", "-c", "echo READY; sleep 600"]).run(&guest(), true, Duration::from_secs(60)).unwrap();
         assert!(run.text.contains("READY"));
+    }
+
+    #[test]
+    fn the_cpu_of_a_row_is_its_own() {
+        let work = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+        let script =
+            format!("{work}; echo READY; sleep 0.3; echo BENCH idle 1 s; sleep 0.1; {work}; echo BENCH busy 1 s");
+        let run = side(&["sh", "-c", &script]).run(&guest(), false, Duration::from_secs(100)).unwrap();
+        assert!(run.row_cpu.len() == 2 && run.row_cpu[0] < run.row_cpu[1], "{:?}", run.row_cpu);
     }
 
     #[test]

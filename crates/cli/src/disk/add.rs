@@ -9,9 +9,9 @@ use visor_disk::Format;
 use super::args::{AllocArg, How};
 use super::work::human;
 use super::{create, live, names};
-use crate::args::parse_size;
 use crate::machine::{Target, exec, find as find_machine};
 use crate::report::Failure;
+use crate::values::parse_size;
 
 /// Arguments of `disk add`.
 #[derive(clap::Args, Debug)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Subcommand, ValueEnum};
 use visor_disk::Format;
 
-use crate::args::parse_size;
+use crate::values::parse_size;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum DiskCommand {

@@ -16,9 +16,9 @@ use super::live;
 use super::names::{self, find};
 use super::work::{Work, block_failure, host_failure, human, image_failure, open};
 use super::{create, encrypt, failure, keys};
-use crate::args::parse_size;
 use crate::progress::Unit;
 use crate::report::Failure;
+use crate::values::parse_size;
 
 /// Exit statuses of `check`, as those of `qemu-img check`.
 const CORRUPT: u8 = 2;

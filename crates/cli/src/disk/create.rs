@@ -1,6 +1,6 @@
 //! `visor disk create`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -104,6 +104,13 @@ fn tell(args: &CreateArgs, path: &Path, format: Format, size: u64, quiet: bool) 
         println!("{}  {format}{how}, {}, {} taken", path.display(), human(size), human(taken));
     }
     Ok(0)
+}
+
+/// Makes a dynamic disk of `size` bytes among the user's; its file.
+pub(crate) fn dynamic(name: &str, size: u64) -> Result<PathBuf, Failure> {
+    let path = names::place(name, Format::Qcow2)?;
+    qcow2(&path, CreateOptions::new(size), true)?;
+    Ok(path)
 }
 
 /// The format wanted: raw for what is static, qcow2 otherwise.

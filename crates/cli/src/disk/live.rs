@@ -10,9 +10,9 @@ use visor_control::Places;
 
 use super::names;
 use super::work::human;
-use crate::args::{parse_size, parse_time};
 use crate::machine::{Target, exec, find as find_machine};
 use crate::report::Failure;
+use crate::values::{parse_size, parse_time};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum LiveCommand {

@@ -26,9 +26,10 @@ use visor_block::{BlockError, BlockErrorKind};
 use visor_machine::MachineError;
 
 pub(crate) use args::DiskCommand;
+pub(crate) use create::dynamic;
 pub(crate) use encrypt::outer;
 pub(crate) use keys::{is_encrypted, open as unlock};
-pub(crate) use names::{directory, find, policy};
+pub(crate) use names::{directory, exists, find, policy};
 pub(crate) use serve::connect;
 pub(crate) use web::{WebArgs, disk as web_disk, opener};
 pub(crate) use work::{Work, human};

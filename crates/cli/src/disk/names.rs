@@ -51,6 +51,11 @@ pub(crate) fn find(name: &str) -> Result<PathBuf, Failure> {
     })
 }
 
+/// Whether one of the user's disks is called that.
+pub(crate) fn exists(name: &str) -> bool {
+    stored(name).is_some()
+}
+
 /// The file of a new disk.
 pub(crate) fn place(name: &str, format: Format) -> Result<PathBuf, Failure> {
     place_as(name, format.name())

@@ -27,7 +27,7 @@ pub(crate) struct WebArgs {
     #[arg(long = "backing-auth-file", value_name = "FILE")]
     pub(crate) auth_file: Option<PathBuf>,
     /// Space that the cache of a backing file of the web may take (default 16G).
-    #[arg(long = "backing-cache", value_name = "SIZE", value_parser = crate::args::parse_size)]
+    #[arg(long = "backing-cache", value_name = "SIZE", value_parser = crate::values::parse_size)]
     pub(crate) cache: Option<u64>,
 }
 

@@ -7,8 +7,14 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::args::DoctorArgs;
 use crate::report::Failure;
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// How a finding bears on the use of visor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

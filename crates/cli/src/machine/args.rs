@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use crate::args::parse_time;
+use crate::values::parse_time;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum MachineCommand {

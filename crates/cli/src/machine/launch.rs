@@ -3,18 +3,19 @@
 //! The machine is a process of its own session, started from the same command line; this process tells how far the boot has come
 //! until the machine is up, then ends.
 
-use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use clap::builder::Resettable::Reset;
 use clap::{Arg, ArgMatches, FromArgMatches};
 use serde_json::{Value, json};
 use visor_control::{ClaimError, Client, Place, Places};
 
 use super::{claim_failure, place_failure};
-use crate::args::RunArgs;
 use crate::report::Failure;
+use crate::run::{NewDisks, RunArgs};
+use crate::start::{Manner, StartLine};
 
 /// Tells the process in the background that it is that, and the machine's name.
 const BACKGROUND: &str = "VISOR_BACKGROUND";
@@ -38,11 +39,12 @@ impl clap::Args for LaunchArgs {
             Arg::new("image")
                 .index(1)
                 .value_name("IMAGE")
-                .conflicts_with_all(["kernel", "firmware"])
-                .help("The image to boot: `tiny`, unless something else is given")
+                .help("The image to boot: `tiny`, unless something else is given; beside that, the machine's name")
         };
         let name = Arg::new("machine").index(2).value_name("NAME").help("The machine's name");
-        RunArgs::augment_args(cmd).mut_arg("image", image).mut_arg("argv", |a| a.index(3)).arg(name)
+        let cmd = RunArgs::augment_args(cmd).mut_arg("image", image).mut_arg("argv", |a| a.index(3)).arg(name);
+        // The first word may be a name, so whether it fits is known later.
+        ["boot", "boot_menu", "efi_vars"].into_iter().fold(cmd, |cmd, id| cmd.mut_arg(id, |a| a.conflicts_with(Reset)))
     }
 
     fn augment_args_for_update(cmd: clap::Command) -> clap::Command {
@@ -66,11 +68,14 @@ impl LaunchArgs {
     pub(crate) fn into_run(self) -> RunArgs {
         let mut run = self.run;
         run.detach = true;
-        let else_to_boot = run.kernel.is_some() || !run.disk.is_empty() || !run.iso.is_empty();
-        if let Some(name) = self.name {
+        let firmware = run.firmware.firmware.is_some();
+        let else_to_boot = run.kernel.is_some() || !run.disk.is_empty() || !run.iso.is_empty() || firmware || run.empty;
+        // `visor launch --iso debian.iso deb`: there is something to boot already, so that is the name.
+        let named = run.image.take_if(|i| else_to_boot && self.name.is_none() && !crate::image::is_known(i));
+        if let Some(name) = self.name.or(named) {
             run.network.set_name(&name);
         }
-        if run.image.is_none() && !else_to_boot && run.firmware.firmware.is_none() {
+        if run.image.is_none() && !else_to_boot {
             run.image = Some("tiny".into());
         }
         run
@@ -84,14 +89,28 @@ pub(crate) fn run(mut args: RunArgs, verbose: u8, quiet: bool) -> Result<u8, Fai
             // The terminal of whoever started it must not take it along.
             let _ = nix::unistd::setsid();
             args.network.set_name(&name);
+            NewDisks::recall(&mut args);
             crate::run::main(&args, verbose, quiet)
         }
         _ if args.detach => launch(&mut args, verbose, quiet),
-        _ => crate::run::main(&args, verbose, quiet),
+        _ => {
+            let mut disks = NewDisks::make(&mut args, quiet)?;
+            crate::run::main(&args, verbose, quiet).inspect_err(|_| disks.undo())
+        }
     }
 }
 
 fn launch(args: &mut RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failure> {
+    let f = &args.firmware;
+    let through = args.empty || f.firmware.is_some() || !f.boot.is_empty() || f.boot_menu || f.efi_vars.is_some();
+    if let Some(image) = args.image.as_ref().filter(|_| through || args.kernel.is_some()) {
+        return Err(Failure::new(format!(
+            "the image {image} has a kernel of its own, which is entered without firmware"
+        ))
+        .hint(format!(
+            "leave out --kernel and the options of firmware, or the image: --name {image} if that is a name"
+        )));
+    }
     let places = Places::of_user().map_err(place_failure)?;
     let name = args.network.name().map_or_else(|| free_name(&places), ToOwned::to_owned);
     args.network.set_name(&name);
@@ -99,23 +118,34 @@ fn launch(args: &mut RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failure> {
     if let Some(found) = place.find() {
         return Err(claim_failure(ClaimError::Taken { name, record: found.record.map(Box::new) }));
     }
+    let mut disks = NewDisks::make(args, quiet)?;
+    let done = follow(&place, args, verbose, quiet);
+    if !matches!(done, Ok(0)) {
+        disks.undo();
+    }
+    done
+}
+
+/// Starts the machine and tells of its boot until it is up.
+fn follow(place: &Place, args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failure> {
+    let name = place.name();
     crate::run::rehearse(args, verbose, quiet)?;
-    let mut child = spawn(&place)?;
-    let mut progress = Progress::new(&name, quiet);
+    let mut child = spawn(place)?;
+    let mut start = StartLine::new(name, if quiet { Manner::Silent } else { Manner::of_stderr() });
     let begin = Instant::now();
     let trouble = loop {
         if let Some(status) = child.try_wait()? {
-            progress.end("");
-            return ended(&place, status);
+            start.finish("", "\n");
+            return ended(place, status);
         }
-        let boot = ask(&place, &child);
-        progress.show(boot.as_ref());
+        let boot = ask(place, &child);
+        show(&mut start, boot.as_ref());
         match boot.and_then(|b| is_up(&b, args, begin.elapsed())) {
             Some(trouble) => break trouble,
             None => std::thread::sleep(LOOK),
         }
     };
-    progress.end(&format!("{:.1} s", begin.elapsed().as_secs_f64()));
+    start.finish(&format!("   {:.1} s", begin.elapsed().as_secs_f64()), "\n");
     println!("{name}");
     if !quiet {
         trouble.iter().for_each(|line| eprintln!("visor: {line}"));
@@ -179,44 +209,12 @@ fn ended(place: &Place, status: std::process::ExitStatus) -> Result<u8, Failure>
     Err(lines.map(str::trim_start).fold(failure, Failure::hint))
 }
 
-/// The line that tells of the start: phases as they happen on a terminal, or all of them at the end.
-struct Progress {
-    shown: usize,
-    live: bool,
-    silent: bool,
-    text: String,
-}
-
-impl Progress {
-    fn new(name: &str, quiet: bool) -> Self {
-        let text = format!("starting {name}");
-        let live = std::io::stderr().is_terminal() && !quiet;
-        if live {
-            eprint!("{text}");
-        }
-        Progress { shown: 0, live, silent: quiet, text }
-    }
-
-    fn show(&mut self, boot: Option<&Value>) {
-        let events = boot.and_then(|b| b["events"].as_array()).map(Vec::as_slice).unwrap_or_default();
-        for e in events.get(self.shown..).unwrap_or_default() {
-            let phase = e["phase"].as_str().unwrap_or_default();
-            let more = format!(" > {phase} {:.2}", e["seconds"].as_f64().unwrap_or_default());
-            if self.live {
-                eprint!("{more}");
-            }
-            self.text.push_str(&more);
-        }
-        self.shown = self.shown.max(events.len());
-    }
-
-    fn end(&mut self, time: &str) {
-        if self.live {
-            eprintln!("   {time}");
-        } else if !self.silent {
-            eprintln!("{}   {time}", self.text);
-        }
-    }
+/// Tells of the phases that the machine has reported.
+fn show(start: &mut StartLine, boot: Option<&Value>) {
+    let events = boot.and_then(|b| b["events"].as_array()).map(Vec::as_slice).unwrap_or_default();
+    let phase = |e: &Value| (e["phase"].as_str().unwrap_or_default().to_owned(), e["seconds"].as_f64());
+    let told: Vec<_> = events.iter().map(phase).collect();
+    start.phases(told.iter().map(|(phase, at)| (phase.as_str(), at.unwrap_or_default())), "\n");
 }
 
 /// A name that no machine has.
@@ -266,7 +264,12 @@ mod tests {
         let run = launched("visor launch --iso x.iso --disk d --name deb").unwrap();
         assert_eq!((run.image, run.iso.len()), (None, 1));
         assert!(launched("visor launch tiny web more").is_err());
-        assert!(launched("visor launch tiny --kernel x").is_err());
+        let run = launched("visor launch --iso x.iso --firmware uefi --boot cd,disk deb --disk 20G").unwrap();
+        assert_eq!((run.image.as_deref(), run.network.name()), (None, Some("deb")));
+        let run = launched("visor launch --empty bare").unwrap();
+        assert_eq!((run.image, run.network.name(), run.empty), (None, Some("bare"), true));
+        let run = launched("visor launch tiny --disk data web").unwrap();
+        assert_eq!((run.image.as_deref(), run.network.name()), (Some("tiny"), Some("web")));
     }
 
     #[test]

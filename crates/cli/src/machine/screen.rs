@@ -60,7 +60,7 @@ pub(crate) struct TypeArgs {
     #[arg(long, value_name = "STEP", conflicts_with_all = ["text", "key"])]
     keys: Vec<String>,
     /// How long it may take.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = crate::args::parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = crate::values::parse_time)]
     timeout: Duration,
 }
 

@@ -7,7 +7,7 @@ use clap::{Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use visor_network::shared::Mode;
 
-use crate::args::parse_time;
+use crate::values::parse_time;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum NetCommand {

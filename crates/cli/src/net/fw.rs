@@ -160,6 +160,9 @@ fn reload(name: &str, dry_run: bool, quiet: bool) -> Result<(), Failure> {
         eprintln!("visor: warning: the reload {drops} `{rule}`, which is not permanent");
         eprintln!("  to keep it: visor fw add {name} '{rule}' --permanent");
     }
+    if change == Reload::default() && !quiet {
+        eprintln!("visor: nothing changes: what is in force is what is permanent");
+    }
     if !quiet {
         change.added.iter().for_each(|rule| eprintln!("visor: the reload {adds} `{rule}`"));
     }

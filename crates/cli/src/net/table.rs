@@ -78,7 +78,7 @@ fn render(all: &[(String, Translation)]) -> String {
             host,
             t.remote.to_string(),
             opened.into(),
-            t.state.clone(),
+            t.state.to_string(),
             time(t.age),
             time(t.idle),
             bytes(t.sent),

@@ -50,20 +50,31 @@ impl BootWatch {
     }
 }
 
-/// The firmware has found nothing to boot; `tried` are the devices in the order in which it looked.
-pub(super) fn nothing_to_boot(tried: &[String]) -> Failure {
+/// The firmware has found nothing to boot; `tried` are the devices in the order in which it looked. `drive` is the name of a
+/// machine that others reach, if it has a CD-ROM drive.
+pub(super) fn nothing_to_boot(tried: &[String], drive: Option<&str>) -> Failure {
     let failure = Failure { status: FAILED, ..Failure::new("the firmware found nothing to boot") };
-    if tried.is_empty() {
+    let failure = match tried {
+        [] => failure.hint("the machine has no device to boot from"),
+        tried => failure.hint(format!("tried: {}", tried.join(", "))),
+    };
+    let insert =
+        |name| format!("put an installer into its drive: visor cd insert {name} FILE.iso, then visor restart {name}");
+    let nets = tried.iter().filter(|t| t.starts_with("net ")).count();
+    let vacant = tried.iter().filter(|t| *t == "cd an empty CD-ROM drive").count();
+    if vacant + nets == tried.len() && (vacant > 0 || nets == 0) {
+        let with = || "start it with an installer and a new disk: --iso FILE.iso --disk 20G".to_owned();
         return failure
-            .hint("the machine has no device to boot from")
-            .hint("give it a disk (--disk FILE), or a kernel (--kernel FILE)");
+            .hint("a machine without an operating system can do nothing")
+            .hint(drive.map_or_else(with, insert))
+            .hint("or start a system that is installed: --disk FILE, or an image: visor launch tiny");
     }
-    let failure = failure.hint(format!("tried: {}", tried.join(", ")));
-    if tried.iter().all(|t| t.starts_with("net ")) {
+    if nets == tried.len() {
         return failure
             .hint("a network needs a boot file: --tftp DIRECTORY --bootfile FILE serve one")
             .hint("--screen-text FILE shows what the boot loader said");
     }
+    let failure = drive.into_iter().fold(failure, |f, name| f.hint(insert(name)));
     failure
         .hint("a disk needs a boot sector for a BIOS, or an EFI system partition for UEFI (--firmware uefi)")
         .hint("-v shows what the firmware does; --boot-menu lets you choose")
@@ -78,7 +89,20 @@ mod tests {
         let mut watch = BootWatch::default();
         assert!(!watch.hears(b"Booting...\r\nNo boot"));
         assert!(watch.hears(b"able device.\r\n"));
-        let failure = nothing_to_boot(&["disk a.img".into()]);
+        let failure = nothing_to_boot(&["disk a.img".into()], None);
         assert!(failure.hints[0].contains("a.img"));
+    }
+
+    #[test]
+    fn a_bare_machine_is_explained() {
+        let hints = |tried: &[&str], drive| {
+            let tried: Vec<String> = tried.iter().map(|t| (*t).to_owned()).collect();
+            nothing_to_boot(&tried, drive).hints.join("\n")
+        };
+        let bare = hints(&["cd an empty CD-ROM drive"], Some("bare"));
+        assert!(bare.contains("can do nothing") && bare.contains("visor cd insert bare FILE.iso"), "{bare}");
+        assert!(hints(&[], None).contains("--iso FILE.iso --disk 20G"));
+        assert!(hints(&["disk a", "cd an empty CD-ROM drive"], Some("web")).contains("visor cd insert web"));
+        assert!(hints(&["net network nat"], None).contains("--tftp"));
     }
 }

@@ -10,13 +10,14 @@ use visor_guest::host::{ExecId, HostEvent};
 use visor_guest::protocol::{ErrorKind, ExecSpec, Failure as Refusal, Stream};
 
 use super::agent::Agent;
-use super::console::seconds_since;
 use super::end::End;
 use super::execs::Execs;
 use super::live::{Happened, Live, Want, at_terminal, flush};
 use super::streams::{Input, Output};
 use super::tail::Tail;
+use super::timeline;
 use crate::report::{FAILED, Failure};
+use crate::start::{Manner, StartLine};
 use crate::terminal::{self, Escape, Keys, RawTerminal};
 
 /// When to say for the first time that the guest takes long to come up; then at double the time, and so on.
@@ -30,8 +31,10 @@ const AT_A_TIME: usize = 64 << 10;
 
 /// What the user gets to see besides the command's output.
 pub(super) struct Look {
-    /// Name of the image for the line that tells of its start; without it there is none.
-    pub(super) announce: Option<String>,
+    /// What starts, for the line that tells how far its boot has come.
+    pub(super) announce: String,
+    /// How that is told.
+    pub(super) manner: Manner,
     /// Show the console on standard error.
     pub(super) console: bool,
     /// Say what takes long.
@@ -44,6 +47,7 @@ pub(super) struct Look {
 pub(super) struct Command<'a> {
     live: &'a Live,
     look: Look,
+    start: StartLine,
     argv: Vec<String>,
     agent: Agent,
     execs: Execs,
@@ -64,12 +68,11 @@ pub(super) struct Command<'a> {
 
 impl<'a> Command<'a> {
     pub(super) fn new(live: &'a Live, argv: Vec<String>, look: Look) -> Result<Self, Failure> {
-        if let Some(name) = &look.announce {
-            eprint!("starting {name} ... ");
-        }
+        let start = StartLine::new(&look.announce, look.manner);
         Ok(Command {
             live,
             look,
+            start,
             argv,
             agent: live.agent()?,
             execs: Execs::default(),
@@ -92,7 +95,7 @@ impl<'a> Command<'a> {
     /// Runs the command to its end. The tail is what the guest's console said, if the user has not seen it.
     pub(super) fn run(mut self) -> Result<(End, Option<Tail>), Failure> {
         let end = self.attend()?;
-        self.end_announcement("");
+        self.start.finish("", "\n");
         flush(self.live, &mut [&mut self.out, &mut self.err])?;
         if !matches!(end, End::Stopped(_) | End::TimedOut(_)) {
             self.live.farewell(Some(&mut self.agent), |_| ())?;
@@ -108,6 +111,7 @@ impl<'a> Command<'a> {
             let stopped = self.live.stopped();
             self.read_console();
             self.serve_agent();
+            self.tell_phases();
             self.pass_output_on();
             if let Some(status) = self.status.take() {
                 return Ok(status);
@@ -197,8 +201,8 @@ impl<'a> Command<'a> {
 
     fn start(&mut self) {
         self.live.timeline().ready();
-        let leave = if self.tty { "; leave with ctrl-] or ctrl-a x" } else { "" };
-        self.end_announcement(&format!("ready in {}{leave}", seconds_since(self.live.started)));
+        self.tell_phases();
+        self.start.finish(if self.tty { "   leave with ctrl-] or ctrl-a x" } else { "" }, "\n");
         let mut spec = ExecSpec::new(self.argv.iter().map(|a| a.as_bytes()));
         if self.tty {
             spec.tty = Some(terminal::size().unwrap_or((80, 24)));
@@ -279,13 +283,15 @@ impl<'a> Command<'a> {
         let waited = self.live.started.elapsed();
         if waited >= PATIENCE {
             let text = format!("the agent in the guest did not answer within {} s", PATIENCE.as_secs());
-            return Some(End::Lost(Failure::new(text).hint("see the whole boot with -v")));
+            let reached = timeline::reached(&self.live.timeline().events());
+            return Some(End::Lost(Failure::new(text).hint(reached).hint("see the whole boot with -v")));
         }
         if Instant::now() >= self.worry_at {
             self.worry_at = self.live.started + waited * 2;
             if self.look.worry {
-                self.end_announcement("");
-                eprintln!("visor: waiting for the agent in the guest ({} s)", waited.as_secs());
+                self.start.give_way(b"\n", "\n");
+                let reached = timeline::reached(&self.live.timeline().events());
+                eprintln!("visor: waiting for the agent in the guest ({} s); {reached}", waited.as_secs());
                 for line in self.tail.lines(1).iter().filter(|_| !self.look.console) {
                     eprintln!("visor: the last line on its console: {line}");
                 }
@@ -294,10 +300,8 @@ impl<'a> Command<'a> {
         None
     }
 
-    fn end_announcement(&mut self, text: &str) {
-        if self.look.announce.take().is_some() {
-            eprintln!("{text}");
-        }
+    fn tell_phases(&mut self) {
+        self.start.phases(timeline::named(&self.live.timeline().events()), "\n");
     }
 }
 

@@ -6,15 +6,18 @@
 use std::time::{Duration, Instant};
 
 use visor_guest::host::HostEvent;
+use visor_machine::Phase;
 
 use super::agent::Agent;
-use super::boot::{BootWatch, nothing_to_boot};
+use super::boot::BootWatch;
 use super::end::End;
 use super::execs::Execs;
 use super::live::{Happened, Live, Want, flush, is_terminal};
 use super::streams::{Input, Output};
 use super::tail::{Curtain, Tail};
+use super::timeline;
 use crate::report::Failure;
+use crate::start::{Manner, StartLine};
 use crate::terminal::{self, Escape, Keys, RawTerminal};
 
 /// Serial output is taken over while less than this waits for standard output. After that the machine holds some more and slows
@@ -34,8 +37,10 @@ pub(super) struct Look {
     pub(super) curtain: bool,
     /// There is an agent that wants to know the size of the terminal.
     pub(super) agent: bool,
-    /// Name of the image, for the line that tells of its start; without it there is none.
-    pub(super) announce: Option<String>,
+    /// What starts, for the line that tells how far its boot has come.
+    pub(super) announce: String,
+    /// How that is told.
+    pub(super) manner: Manner,
     /// Say how to leave.
     pub(super) banner: bool,
     /// Show the firmware's log.
@@ -56,7 +61,9 @@ pub(super) struct Console<'a> {
     agent: Option<Agent>,
     execs: Execs,
     curtain: Option<Curtain>,
-    announce: Option<String>,
+    start: StartLine,
+    /// The guest writes to the terminal on which its start is told.
+    shared: bool,
     tail: Tail,
     boot: BootWatch,
     /// The firmware has nothing to boot, and what it says about that has come by then.
@@ -70,9 +77,7 @@ impl<'a> Console<'a> {
         if interactive && look.banner {
             eprintln!("visor: leave with ctrl-] or ctrl-a x");
         }
-        if let Some(name) = &look.announce {
-            eprint!("starting {name} ... ");
-        }
+        let start = StartLine::new(&look.announce, look.manner);
         Ok(Console {
             live,
             input: Input::stdin()?,
@@ -83,7 +88,8 @@ impl<'a> Console<'a> {
             agent: if look.agent { Some(live.agent()?) } else { None },
             execs: Execs::default(),
             curtain: look.curtain.then(Curtain::default),
-            announce: look.announce,
+            start,
+            shared: is_terminal(std::io::stdout()),
             tail: Tail::default(),
             boot: BootWatch::new(look.log),
             giving_up: None,
@@ -104,7 +110,7 @@ impl<'a> Console<'a> {
             })?;
         }
         flush(self.live, &mut [&mut self.output])?;
-        self.end_announcement("");
+        self.start.finish("", self.line_end());
         // The user's next prompt does not belong behind the guest's.
         if self.raw.take().is_some() && matches!(end, End::Left | End::Signal(_) | End::TimedOut(_)) {
             eprintln!();
@@ -124,7 +130,7 @@ impl<'a> Console<'a> {
             let stopped = self.live.stopped();
             self.show();
             if self.giving_up.is_some_and(|t| t <= Instant::now()) {
-                return Ok(End::Lost(nothing_to_boot(&self.live.boot_devices())));
+                return Ok(End::Lost(self.live.nothing_to_boot()));
             }
             if self.output.broken() {
                 return Ok(End::BrokenPipe);
@@ -170,12 +176,17 @@ impl<'a> Console<'a> {
             self.tail.push(&bytes);
             self.look_at_boot(&bytes);
             match &mut self.curtain {
-                None => self.output.push(&bytes),
+                None => {
+                    if self.shared {
+                        self.start.give_way(&bytes, if self.raw.is_some() { "\r\n" } else { "\n" });
+                    }
+                    self.output.push(&bytes);
+                }
                 Some(curtain) => {
                     if let Some(rest) = curtain.push(&bytes) {
                         self.output.push(&rest);
                         self.live.timeline().ready();
-                        self.open_curtain("ready");
+                        self.open_curtain("");
                     }
                 }
             }
@@ -183,41 +194,50 @@ impl<'a> Console<'a> {
         }
         if self.curtain.is_some() && !self.background && self.live.started.elapsed() >= PATIENCE {
             let hidden = self.curtain.as_mut().map(Curtain::lift).unwrap_or_default();
-            self.open_curtain("not ready yet; this is its console");
+            self.open_curtain("   not ready yet; this is its console");
             self.output.push(&hidden);
         }
         self.output.pump();
         self.look_at_boot(&[]);
+        self.tell_phases();
+    }
+
+    /// Tells how far the boot has come, to the last phase that can be followed.
+    fn tell_phases(&mut self) {
+        let (events, end) = (self.live.timeline().events(), self.line_end());
+        self.start.phases(timeline::named(&events), end);
+        if self.agent.is_none() && events.last().is_some_and(|e| e.phase >= Phase::Init) && !self.start.is_live() {
+            self.start.finish("", end);
+        }
+    }
+
+    /// What ends a line on the terminal.
+    fn line_end(&self) -> &'static str {
+        if self.raw.is_some() { "\r\n" } else { "\n" }
     }
 
     /// Shows the firmware's log, and notices when there is nothing to boot: a person is told, a program gets an end.
     /// A machine in the background waits for a person to look after it.
     fn look_at_boot(&mut self, bytes: &[u8]) {
-        let end = if self.raw.is_some() { "\r\n" } else { "\n" };
+        let end = self.line_end();
         if !self.boot.look(self.live, bytes, end) {
             return;
         }
-        let failure = nothing_to_boot(&self.live.boot_devices());
+        let failure = self.live.nothing_to_boot();
         self.live.note_trouble(&failure);
         if self.raw.is_none() && !self.background {
             self.giving_up = Some(Instant::now() + LAST_WORDS);
             return;
         }
+        self.start.finish("", end);
         eprint!("visor: {}{end}", failure.error);
         failure.hints.iter().for_each(|h| eprint!("  {h}{end}"));
     }
 
     fn open_curtain(&mut self, state: &str) {
         self.curtain = None;
-        let seconds = self.live.started.elapsed().as_secs_f64();
-        self.end_announcement(&format!("{state} after {seconds:.1} s"));
-    }
-
-    /// Ends the line that tells of the start, if it has not been ended.
-    fn end_announcement(&mut self, text: &str) {
-        if self.announce.take().is_some() {
-            eprint!("{text}{}", if self.raw.is_some() { "\r\n" } else { "\n" });
-        }
+        self.tell_phases();
+        self.start.finish(state, self.line_end());
     }
 
     fn read_input(&mut self) -> Escape {
@@ -269,9 +289,4 @@ impl<'a> Console<'a> {
             let _ = agent.pump();
         }
     }
-}
-
-/// The time since `start`, for people.
-pub(super) fn seconds_since(start: Instant) -> String {
-    format!("{:.1} s", start.elapsed().as_secs_f64())
 }

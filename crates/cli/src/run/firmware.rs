@@ -3,7 +3,7 @@
 use visor_image::{FirmwareFile, FirmwareStore, ImageStore};
 use visor_machine::{BootClass, FileSource, FirmwareKind, FirmwareSpec, MachineSpec, NicModel, VarsSpec};
 
-use crate::args::{BootArg, FirmwareArg, RunArgs};
+use super::args::{BootArg, FirmwareArg, RunArgs};
 use crate::image::Watcher;
 use crate::report::Failure;
 

@@ -46,7 +46,7 @@ impl std::str::FromStr for Step {
                     .map_err(|key| format!("no key is called {key:?}; try f12 or ctrl+alt+delete"))?;
                 Ok(Step::Press(vec![chord]))
             }
-            "sleep" => crate::args::parse_time(rest).map(Step::Sleep),
+            "sleep" => crate::values::parse_time(rest).map(Step::Sleep),
             _ => Err(format!("no step is called {verb:?}; steps are wait, type, press, sleep and end")),
         }
     }

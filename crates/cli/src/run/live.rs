@@ -15,6 +15,8 @@ use visor_machine::{
 };
 
 use super::agent::Agent;
+use super::args::{RunArgs, StatsFormat};
+use super::boot::nothing_to_boot;
 use super::end::End;
 use super::execs::Line;
 use super::hub::Hub;
@@ -23,7 +25,6 @@ use super::spec::{engine_options, wish};
 use super::stats;
 use super::streams::{Input, Output};
 use super::wake::Wake;
-use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;
 use crate::terminal;
 
@@ -35,6 +36,8 @@ pub(super) struct Live {
     /// Ends before the machine does.
     attendants: Attendants,
     machine: Arc<Machine>,
+    /// By which others reach it.
+    name: Option<String>,
     engine: ChosenEngine,
     serial: SerialOutput,
     keyboard: SerialInput,
@@ -157,6 +160,7 @@ impl Live {
         Ok(Live {
             attendants,
             machine,
+            name: args.network.name().map(ToOwned::to_owned),
             engine,
             serial,
             keyboard,
@@ -290,9 +294,10 @@ impl Live {
         self.machine.timeline()
     }
 
-    /// What the firmware can boot from, in its order.
-    pub(super) fn boot_devices(&self) -> Vec<String> {
-        self.machine.boot_devices().to_vec()
+    /// The failure that the firmware's giving up is.
+    pub(super) fn nothing_to_boot(&self) -> Failure {
+        let drive = self.name.as_deref().filter(|_| !self.machine.trays().is_empty());
+        nothing_to_boot(self.machine.boot_devices(), drive)
     }
 
     /// Bytes of serial output that nobody took in time.

@@ -1,6 +1,7 @@
 //! `visor run`: boots a throw-away machine and stays with it to its end.
 //!
-//! - `spec`: from arguments to a machine and a job; `firmware`, `boot`: booting as a PC does;
+//! - `args`: its command line; `spec`: from arguments to a machine and a job; `new_disk`: disks given by their size; `firmware`,
+//!   `boot`: booting as a PC does;
 //! - `live`: the running machine, and the poll in which the main thread waits for everything;
 //! - `network`: what it is connected to;
 //! - `console`, `command`: the jobs;
@@ -13,6 +14,7 @@
 //! vCPU threads only fill buffers and wake the main thread; all other I/O is the main thread's, which never waits but in `live`.
 
 mod agent;
+mod args;
 mod boot;
 mod command;
 mod console;
@@ -25,6 +27,7 @@ mod hub;
 mod keys;
 mod live;
 mod network;
+mod new_disk;
 mod screen;
 mod spec;
 mod stats;
@@ -33,20 +36,23 @@ mod tail;
 mod timeline;
 mod wake;
 
+pub(crate) use self::args::RunArgs;
+use self::args::StatsFormat;
 use self::command::Command;
 use self::console::Console;
 use self::control::Named;
 pub(crate) use self::disc::look_at_disc;
 use self::end::{End, Purpose};
-use self::live::{Live, is_terminal};
+use self::live::Live;
 pub(crate) use self::network::{NetworkArgs, parse_rule};
+pub(crate) use self::new_disk::NewDisks;
 pub(crate) use self::screen::ScreenArgs;
 use self::spec::Job;
 pub(crate) use self::spec::split_disk;
 use self::tail::Tail;
 pub(crate) use self::tail::printable;
-use crate::args::{RunArgs, StatsFormat};
 use crate::report::Failure;
+use crate::start::Manner;
 
 /// Finds out whether a machine can be started, for who starts it in the background: images are built, firmware is fetched, files
 /// are opened and closed again.
@@ -80,20 +86,26 @@ pub(crate) fn main(args: &RunArgs, verbose: u8, quiet: bool) -> Result<u8, Failu
         timeline::write(file, &live.timeline().events())?;
     }
     let (end, hidden) = done?;
-    end.conclude(purpose, hidden.as_ref())
+    let reached = matches!(end, End::TimedOut(_)).then(|| timeline::reached(&live.timeline().events()));
+    end.conclude(purpose, hidden.as_ref()).map_err(|mut failure| {
+        failure.hints.splice(..0, reached);
+        failure
+    })
 }
 
 fn work(live: &Live, job: Job, args: &RunArgs, verbose: u8, quiet: bool) -> Result<(End, Option<Tail>), Failure> {
-    // Boot messages would break the line.
-    let announced = !quiet && verbose == 0 && is_terminal(std::io::stderr());
     let background = args.detach;
-    let announce = args.image.clone().filter(|_| announced);
+    // Boot messages tell the same, and would break the line.
+    let told = !quiet && verbose == 0 && !background;
+    let manner = if told { Manner::of_stderr() } else { Manner::Silent };
+    let announce = control::boots(args);
     match job {
         Job::Serial => {
             let look = console::Look {
                 curtain: false,
                 agent: false,
-                announce: None,
+                announce,
+                manner,
                 banner: !quiet,
                 log: verbose > 0,
                 background,
@@ -101,12 +113,21 @@ fn work(live: &Live, job: Job, args: &RunArgs, verbose: u8, quiet: bool) -> Resu
             Console::open(live, look)?.run()
         }
         Job::Shell => {
-            let look =
-                console::Look { curtain: verbose == 0, agent: true, announce, banner: !quiet, log: false, background };
+            let look = console::Look {
+                curtain: verbose == 0,
+                agent: true,
+                announce,
+                manner,
+                banner: !quiet,
+                log: false,
+                background,
+            };
             Console::open(live, look)?.run()
         }
         Job::Command(argv) => {
-            let look = command::Look { announce, console: verbose > 0, worry: !quiet, background };
+            // Elsewhere than on a terminal standard error is the command's alone.
+            let manner = if manner == Manner::Whole { Manner::Silent } else { manner };
+            let look = command::Look { announce, manner, console: verbose > 0, worry: !quiet, background };
             Command::new(live, argv, look)?.run()
         }
     }

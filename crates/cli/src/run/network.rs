@@ -9,7 +9,9 @@ use visor_firewall::{Rule, RuleSet, What};
 use visor_machine::{MachineSpec, NicModel, NicSpec};
 use visor_net::{MacAddr, Network};
 use visor_network::shared::{Plug, SharedNetwork, VlanSpec};
-use visor_network::{Capturing, ForwardSpec, GuestRequest, NatNetwork, NatSpec, NetBoot, NetworkError, random_mac};
+use visor_network::{
+    Capturing, ForwardSpec, ForwardStatus, GuestRequest, NatNetwork, NatSpec, NetBoot, NetworkError, Store, random_mac,
+};
 
 use crate::report::Failure;
 
@@ -113,7 +115,11 @@ impl Attached {
         if let Some(address) = welcome.address {
             tell(&format!("address {address}"));
         }
-        report_forwards(&welcome.forwards, args, tell);
+        report_forwards(
+            &welcome.forwards,
+            &publish(args, args.name.as_ref().map(|_| crate::net::places().store()).as_ref()),
+            tell,
+        );
     }
 
     /// Answers a question about the network, or makes a change.
@@ -139,7 +145,10 @@ impl Attached {
             Attached::Shared(network, _) => {
                 let welcome = network.welcome();
                 let address = welcome.as_ref().and_then(|w| w.address);
-                json!({ "network": network.name(), "address": address, "forwards": welcome.map(|w| w.forwards) })
+                let forwards = network.request(&GuestRequest::Ports).unwrap_or_default();
+                let forwards = serde_json::from_value::<Vec<ForwardStatus>>(forwards).unwrap_or_default();
+                let forwards: Vec<String> = forwards.iter().map(ToString::to_string).collect();
+                json!({ "network": network.name(), "address": address, "forwards": forwards })
             }
         }
     }
@@ -157,8 +166,8 @@ impl Attached {
 }
 
 /// A port that was picked is known to nobody else, so it is told always.
-fn report_forwards(forwards: &[String], args: &NetworkArgs, tell: impl Fn(&str)) {
-    for (forward, wish) in forwards.iter().zip(&args.publish) {
+fn report_forwards(forwards: &[String], publish: &[ForwardSpec], tell: impl Fn(&str)) {
+    for (forward, wish) in forwards.iter().zip(publish) {
         if wish.bind.port() == 0 {
             eprintln!("visor: {forward}");
         } else {
@@ -213,10 +222,12 @@ pub(super) fn attach(
             None => Ok(Attached::None),
         };
     }
-    let mac = args.mac.unwrap_or_else(random_mac);
+    let store = args.name.as_ref().map(|_| crate::net::places().store());
+    let mac = mac(args, store.as_ref());
+    let publish = publish(args, store.as_ref());
     let model = if args.nic == NicArg::E1000 { NicModel::E1000 } else { NicModel::Virtio };
     if let NetArg::Shared(name) = &args.net {
-        let attached = shared(args, spec, image, name, (model, mac))?;
+        let attached = shared(args, spec, image, name, (model, mac, &publish))?;
         tell(&format!("network {name}, device {model:?} {mac}"));
         return Ok(attached);
     }
@@ -224,12 +235,11 @@ pub(super) fn attach(
         return Err(Failure::new("a guest that is alone in its network has no VLANs")
             .hint("make a network for several: visor net create lab; then --net lab --vlan 10"));
     }
-    let store = args.name.as_ref().map(|_| crate::net::places().store());
     let nat = NatSpec {
         store,
         guest: spec.name.clone(),
         allow_host_loopback: args.allow_host_loopback,
-        forwards: args.publish.clone(),
+        forwards: publish.clone(),
         rules: RuleSet { inbound: args.fw_allow.clone(), ..RuleSet::default() },
         boot: net_boot(args)?,
     };
@@ -241,10 +251,28 @@ pub(super) fn attach(
     let own = args.name.as_deref().unwrap_or_default();
     advise(spec, image, &[("visor.hostname", own), ("visor.address", &preset)]);
     let forwards: Vec<String> = network.forwards().iter().map(ToString::to_string).collect();
-    report_forwards(&forwards, args, &tell);
+    report_forwards(&forwards, &publish, &tell);
     tell(&format!("network nat, device {model:?} {mac}"));
     spec.nics.push(NicSpec { model, mac, network: network.clone(), rom: None });
     Ok(Attached::Nat(network))
+}
+
+/// The device's address: that of a machine with a name stays, so that its lease does.
+fn mac(args: &NetworkArgs, store: Option<&Store>) -> MacAddr {
+    let kept = || {
+        let (store, name) = (store?, args.name.as_deref()?);
+        store.mac(name).map_err(|e| eprintln!("visor: warning: the machine gets another MAC each time: {e}")).ok()
+    };
+    args.mac.or_else(kept).unwrap_or_else(random_mac)
+}
+
+/// The ports of the command line, then those that are forwarded whenever a machine of that name runs.
+fn publish(args: &NetworkArgs, store: Option<&Store>) -> Vec<ForwardSpec> {
+    let mut all = args.publish.clone();
+    let kept = store.zip(args.name.as_deref()).map(|(s, name)| s.ports(name)).unwrap_or_default();
+    let listens = |f: &ForwardSpec| (f.protocol, f.bind);
+    all.extend(kept.into_iter().filter(|k| !args.publish.iter().any(|p| listens(p) == listens(k))));
+    all
 }
 
 /// What the guest finds when it boots from the network.
@@ -277,7 +305,7 @@ fn shared(
     spec: &mut MachineSpec,
     image: bool,
     name: &str,
-    (model, mac): (NicModel, MacAddr),
+    (model, mac, publish): (NicModel, MacAddr, &[ForwardSpec]),
 ) -> Result<Attached, Failure> {
     if args.allow_host_loopback {
         return Err(Failure::new("--allow-host-loopback is decided when a network is made")
@@ -291,7 +319,7 @@ fn shared(
         spec.name = format!("vm-{a:02x}{b:02x}{c:02x}");
     }
     let place = crate::net::running(name)?;
-    let forwards = args.publish.iter().map(ToString::to_string).collect();
+    let forwards = publish.iter().map(ToString::to_string).collect();
     let plug = Plug {
         forwards,
         rules: args.fw_allow.clone(),

@@ -10,12 +10,13 @@ use visor_engine::EngineOptions;
 use visor_image::Image;
 use visor_machine::{Cd, CdBus, Disk, DiskBus, EngineChoice, FileSource, MachineSpec};
 
+use super::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs};
 use super::live::is_terminal;
 use super::{disc, firmware};
-use crate::args::{BusArg, DebugArg, EngineArg, RunArgs, TuningArgs, parse_size};
 use crate::disk::WebArgs;
 use crate::image;
 use crate::report::Failure;
+use crate::values::parse_size;
 
 /// What the machine is for.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,7 +73,7 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
         iommu: args.iommu,
         edu: args.edu,
         no_reboot: args.no_reboot,
-        timeline: args.firmware.timeline.is_some() || args.network.name().is_some(),
+        timeline: true,
         ..MachineSpec::default()
     })
 }
@@ -80,7 +81,7 @@ fn machine(args: &RunArgs, kernel: Option<PathBuf>) -> Result<MachineSpec, Failu
 /// The CD-ROM drives: those with discs, then the empty one.
 fn drives(args: &RunArgs, bus: CdBus) -> Result<Vec<Cd>, Failure> {
     let mut drives = args.iso.iter().map(|i| Cd::open(i)).collect::<Result<Vec<_>, _>>()?;
-    drives.extend(args.cd.then(Cd::default));
+    drives.extend((args.cd || args.empty).then(Cd::default));
     Ok(drives.into_iter().map(|drive| Cd { bus, ..drive }).collect())
 }
 
@@ -111,12 +112,13 @@ pub(super) fn wish(engine: EngineArg) -> EngineChoice {
 pub(super) fn engine_options(args: &TuningArgs, count: bool) -> EngineOptions {
     let range = args.debug.iter().rev().find_map(|d| match d {
         DebugArg::TranslateRange(range) => Some(range.clone()),
-        DebugArg::Lockstep => None,
+        DebugArg::Lockstep | DebugArg::ExactFlags => None,
     });
     EngineOptions {
         tier: args.tier,
         lockstep: args.debug.contains(&DebugArg::Lockstep),
         translate_range: range,
+        exact_flags: args.debug.contains(&DebugArg::ExactFlags),
         code_cache: args.code_cache,
         count,
         perf_map: args.perf_map,

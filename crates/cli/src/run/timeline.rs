@@ -33,10 +33,24 @@ pub(super) fn line(e: &TimelineEvent) -> String {
     text.trim_end().to_owned()
 }
 
+/// Phases by name, with the seconds since power on.
+pub(super) fn named(events: &[TimelineEvent]) -> impl Iterator<Item = (&'static str, f64)> + '_ {
+    events.iter().map(|e| (e.phase.name(), e.at.as_secs_f64()))
+}
+
+/// How far a boot has come, in a sentence.
+pub(super) fn reached(events: &[TimelineEvent]) -> String {
+    match events.last() {
+        None => "the machine was not switched on".into(),
+        Some(e) if e.phase == Phase::Ready => format!("the guest was ready after {:.1} s", e.at.as_secs_f64()),
+        Some(e) => format!("the boot came to: {}, {:.1} s after power on", e.phase, e.at.as_secs_f64()),
+    }
+}
+
 /// A bar for each phase, from its beginning to that of the next.
 pub(super) fn svg(events: &[TimelineEvent]) -> String {
     let end = events.last().map_or(Duration::ZERO, |e| e.at).as_secs_f64().max(0.001) * 1.05;
-    let (width, height) = (NAMES + BARS + 90.0, ROW * (events.len() as f64 + 1.0) + 20.0);
+    let (width, height) = (NAMES + BARS + 110.0, ROW * (events.len() as f64 + 1.0) + 20.0);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height:.0}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
@@ -46,12 +60,17 @@ pub(super) fn svg(events: &[TimelineEvent]) -> String {
     for (i, (e, until)) in events.iter().zip(ends).enumerate() {
         let (from, y) = (e.at.as_secs_f64(), ROW * (i as f64 + 1.0));
         let (x, w) = (NAMES + from / end * BARS, ((until - from) / end * BARS).max(1.5));
+        // The last phase goes on.
+        let label = match events.len() - i {
+            1 => format!("from {from:.3}"),
+            _ => format!("{from:.3} to {until:.3}"),
+        };
         let address = e.address.map(|a| format!(" at {a:#x}")).unwrap_or_default();
         let _ = writeln!(
             out,
             "<g><title>{}{address}</title><text x=\"8\" y=\"{:.1}\">{}</text>\
              <rect x=\"{x:.1}\" y=\"{:.1}\" width=\"{w:.1}\" height=\"16\" fill=\"{}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" fill=\"#333\">{from:.3}</text></g>",
+             <text x=\"{:.1}\" y=\"{:.1}\" fill=\"#333\">{label}</text></g>",
             e.phase,
             y + 17.0,
             e.phase,
@@ -101,6 +120,7 @@ mod tests {
         assert_eq!(line(&events[2]), "    0.300 s  boot loader         at 0x7c00");
         let picture = svg(&events);
         assert_eq!(picture.matches("<g>").count(), 3);
+        assert!(picture.contains(">0.250 to 0.300<") && picture.contains(">from 0.300<"), "{picture}");
         assert!(picture.contains("0x7c00") && picture.ends_with("</svg>\n"));
         assert!(svg(&[]).contains("<svg"));
     }

@@ -75,6 +75,12 @@ impl Machine {
         self.until(wanted);
     }
 
+    /// The next line of the guest.
+    #[track_caller]
+    pub(crate) fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("the guest says nothing") + "\n"
+    }
+
     /// As [`Machine::says`]; gives the lines before it.
     #[track_caller]
     fn until(&self, wanted: &str) -> String {

@@ -10,9 +10,22 @@ const PROGRAMS: [&str; 4] = ["usr/bin/iperf3", "usr/bin/dig", "bin/nc.openbsd", 
 pub(crate) const MOUNT: &str = "mkdir -p /tmp/t; mount -t iso9660 -o ro /dev/vdb /tmp/t; t() { p=$1; shift; \
                                 /tmp/t/lib/ld-linux-x86-64.so.2 --library-path /tmp/t/lib /tmp/t/bin/$p \"$@\"; }; ";
 
+/// Where the packages are unpacked. Inside a namespace nobody can be asked for them, so whoever asked outside has left a note.
+fn unpacked() -> PathBuf {
+    let note = std::env::temp_dir().join("visor-test-tools.path");
+    if std::env::var_os("VISOR_TEST_NAMESPACE").is_some() {
+        return std::fs::read_to_string(note).unwrap().into();
+    }
+    let directory = visor_test_linux::packages(&PACKAGES).unwrap().directory().to_owned();
+    let new = note.with_extension(std::process::id().to_string());
+    std::fs::write(&new, directory.to_str().unwrap()).unwrap();
+    std::fs::rename(&new, &note).unwrap();
+    directory
+}
+
 /// A program of the packages on the host.
 pub(crate) fn on_host(program: &str) -> std::process::Command {
-    let directory = visor_test_linux::packages(&PACKAGES).unwrap().directory().to_owned();
+    let directory = unpacked();
     let libraries =
         ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"].map(|l| directory.join(l).display().to_string());
     let mut command = std::process::Command::new(directory.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"));
@@ -22,8 +35,7 @@ pub(crate) fn on_host(program: &str) -> std::process::Command {
 
 /// The disc, made once for each state of the packages.
 pub(crate) fn disc() -> PathBuf {
-    let packages = visor_test_linux::packages(&PACKAGES).unwrap();
-    let from = packages.directory();
+    let from = unpacked();
     let name = format!("visor-test-tools-{}.iso", from.file_name().unwrap().to_string_lossy());
     let image = std::env::temp_dir().join(name);
     if image.exists() {

@@ -3,11 +3,16 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 /// Bytes of [`big`].
 pub(crate) const BIG: usize = 20 << 20;
+
+/// What is sent or read between two pauses.
+const PIECE: usize = 256 << 10;
+const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) fn big() -> Vec<u8> {
     let mut x = 1u64;
@@ -22,7 +27,8 @@ pub(crate) fn sha256(data: &[u8]) -> String {
     Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// A web server at an address of the host: `/big` is [`big`], everything else greets. POST gives the checksum of what came. Gives its port.
+/// A web server at an address of the host: `/big` is [`big`], `/paced` is the same in some seconds, everything else greets. POST gives
+/// the checksum of what came; `/up/slowly` is read in some seconds. Gives its port.
 pub(crate) fn serve(address: &str) -> u16 {
     let listener = TcpListener::bind((address, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -62,18 +68,26 @@ fn answer(stream: TcpStream) {
             length = n.trim().parse().unwrap();
         }
     }
-    let body = if first.starts_with("GET /big") {
+    let slowly = first.contains("/up/slowly");
+    let body = if first.starts_with("GET /big") || first.starts_with("GET /paced") {
         big()
     } else if first.starts_with("P") {
         let mut data = vec![0; length];
-        let _ = reader.read_exact(&mut data);
+        for part in data.chunks_mut(PIECE) {
+            let _ = reader.read_exact(part);
+            std::thread::sleep(if slowly { PAUSE } else { Duration::ZERO });
+        }
         format!("{length} {}\n", sha256(&data)).into_bytes()
     } else {
         b"hello from the host\n".to_vec()
     };
     let mut stream = stream;
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+    let mut sent = stream.write_all(head.as_bytes());
+    for part in body.chunks(PIECE) {
+        sent = sent.and_then(|()| stream.write_all(part));
+        std::thread::sleep(if first.starts_with("GET /paced") { PAUSE } else { Duration::ZERO });
+    }
 }
 
 /// A resolver at port 53 of `address`, over UDP and TCP, that knows one name: `world.test`, with `addresses`.

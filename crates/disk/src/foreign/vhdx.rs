@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use visor_block::BlockError;
 use visor_qcow2::{Result, Source};
 
-use super::bytes::{le16, le32, le64, read_at};
+use super::bytes::{le16, le32, le64, read_at, size as file_size};
 use super::vhdx_log::{Patches, crc};
 use super::{Kind, Named, Opener, corrupt, unsupported};
 
@@ -126,7 +126,12 @@ fn parse(file: File) -> Result<(Vhdx, Option<Vec<String>>)> {
     if entries * 8 > bat_len + 8 * (ratio + 1) {
         return Err(corrupt("the block table is too short"));
     }
-    let bat = file.vec(bat_at, (entries * 8).min(bat_len), 1 << 30)?;
+    let bat_len = (entries * 8).min(bat_len);
+    // Before memory is taken for it.
+    if bat_at.checked_add(bat_len).is_none_or(|end| end > file_size(&file.file).unwrap_or(0)) {
+        return Err(corrupt(format!("a block table of {bat_len} bytes lies outside the file")));
+    }
+    let bat = file.vec(bat_at, bat_len, 1 << 30)?;
     let bat = bat.chunks_exact(8).map(|b| le64(b, 0)).collect();
     let names = if flags & 2 != 0 {
         Some(parent_names(&item(PARENT_LOCATOR)?.ok_or_else(|| corrupt("no parent locator"))?))
@@ -186,7 +191,7 @@ fn item(file: &Patched, meta: &[u8], meta_at: u64, meta_len: u64, id: [u8; 16]) 
     if at + len > meta_len {
         return Err(corrupt("a metadata item lies outside its region"));
     }
-    file.vec(meta_at + at, len, 1 << 20).map(Some)
+    file.vec(meta_at.saturating_add(at), len, 1 << 20).map(Some)
 }
 
 /// The names of the parent: relative before absolute.
@@ -222,7 +227,7 @@ impl Vhdx {
         }
         // One bit for each sector of the chunk, the lowest first.
         let bit = (at / self.sector) % (1 << 23);
-        let place = (e >> 20 << 20) + bit / 8 / 4096 * 4096;
+        let place = (e >> 20 << 20).saturating_add(bit / 8 / 4096 * 4096);
         let mut kept = self.bitmap.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.as_ref().is_none_or(|(p, _)| *p != place) {
             let mut bits = vec![0; 4096];
@@ -242,10 +247,11 @@ impl Vhdx {
         let left = self.block - within;
         let (state, host) = self.entry(n);
         Ok(match state {
-            STATE_PRESENT => (Some(host + within), false, left),
+            // Places beyond all files read as zeroes, like others beyond the end.
+            STATE_PRESENT => (Some(host.saturating_add(within)), false, left),
             STATE_PARTIAL => {
                 let (here, run) = self.here(at)?;
-                (here.then_some(host + within), false, run.min(left))
+                (here.then_some(host.saturating_add(within)), false, run.min(left))
             }
             // Not present: the parent's. Undefined, zero, unmapped: zeroes.
             0 => (None, false, left),

@@ -8,6 +8,7 @@
 //! data sector 00 "data"  04 high half of the sequence  08 bytes 8..4092  FFC low half
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::File;
 
 use visor_qcow2::Result;
@@ -18,6 +19,8 @@ use super::corrupt;
 const SECTOR: u64 = 4096;
 /// Longest log that is read.
 const MAX_LOG: u64 = 256 << 20;
+/// How many times as long as the log the entries may be that are looked at in it: whole ones do not overlap.
+const WORK: u64 = 8;
 
 /// Changes in the order in which they were made.
 #[derive(Default)]
@@ -49,7 +52,7 @@ impl Patches {
             return Err(corrupt(format!("a log of {len} bytes")));
         }
         let log = read_vec(file, at, len)?;
-        let Some(sequence) = newest(&log, log_id) else {
+        let Some(sequence) = newest(&log, log_id)? else {
             return Err(corrupt("the log names changes but none of its entries is whole"));
         };
         let mut patches = Patches::default();
@@ -91,7 +94,7 @@ impl Patches {
 
     /// Applies the changes to `data`, which was read from byte `at`.
     pub(super) fn apply(&self, data: &mut [u8], at: u64) {
-        let end = at + data.len() as u64;
+        let end = at.saturating_add(data.len() as u64);
         for (place, patch) in &self.0 {
             let len = match patch {
                 Patch::Zero(len) => *len,
@@ -111,32 +114,40 @@ impl Patches {
 
 /// The entries to be replayed: the run of consecutive valid entries that ends with the highest sequence and goes back to the
 /// tail that its last entry names.
-fn newest(log: &[u8], log_id: &[u8]) -> Option<Vec<Entry>> {
-    let mut entries: Vec<Entry> =
-        (0..log.len() as u64).step_by(SECTOR as usize).filter_map(|at| valid(log, at, log_id)).collect();
+fn newest(log: &[u8], log_id: &[u8]) -> Result<Option<Vec<Entry>>> {
+    let mut work = WORK * log.len() as u64;
+    let mut entries = Vec::new();
+    for at in (0..log.len() as u64).step_by(SECTOR as usize) {
+        entries.extend(valid(log, at, log_id, &mut work)?);
+    }
     entries.sort_by_key(|e| std::cmp::Reverse(e.sequence));
-    for head in entries.clone() {
-        let mut run = vec![head];
-        while let Some(first) = run.last().filter(|e| e.at != head.tail).copied() {
-            let before = entries
-                .iter()
-                .find(|e| e.sequence + 1 == first.sequence && (e.at + e.len) % log.len() as u64 == first.at);
-            match before {
+    // By the sequence that follows, and where the entry that has it begins.
+    let before: BTreeMap<(u64, u64), Entry> = entries
+        .iter()
+        .filter_map(|e| Some(((e.sequence.checked_add(1)?, (e.at + e.len) % log.len() as u64), *e)))
+        .collect();
+    // Runs that lead nowhere: at most as long together as entries could be.
+    let mut steps = entries.len() * WORK as usize;
+    for head in &entries {
+        let mut run = vec![*head];
+        while let Some(first) = run.last().filter(|e| e.at != head.tail) {
+            steps = steps.checked_sub(1).ok_or_else(|| corrupt("the log's entries lead nowhere"))?;
+            match before.get(&(first.sequence, first.at)) {
                 Some(e) if run.len() <= entries.len() => run.push(*e),
                 _ => break,
             }
         }
         if run.last().is_some_and(|e| e.at == head.tail) {
             run.reverse();
-            return Some(run);
+            return Ok(Some(run));
         }
     }
-    None
+    Ok(None)
 }
 
-/// The entry at `at`, if there is a whole one.
-fn valid(log: &[u8], at: u64, log_id: &[u8]) -> Option<Entry> {
-    let head = log.get(at as usize..at as usize + 64)?;
+/// The entry at `at`, if there is a whole one. `work` is how many bytes may still be looked at.
+fn valid(log: &[u8], at: u64, log_id: &[u8], work: &mut u64) -> Result<Option<Entry>> {
+    let Some(head) = log.get(at as usize..at as usize + 64) else { return Ok(None) };
     let (len, tail, sequence) = (u64::from(le32(head, 8)), u64::from(le32(head, 12)), le64(head, 16));
     let count = u64::from(le32(head, 24));
     let plausible = &head[..4] == b"loge"
@@ -149,15 +160,12 @@ fn valid(log: &[u8], at: u64, log_id: &[u8]) -> Option<Entry> {
         && tail < log.len() as u64
         && 64 + count * 32 <= len;
     if !plausible {
-        return None;
+        return Ok(None);
     }
+    *work = work.checked_sub(len).ok_or_else(|| corrupt("the log's entries lie over each other"))?;
     let entry = wrapped(log, at, len);
-    (crc(&entry, 4) == le32(&entry, 4) && sectors_match(&entry, count as usize, sequence)).then_some(Entry {
-        at,
-        len,
-        tail,
-        sequence,
-    })
+    let whole = crc(&entry, 4) == le32(&entry, 4) && sectors_match(&entry, count as usize, sequence);
+    Ok(whole.then_some(Entry { at, len, tail, sequence }))
 }
 
 /// Whether all descriptors and data sectors belong to the entry.
@@ -184,4 +192,52 @@ fn wrapped(log: &[u8], at: u64, len: u64) -> Vec<u8> {
 pub(super) fn crc(b: &[u8], at: usize) -> u32 {
     let sum = crc32c::crc32c_append(crc32c::crc32c(&b[..at]), &[0; 4]);
     crc32c::crc32c_append(sum, b.get(at + 4..).unwrap_or(&[]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: [u8; 16] = [7; 16];
+
+    /// Puts an entry without changes into `log`.
+    fn put(log: &mut [u8], at: usize, len: usize, tail: u32, sequence: u64) {
+        let entry = &mut log[at..at + len];
+        entry[..4].copy_from_slice(b"loge");
+        entry[8..12].copy_from_slice(&(len as u32).to_le_bytes());
+        entry[12..16].copy_from_slice(&tail.to_le_bytes());
+        entry[16..24].copy_from_slice(&sequence.to_le_bytes());
+        entry[32..48].copy_from_slice(&ID);
+        let sum = crc(entry, 4);
+        entry[4..8].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    #[test]
+    fn the_last_sequence_has_none_behind_it() {
+        let mut log = vec![0; 1 << 20];
+        put(&mut log, 0, 4096, 0, 5);
+        put(&mut log, 4096, 4096, 0, 6);
+        put(&mut log, 8192, 4096, 16384, u64::MAX);
+        let run = newest(&log, &ID).unwrap().unwrap();
+        assert_eq!(run.iter().map(|e| e.sequence).collect::<Vec<_>>(), [5, 6]);
+    }
+
+    #[test]
+    fn entries_that_lead_nowhere_or_lie_over_each_other_end_the_search() {
+        // Each goes back to all before it, and none of them to its tail.
+        let mut log = vec![0; 4 << 20];
+        for n in 0..1024u32 {
+            put(&mut log, n as usize * 4096, 4096, 0x30_0000 + 4096, u64::from(n) + 1);
+        }
+        put(&mut log, 0x30_1000, 8192, 0, 9999);
+        assert!(newest(&log, &ID).is_err());
+        let mut log = vec![0; 1 << 20];
+        for at in (0..log.len()).step_by(4096) {
+            log[at..at + 4].copy_from_slice(b"loge");
+            log[at + 8..at + 12].copy_from_slice(&(1u32 << 20).to_le_bytes());
+            log[at + 16] = 1;
+            log[at + 32..at + 48].copy_from_slice(&ID);
+        }
+        assert!(newest(&log, &ID).is_err());
+    }
 }

@@ -22,6 +22,8 @@ use super::{Kind, Named, Opener, corrupt, unsupported};
 const FLAG_ZERO_GRAIN: u32 = 1 << 2;
 const FLAG_COMPRESSED: u32 = 1 << 16;
 const AT_END: u64 = u64::MAX;
+/// Largest disk, so that no sum of places overflows.
+const MAX_SIZE: u64 = 1 << 60;
 /// Most entries of a directory: 64 MiB.
 const MAX_DIRECTORY: u64 = 1 << 24;
 /// Tables and grains that are kept.
@@ -98,6 +100,9 @@ pub(super) fn open(file: File, path: &Path, opener: Opener<'_>) -> Opened {
             Err(e) => return Ok(Err(e)),
         }
         at = at.saturating_add(e.sectors * 512);
+        if at > MAX_SIZE {
+            return Ok(Err(corrupt(format!("extents of {at} bytes and more"))));
+        }
     }
     let parent = match &descriptor.parent {
         Some(name) => match opener(name, Kind::Parent)? {

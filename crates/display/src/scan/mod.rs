@@ -47,12 +47,38 @@ pub(crate) fn picture(
     let mut out = vec![0; g.width as usize * g.height as usize];
     if !regs.blank() {
         if g.text {
-            text::render(regs, colours, planes, &g, phases, &mut out);
+            let text = text::Text::new(regs, colours, planes, &g, phases);
+            out.chunks_exact_mut(g.width as usize).zip(0..).for_each(|(row, y)| text.row(y, row));
         } else {
             graphics::render(regs, colours, planes, &g, &mut out);
         }
     }
     (g, out)
+}
+
+/// Renders again what blinks in `pixels`, the picture of a mode that has not changed; calls `differs` with each row that is another.
+pub(crate) fn blink(
+    (regs, colours, frame): (&Regs, &[u32; 256], Option<Frame>),
+    planes: &[u32],
+    phases: Phases,
+    pixels: &mut [u32],
+    mut differs: impl FnMut(usize),
+) {
+    let g = Geometry::new(regs, frame);
+    if !g.text || regs.blank() {
+        return;
+    }
+    let text = text::Text::new(regs, colours, planes, &g, phases);
+    let mut row = vec![0; g.width as usize];
+    for (y, pixels) in pixels.chunks_exact_mut(g.width as usize).enumerate() {
+        if text.blinks(y as u32) {
+            text.row(y as u32, &mut row);
+            if *pixels != row {
+                pixels.copy_from_slice(&row);
+                differs(y);
+            }
+        }
+    }
 }
 
 /// The glyphs that the text mode in `regs` uses, in rows of 16.

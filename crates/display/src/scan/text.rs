@@ -48,16 +48,37 @@ pub(crate) fn cells(regs: &Regs, planes: &[u32], g: &Geometry) -> Vec<Vec<u8>> {
     rows
 }
 
-pub(super) fn render(regs: &Regs, colours: &[u32; 256], planes: &[u32], g: &Geometry, phases: Phases, out: &mut [u32]) {
-    let palette: [u32; 16] = std::array::from_fn(|i| colours[usize::from(colour_index(regs, i as u8))]);
-    let fonts = [font_base(regs, false), font_base(regs, true)];
-    for (y, pixels) in out.chunks_exact_mut(g.width as usize).enumerate() {
-        let line = g.line(y as u32);
-        let cursor = cursor_at(regs, line.scan, phases);
+/// A picture in a text mode.
+pub(super) struct Text<'a> {
+    regs: &'a Regs,
+    planes: &'a [u32],
+    g: &'a Geometry,
+    phases: Phases,
+    palette: [u32; 16],
+    fonts: [u32; 2],
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn new(
+        regs: &'a Regs,
+        colours: &[u32; 256],
+        planes: &'a [u32],
+        g: &'a Geometry,
+        phases: Phases,
+    ) -> Self {
+        let palette = std::array::from_fn(|i| colours[usize::from(colour_index(regs, i as u8))]);
+        Text { regs, planes, g, phases, palette, fonts: [font_base(regs, false), font_base(regs, true)] }
+    }
+
+    /// Renders row `y` of the picture.
+    pub(super) fn row(&self, y: u32, pixels: &mut [u32]) {
+        let (regs, g) = (self.regs, self.g);
+        let line = g.line(y);
+        let cursor = cursor_at(regs, line.scan).filter(|_| self.phases.cursor);
         for (x, dots) in pixels.chunks_exact_mut((g.char_width * g.dot) as usize).enumerate() {
-            let cell = cell(regs, planes, line.counter + x as u32, line.scan);
-            let look = look(regs, &palette, &fonts, &cell, phases);
-            let row = planes[(look.glyph + line.scan) as usize & 0xffff].to_le_bytes()[2];
+            let cell = cell(regs, self.planes, line.counter + x as u32, line.scan);
+            let look = look(regs, &self.palette, &self.fonts, &cell, self.phases);
+            let row = self.planes[(look.glyph + line.scan) as usize & 0xffff].to_le_bytes()[2];
             let bits = if cursor == Some(cell.counter) || underlined(regs, &cell, line.scan) {
                 0x1ff
             } else {
@@ -69,6 +90,16 @@ pub(super) fn render(regs: &Regs, colours: &[u32; 256], planes: &[u32], g: &Geom
             }
         }
     }
+
+    /// Whether something blinks in row `y`.
+    pub(super) fn blinks(&self, y: u32) -> bool {
+        let line = self.g.line(y);
+        let cursor = cursor_at(self.regs, line.scan);
+        let characters = self.regs.attr[0x10] & 8 != 0;
+        (0..self.g.columns)
+            .map(|x| cell(self.regs, self.planes, line.counter + x, line.scan))
+            .any(|c| cursor == Some(c.counter) || characters && c.attribute & 0x80 != 0)
+    }
 }
 
 fn cell(regs: &Regs, planes: &[u32], counter: u32, scan: u32) -> Cell {
@@ -76,11 +107,11 @@ fn cell(regs: &Regs, planes: &[u32], counter: u32, scan: u32) -> Cell {
     Cell { counter: counter & 0xffff, character, attribute }
 }
 
-/// The memory counter of the cursor, if it covers scan line `scan`.
-fn cursor_at(regs: &Regs, scan: u32, phases: Phases) -> Option<u32> {
+/// The memory counter of the cursor, if it covers scan line `scan` when it is shown.
+fn cursor_at(regs: &Regs, scan: u32) -> Option<u32> {
     let (start, end) = (regs.crtc[0x0a], regs.crtc[0x0b]);
     let lines = u32::from(start & 0x1f)..=u32::from(end & 0x1f);
-    let shown = start & 0x20 == 0 && phases.cursor && lines.contains(&scan);
+    let shown = start & 0x20 == 0 && lines.contains(&scan);
     shown.then(|| u32::from(regs.crtc[0x0e]) << 8 | u32::from(regs.crtc[0x0f]))
 }
 

@@ -1,6 +1,6 @@
 //! Flags, decimal adjustment, BMI, CRC32, random numbers, fences and instructions that do nothing.
 
-use iced_x86::{Code, Mnemonic, OpKind};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use crate::decode::length::MAX_LEN;
 use crate::decode::operands::Decoding;
@@ -17,9 +17,12 @@ pub(super) fn handler(d: &mut Decoding) -> Option<Handler> {
         }
         // The register forms of PREFETCHW's opcode.
         Reservednop if is_0f0d(d.ins.code()) && !d.is_memory(0) => return None,
+        Nop if is_pause(d.ins) => misc::pause,
         Nop | Reservednop | Endbr32 | Endbr64 | Rdsspd | Rdsspq | Pause | Cldemote | Prefetch | Prefetchw
-        | Prefetchwt1 | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchit0 | Prefetchit1 | Lfence
-        | Sfence => misc::nop,
+        | Prefetchwt1 | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchit0 | Prefetchit1 | Sfence => {
+            misc::nop
+        }
+        Lfence => misc::lfence,
         Mfence => misc::mfence,
         Clflush | Clflushopt | Clwb => misc::clflush,
         Clc => misc::clc,
@@ -43,6 +46,11 @@ pub(super) fn handler(d: &mut Decoding) -> Option<Handler> {
         Rdseed if std::is_x86_feature_detected!("rdseed") => return wide!(d.size, misc::rdseed),
         _ => return bit_manipulation(d),
     })
+}
+
+/// PAUSE: F3 90, which the decoder is asked to take for a NOP.
+pub(crate) fn is_pause(ins: &Instruction) -> bool {
+    ins.mnemonic() == Mnemonic::Nop && ins.op_count() == 0 && ins.has_rep_prefix()
 }
 
 fn is_0f0d(code: Code) -> bool {

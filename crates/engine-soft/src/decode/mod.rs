@@ -64,6 +64,7 @@ use iced_x86::Instruction;
 
 use crate::cpu::{Cpu, Mode};
 use crate::op::Op;
+pub(crate) use misc::is_pause;
 use operands::Decoding;
 pub(crate) use operands::is_immediate;
 

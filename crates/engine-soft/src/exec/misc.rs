@@ -9,14 +9,33 @@ use crate::cpu::Cpu;
 use crate::exec::int::{AF, CF, Int, OF, PF, SF, WideInt, ZF};
 use crate::mmu::Access;
 use crate::op::{Flow, Guest, Op, flow};
+use crate::translate::PAUSES;
 
-/// NOP, PAUSE, prefetches, reserved NOPs, and fences that this memory model has no use for.
+/// NOP, prefetches, reserved NOPs, and fences that this memory model has no use for.
 pub(crate) fn nop(_cpu: &mut Cpu, _op: &Op) -> Flow {
     Flow::Next
 }
 
-/// MFENCE. Guest loads and stores are host loads and stores, so a host fence orders them; the other fences ask for no more
-/// than the host always gives.
+/// PAUSE. A CPU that spins for long waits for another one, which may be waiting for the host CPU that this one has.
+pub(crate) fn pause(cpu: &mut Cpu, _op: &Op) -> Flow {
+    let left = &mut cpu.frame.pauses;
+    *left = left.saturating_sub(1);
+    if *left == 0 {
+        *left = PAUSES;
+        std::thread::yield_now();
+    }
+    Flow::Next
+}
+
+/// LFENCE. Who reads a clock after it wants all that stands before to have been executed.
+pub(crate) fn lfence(_cpu: &mut Cpu, _op: &Op) -> Flow {
+    // SAFETY: LFENCE is part of SSE2, which every x86-64 CPU has.
+    unsafe { std::arch::x86_64::_mm_lfence() };
+    Flow::Next
+}
+
+/// MFENCE. Guest loads and stores are host loads and stores, so a host fence orders them; SFENCE asks for no more than the host
+/// always gives.
 pub(crate) fn mfence(_cpu: &mut Cpu, _op: &Op) -> Flow {
     fence(Ordering::SeqCst);
     Flow::Next

@@ -350,15 +350,9 @@ pub(super) fn pop_seg(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
 /// LDS, LES, LSS, LFS, LGS.
 pub(super) fn load_far_ptr(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     let seg = op.imm as usize % 6;
-    let size = op.aux;
-    // Two operands with an offset each, which wraps within the address size.
-    let ea = cpu.ea(&op.mem);
-    let lin = cpu.linear_at(op, ea, u64::from(size), false)?;
-    let offset = cpu.read_sized(lin, op.mem.seg, size)?;
-    let lin = cpu.linear_at(op, ea.wrapping_add(u64::from(size)) & op.mem.mask, 2, false)?;
-    let selector = cpu.read::<u16>(lin, op.mem.seg)?;
+    let (selector, offset) = cpu.far_pointer(op)?;
     cpu.load_segment(seg, selector)?;
-    cpu.reg_put(op.r0, size, offset);
+    cpu.reg_put(op.r0, op.aux, offset);
     // LSS needs no window without events: it loads the stack pointer as well.
     if seg == SS { end(cpu, op) } else { Ok(Flow::Next) }
 }

@@ -50,10 +50,7 @@ fn immediate(cpu: &mut Cpu, op: &Op, call: bool) -> Guest<Flow> {
 }
 
 fn indirect(cpu: &mut Cpu, op: &Op, call: bool) -> Guest<Flow> {
-    let size = u64::from(op.aux);
-    let lin = cpu.linear(op, size + 2, false)?;
-    let offset = cpu.read_sized(lin, op.mem.seg, op.aux)?;
-    let selector = cpu.read::<u16>(cpu.wrap(lin.wrapping_add(size)), op.mem.seg)?;
+    let (selector, offset) = cpu.far_pointer(op)?;
     let next = op.next_rip(cpu);
     cpu.far(&Far { selector, offset, size: op.aux, call, next })
 }

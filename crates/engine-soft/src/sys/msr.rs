@@ -344,7 +344,7 @@ pub(super) fn rdtscp(cpu: &mut Cpu, _op: &Op) -> Guest<Flow> {
         return cpu.fail(Exception::UD);
     }
     cpu.tsc_allowed()?;
-    cpu.set_edx_eax(cpu.tsc());
+    cpu.set_edx_eax(cpu.ordered_tsc());
     cpu.gpr[1] = cpu.msr.tsc_aux;
     Ok(Flow::Next)
 }

@@ -53,6 +53,17 @@ impl Cpu {
         })
     }
 
+    /// Selector and offset of the far pointer in memory, whose offset has `op.aux` bytes. Two operands, each of which wraps within the
+    /// address size and is checked by itself.
+    pub(super) fn far_pointer(&mut self, op: &Op) -> Guest<(u16, u64)> {
+        let size = op.aux;
+        let ea = self.ea(&op.mem);
+        let lin = self.linear_at(op, ea, u64::from(size), false)?;
+        let offset = self.read_sized(lin, op.mem.seg, size)?;
+        let lin = self.linear_at(op, ea.wrapping_add(u64::from(size)) & op.mem.mask, 2, false)?;
+        Ok((self.read::<u16>(lin, op.mem.seg)?, offset))
+    }
+
     /// Writes `size` bytes (1, 2, 4 or 8) with the rights of the running code.
     pub(super) fn write_sized(&mut self, lin: u64, seg: u8, size: u8, value: u64, op: &Op) -> Guest<()> {
         match size {

@@ -217,6 +217,8 @@ pub(super) fn xsavec(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
 pub(super) fn xrstor(cpu: &mut Cpu, op: &Op) -> Guest<Flow> {
     cpu.xsave_allowed(feature::XSAVE)?;
     let requested = cpu.requested();
+    // The operand is all that is asked for, whatever of it is read.
+    cpu.linear(op, standard_len(requested & cpu.xcr0) as u64, false)?;
     let lin = area(cpu, op, HEADER_END, 64, false)?;
     let mut image = [0; XSAVE_AREA_SIZE];
     cpu.load_bytes(lin, op.mem.seg, &mut image[..HEADER_END])?;

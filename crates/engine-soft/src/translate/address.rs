@@ -5,7 +5,7 @@
 
 use iced_x86::{Instruction, Register};
 
-use super::asm::{Asm, Hole, Rm, Sum, cond};
+use super::asm::{Asm, Hole, Holes, Rm, Sum, cond};
 use super::build::Build;
 use super::frame::{self, field};
 use super::regs::{self, Host, Place};
@@ -36,7 +36,7 @@ pub(super) struct Check {
 #[derive(Debug)]
 pub(super) enum Spot {
     /// At R14, where a check of its own left it; the jumps are taken if that failed.
-    Own { check: Check, misses: Vec<Hole> },
+    Own { check: Check, misses: Holes },
     /// At R14 plus an offset, in the range of a group.
     /// (With `walks`, of a loop's.)
     Shared { group: u8, at: i32, check: Check, walks: bool },
@@ -65,10 +65,10 @@ impl Spot {
     }
 
     /// The jumps taken if the access is not served.
-    pub(super) fn misses(self) -> Vec<Hole> {
+    pub(super) fn misses(self) -> Holes {
         match self {
             Spot::Own { misses, .. } => misses,
-            Spot::Shared { .. } => Vec::new(),
+            Spot::Shared { .. } => Holes::new(),
         }
     }
 }
@@ -135,6 +135,10 @@ impl Build<'_> {
     /// `rcx_kept`: it has not been touched since [`Build::reach`]. `keep_flags`: the guest's flags are in the host's and must stay.
     /// Without `insn` the code goes on whatever the store hit.
     pub(super) fn stored(&mut self, spot: &Spot, rcx_kept: bool, keep_flags: bool, insn: Option<&Insn>) {
+        if matches!(spot, Spot::Shared { walks: true, .. }) && self.are_marks_settled() {
+            return;
+        }
+        self.loses(Host::RCX);
         let size = match spot {
             Spot::Own { check, .. } => {
                 self.load_mark(*check, rcx_kept);
@@ -154,6 +158,7 @@ impl Build<'_> {
     pub(super) fn operand_address(&mut self, ins: &Instruction, by: i32) {
         self.effective_address(ins, by);
         if let Some(seg) = segment(ins) {
+            self.loses(Host::RCX);
             self.asm.load(Host::RCX, Rm::State(frame::segment_base(seg)));
             let wide = self.context.is_64();
             self.asm.lea(wide, Host::R14, Sum { base: Some(Host::R14), index: Some((Host::RCX, 0)), disp: 0 });
@@ -203,6 +208,7 @@ impl Build<'_> {
         match regs::place(register.full_register().number()) {
             Place::Host(h) => h,
             Place::Slot(at) => {
+                self.loses(scratch);
                 self.asm.load(scratch, Rm::State(at));
                 scratch
             }
@@ -211,8 +217,9 @@ impl Build<'_> {
 
     /// Turns the linear address in R14 into a host address. Where that fails, one of the jumps returned is taken. RCX selects the
     /// entry of the table afterwards where the flags need not be kept.
-    pub(super) fn check(&mut self, check: Check) -> Vec<Hole> {
+    pub(super) fn check(&mut self, check: Check) -> Holes {
         self.loses(Host::R14);
+        self.loses(Host::RCX);
         let tables = tables(self.context.privilege(), check.access);
         if check.keep_flags && self.host.pext {
             return self.check_keeping_flags(check, tables);
@@ -224,7 +231,7 @@ impl Build<'_> {
         let a = &mut self.asm;
         a.op(true, &[0x03], Host::R14.0, Rm::Table(tables.neg_tag));
         a.group_imm32(true, 7, Rm::Reg(Host::R14), 4096 - check.size as i32);
-        let mut out = vec![a.jcc(cond::A)];
+        let mut out = smallvec::smallvec![a.jcc(cond::A)];
         if check.align > 1 {
             a.op(false, &[0xf7], 0, Rm::Reg(Host::R14)); // test r14d, imm32
             a.raw(&(check.align - 1).to_le_bytes());
@@ -258,7 +265,7 @@ impl Build<'_> {
         a.group_imm32(false, 4, Rm::Reg(Host::RCX), ((ENTRIES - 1) << 3) as i32);
     }
 
-    fn check_keeping_flags(&mut self, check: Check, tables: TableAt) -> Vec<Hole> {
+    fn check_keeping_flags(&mut self, check: Check, tables: TableAt) -> Holes {
         let a = &mut self.asm;
         a.pext(Host::RCX, Host::R14, field!(index_mask));
         a.load(Host::RCX, Rm::Table8(tables.neg_tag));
@@ -272,7 +279,7 @@ impl Build<'_> {
         };
         a.pext(Host::RCX, Host::RCX, mask);
         let hit = a.jrcxz();
-        let out = vec![a.jmp()];
+        let out = smallvec::smallvec![a.jmp()];
         a.land(hit);
         a.pext(Host::RCX, Host::R14, field!(index_mask));
         if check.access == Access::Store {
@@ -285,7 +292,7 @@ impl Build<'_> {
     }
 
     /// As [`Build::check`] for the range of a group, whose size and alignment have nothing to do with each other.
-    fn check_range(&mut self, whole: Check) -> Vec<Hole> {
+    fn check_range(&mut self, whole: Check) -> Holes {
         if whole.align == 1 || !whole.keep_flags || !self.host.pext {
             return self.check(whole);
         }
@@ -293,7 +300,7 @@ impl Build<'_> {
         let a = &mut self.asm;
         a.pext(Host::RCX, Host::R14, field!(low_mask_16));
         let aligned = a.jrcxz();
-        let mut out = vec![a.jmp()];
+        let mut out = smallvec::smallvec![a.jmp()];
         a.land(aligned);
         out.extend(self.check(Check { align: 1, ..whole }));
         out

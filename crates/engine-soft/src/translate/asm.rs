@@ -4,6 +4,8 @@
 //! TLB check has left in R14 ([`Rm::Checked`]), and things that a stub finds through
 //! pointers in the CPU's own memory ([`Rm::At`]).
 
+use smallvec::SmallVec;
+
 use super::regs::Host;
 
 /// A register or memory operand.
@@ -35,10 +37,20 @@ pub(super) struct Sum {
 #[must_use]
 pub(super) struct Hole(usize);
 
+/// A few of them.
+pub(super) type Holes = SmallVec<[Hole; 3]>;
+
 /// Code under construction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Asm {
     pub(super) bytes: Vec<u8>,
+}
+
+impl Default for Asm {
+    fn default() -> Self {
+        // What most translations fit into.
+        Asm { bytes: Vec::with_capacity(2048) }
+    }
 }
 
 impl Asm {

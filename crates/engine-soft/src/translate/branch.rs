@@ -7,7 +7,7 @@
 use iced_x86::{Code, OpKind};
 
 use super::address::{Access, Check, Which};
-use super::asm::{Hole, Rm, Sum};
+use super::asm::{Hole, Holes, Rm, Sum};
 use super::build::Build;
 use super::classify::Kind;
 use super::frame::field;
@@ -64,11 +64,11 @@ impl Build<'_> {
             return;
         }
         let over = self.asm.jcc(condition ^ 1);
-        let r14 = self.r14();
+        let known = self.known;
         self.poll_if_backward(insn, target);
         self.go_round(target);
         self.asm.fill_here(over);
-        self.set_r14(r14);
+        self.known = known;
     }
 
     fn poll_if_backward(&mut self, insn: &Insn, target: i64) {
@@ -151,7 +151,7 @@ impl Build<'_> {
     }
 
     /// R14 becomes the target of an indirect branch.
-    fn target(&mut self, insn: &Insn) -> Vec<Hole> {
+    fn target(&mut self, insn: &Insn) -> Holes {
         let check = Check { access: Access::Load, size: self.word() as u32, align: 1, keep_flags: true };
         if insn.kind == Kind::Return {
             let spot = self.reach(insn, Which::Stack(regs::RSP, 0), check);
@@ -164,7 +164,7 @@ impl Build<'_> {
             if !self.context.is_64() {
                 self.asm.load32(Host::R14, Rm::Reg(Host::R14));
             }
-            return Vec::new();
+            return Holes::new();
         }
         self.operand_address(&insn.ins, 0);
         let misses = self.check(check);
@@ -217,7 +217,7 @@ impl Build<'_> {
     }
 
     /// The return address goes onto the stack; R14 and RCX are lost, the flags stay.
-    fn push_return(&mut self, insn: &Insn) -> Vec<Hole> {
+    fn push_return(&mut self, insn: &Insn) -> Holes {
         let word = self.word();
         let check = Check { access: Access::Store, size: word as u32, align: 1, keep_flags: insn.live_in != 0 };
         let spot = self.reach(insn, Which::Stack(regs::RSP, -word), check);

@@ -6,7 +6,8 @@ mod values;
 use cold::Cold;
 use iced_x86::Encoder;
 
-use super::asm::{Asm, Hole, Rm};
+use super::anchors::{Form, Known};
+use super::asm::{Asm, Hole, Holes, Rm};
 use super::cache::At;
 use super::context::Context;
 use super::hoist::{self, Groups, Member};
@@ -51,6 +52,10 @@ pub(super) struct Way {
     pub(super) cold: At,
     /// The target belongs into the table of branch targets.
     pub(super) looked_up: bool,
+    /// At the target every access is to check for itself.
+    pub(super) apart: bool,
+    /// How often it was taken, if so.
+    pub(super) taken: u8,
 }
 
 /// A finished translation.
@@ -92,12 +97,15 @@ pub(super) struct Build<'a> {
     round: Vec<Hole>,
     /// The instruction at work, by its place in the unit.
     current: usize,
-    /// The range whose host address R14 holds.
-    r14: Option<u8>,
-    /// Jumps to instructions of the version in which every access checks for itself.
-    apart: Vec<(Hole, usize)>,
-    /// Where the instructions of that version begin, from the first that it has.
-    starts: (usize, Vec<usize>),
+    /// What the scratch registers hold, and what they hold when a turn of a loop without checks begins.
+    pub(super) known: Known,
+    pub(super) head: Known,
+    /// What the anchors of that loop's ranges are.
+    pub(super) forms: Vec<Option<Form>>,
+    /// Every access checks for itself: what [`Way::apart`] leads to.
+    pub(super) only_apart: bool,
+    /// Jumps to such a translation from the instruction at this offset of the page on.
+    apart: Vec<(Hole, u16)>,
     /// Something had to be interpreted where that cannot be.
     spoilt: bool,
     /// The vector (x87) registers are known to be loaded.
@@ -110,7 +118,7 @@ pub(super) struct Build<'a> {
 pub(super) enum Version {
     /// Groups of accesses share checks.
     Shared,
-    /// Every access checks for itself.
+    /// Every access checks for itself: there are no groups, or their ranges are not served.
     Apart,
     /// None does: the turns of a loop that stay in their pages.
     Rounds,
@@ -123,10 +131,12 @@ pub(super) struct HostFlavour {
     pub(super) pext: bool,
     /// Count instructions.
     pub(super) count: bool,
+    /// The machine has one CPU.
+    pub(super) alone: bool,
     /// The guest's CPUID has RDTSCP.
     pub(super) rdtscp: bool,
-    /// Groups of accesses are tried again when their page has been filled in. For tests, which run code but once.
-    pub(super) retry_ranges: bool,
+    /// What is to be done when code has been used for a while is done at once. For tests, which run code but once.
+    pub(super) eager: bool,
 }
 
 impl<'a> Build<'a> {
@@ -146,18 +156,20 @@ impl<'a> Build<'a> {
             stubs,
             at,
             first,
-            sites: Vec::new(),
-            ways: Vec::new(),
-            cold: Vec::new(),
+            sites: Vec::with_capacity(16),
+            ways: Vec::with_capacity(8),
+            cold: Vec::with_capacity(32),
             encoder: Encoder::new(64),
             groups: Groups::default(),
             version: Version::Apart,
             closes: None,
             round: Vec::new(),
             current: 0,
-            r14: None,
+            known: Known::default(),
+            head: Known::default(),
+            forms: Vec::new(),
             apart: Vec::new(),
-            starts: (0, Vec::new()),
+            only_apart: false,
             spoilt: false,
             vectors_loaded: false,
             x87_loaded: false,
@@ -174,56 +186,35 @@ impl<'a> Build<'a> {
 
     /// Emits `unit`, whose entry is at `entry`.
     pub(super) fn unit(&mut self, unit: &[Insn], entry: usize) {
+        if self.only_apart {
+            self.emit(Version::Apart, unit);
+            return;
+        }
         self.groups = hoist::find(unit);
         let turns = if self.context.is_64() { turns::find(unit) } else { None };
         self.closes = turns.as_ref().map(|_| unit.len() - 1);
-        let version = if self.groups.groups.is_empty() { Version::Apart } else { Version::Shared };
-        let mut starts = (0, self.version(version, unit, 0).unwrap_or_default());
+        self.emit(if self.groups.groups.is_empty() { Version::Apart } else { Version::Shared }, unit);
         if let Some(turns) = turns {
             let from = std::mem::take(&mut self.round);
             self.rounds(unit, turns, from, entry);
         }
-        if version == Version::Shared {
-            let ranges =
-                self.cold.iter().filter_map(|c| if let Cold::Range { insn, .. } = c { Some(*insn) } else { None });
-            let Some(first) = self.apart.iter().map(|(_, i)| *i).chain(ranges).min() else { return };
-            starts = (first, self.version(Version::Apart, unit, first).unwrap_or_default());
-            for hole in std::mem::take(&mut self.round) {
-                self.asm.fill(hole, entry as i64);
-            }
-        }
-        for (hole, i) in std::mem::take(&mut self.apart) {
-            self.asm.fill(hole, starts.1[i - starts.0] as i64);
-        }
-        self.starts = starts;
     }
 
-    /// Emits `unit` from instruction `first` on, and tells where each begins. `None` if the version has no place for one that must
-    /// be interpreted.
-    pub(super) fn version(&mut self, version: Version, unit: &[Insn], first: usize) -> Option<Vec<usize>> {
+    /// Emits `unit`. False if the version has no place for an instruction that must be interpreted.
+    pub(super) fn emit(&mut self, version: Version, unit: &[Insn]) -> bool {
         self.version = version;
-        let mut starts = Vec::new();
-        self.r14 = None;
+        self.known = if version == Version::Rounds { self.head } else { Known::default() };
         let made_for = self.context;
         for (i, insn) in unit.iter().enumerate() {
-            if i < first {
-                self.follow_rights(insn);
-                continue;
-            }
             self.current = i;
-            if version == Version::Apart {
-                // Whoever comes here from the other version may not have loaded them.
-                (self.r14, self.vectors_loaded, self.x87_loaded) = (None, false, false);
-            }
-            starts.push(self.asm.here());
             super::one(self, insn);
             self.follow_rights(insn);
             if self.spoilt {
-                return None;
+                return false;
             }
         }
         if version == Version::Rounds {
-            return Some(starts);
+            return true;
         }
         if let Some(last) = unit.last()
             && last.kind.falls_through()
@@ -231,7 +222,7 @@ impl<'a> Build<'a> {
             self.go(last.next().into());
         }
         self.context = made_for;
-        Some(starts)
+        true
     }
 
     /// How much there is, for [`Build::forget_since`].
@@ -273,6 +264,13 @@ impl<'a> Build<'a> {
         self.jump_to_stub(stub(self.stubs));
     }
 
+    /// Calls a stub that executes `insn`, and goes on.
+    pub(super) fn call_of_site(&mut self, insn: &Insn, stub: impl Fn(&Stubs) -> At) {
+        let site = self.site(insn);
+        self.asm.constant(Host::R14, site.into());
+        self.call_stub(stub(self.stubs));
+    }
+
     /// A number under which the interpreter finds `insn`.
     pub(super) fn site(&mut self, insn: &Insn) -> u32 {
         if self.sites.last().is_some_and(|s| s.off == insn.off) {
@@ -308,29 +306,28 @@ impl<'a> Build<'a> {
 
     /// The interpreter executes `insn`, whose code begins at `start`, if one of `from` jumps; the code goes on here. Nothing of it
     /// must have been done where they jump.
-    pub(super) fn or_interpret(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+    pub(super) fn or_interpret(&mut self, from: Holes, start: usize, insn: &Insn) {
         self.or_collect(from, start, None, insn);
     }
 
     /// Likewise. `ready`: the code behind its check, if all that it does with memory is one load.
-    pub(super) fn or_collect(&mut self, from: Vec<Hole>, start: usize, ready: Option<usize>, insn: &Insn) {
+    pub(super) fn or_collect(&mut self, from: Holes, start: usize, ready: Option<usize>, insn: &Insn) {
         if from.is_empty() {
             return;
         }
         if self.version == Version::Rounds {
-            let i = self.current;
-            self.apart.extend(from.into_iter().map(|h| (h, i)));
+            self.apart.extend(from.into_iter().map(|h| (h, insn.off)));
             return;
         }
         let site = self.site(insn);
         let back = self.asm.here();
         self.cold.push(Cold::Interpret { from, site, start, ready, back });
-        // The way back from there has lost it.
-        self.r14 = None;
+        // The way back from there has lost them.
+        self.known = Known::default();
     }
 
     /// The interpreter executes the branch `insn`, whose code begins at `start`, if one of `from` jumps.
-    pub(super) fn or_leave(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
+    pub(super) fn or_leave(&mut self, from: Holes, start: usize, insn: &Insn) {
         let site = self.site(insn);
         self.cold.push(Cold::Leave { from, site, start });
     }
@@ -350,36 +347,11 @@ impl<'a> Build<'a> {
         self.groups.groups[usize::from(n)]
     }
 
-    /// What is known of R14.
-    pub(super) fn r14(&self) -> Option<u8> {
-        self.r14
-    }
-
-    /// Forgets what has been found out about R14 since [`Build::r14`].
-    pub(super) fn set_r14(&mut self, known: Option<u8>) {
-        self.r14 = known;
-    }
-
-    /// Whether R14 holds the host address of the range of group `n`.
-    pub(super) fn has_range(&self, n: u8) -> bool {
-        self.r14 == Some(n)
-    }
-
-    /// R14 holds the host address of the range of group `n` now.
-    pub(super) fn set_range(&mut self, n: u8) {
-        self.r14 = Some(n);
-    }
-
-    /// `from` goes on at `insn`, the instruction at work, in the version in which every access checks for itself. `start` is where
-    /// its code begins here.
-    pub(super) fn go_apart(&mut self, from: Vec<Hole>, start: usize, insn: &Insn) {
-        let i = self.current;
-        if self.host.retry_ranges {
-            let site = self.site(insn);
-            self.cold.push(Cold::Range { from, site, start, insn: i });
-        } else {
-            self.apart.extend(from.into_iter().map(|h| (h, i)));
-        }
+    /// The range of a group is not served: `from` has `insn`, the instruction at work, tried again when its page has been filled in, or goes
+    /// on where every access checks for itself. `start` is where its code begins here.
+    pub(super) fn go_apart(&mut self, from: Holes, start: usize, insn: &Insn) {
+        let site = self.site(insn);
+        self.cold.push(Cold::Range { from, site, start, off: insn.off });
     }
 
     /// Whether some access of the instruction at work leads a group.
@@ -393,16 +365,14 @@ impl<'a> Build<'a> {
         let site = insn.map_or(NO_SITE, |insn| self.site(insn));
         let back = self.asm.here();
         self.cold.push(Cold::WroteCode { from, at, size, site, back });
-        // The way back from there has lost it.
-        self.r14 = None;
+        // The way back from there has lost them.
+        self.known = Known::default();
     }
 
     /// The interpreter executes `insn` here, and the code goes on.
     pub(super) fn interpret(&mut self, insn: &Insn) {
         self.spoilt = self.version == Version::Rounds;
-        let site = self.site(insn);
-        self.asm.constant(Host::R14, site.into());
-        self.call_stub(self.stubs.call_interpreter);
+        self.call_of_site(insn, |s| s.call_interpreter);
     }
 
     /// The interpreter executes `insn` and the code ends.
@@ -430,6 +400,7 @@ impl<'a> Build<'a> {
     }
 
     fn load_unless_there(&mut self, flag: i32, stub: At) {
+        self.loses(Host::RCX);
         self.asm.load8(Host::RCX, Rm::State(flag));
         let there = self.asm.jrcxz();
         self.call_stub(stub);
@@ -443,7 +414,16 @@ impl<'a> Build<'a> {
             Some(page) => (page.wrapping_add(off as u64), false),
             None => (off as u64, true),
         };
-        self.ways.push(Way { target, relative, jump: None, near, cold: At(0), looked_up: false });
+        self.ways.push(Way {
+            target,
+            relative,
+            jump: None,
+            near,
+            cold: At(0),
+            looked_up: false,
+            apart: false,
+            taken: 0,
+        });
         self.first.1 + self.ways.len() as u32 - 1
     }
 
@@ -451,12 +431,12 @@ impl<'a> Build<'a> {
     pub(super) fn leads_to(&mut self, from: Hole, way: u32) {
         let jump = At(self.at.0 + from.field() as u32);
         self.ways[(way - self.first.1) as usize].jump = Some(jump);
-        self.cold.push(Cold::Way { from: vec![from], way, poll: false });
+        self.cold.push(Cold::Way { from: smallvec::smallvec![from], way, poll: false });
     }
 
     /// `from` leads to `way` because of the attention word.
     pub(super) fn polls(&mut self, from: Hole, way: u32) {
-        self.cold.push(Cold::Way { from: vec![from], way, poll: true });
+        self.cold.push(Cold::Way { from: smallvec::smallvec![from], way, poll: true });
     }
 
     /// `from` leads to `way`, which is looked up and put into the table of branch targets.
@@ -467,7 +447,7 @@ impl<'a> Build<'a> {
 
     /// `from` leads to `way`, which is never linked.
     pub(super) fn leaves_to(&mut self, from: Hole, way: u32) {
-        self.cold.push(Cold::Way { from: vec![from], way, poll: false });
+        self.cold.push(Cold::Way { from: smallvec::smallvec![from], way, poll: false });
     }
 
     /// Leaves the code if the attention word is set, to `way`. With `keep` the flags stay.
@@ -488,7 +468,7 @@ impl<'a> Build<'a> {
     }
 
     fn call_stub(&mut self, stub: At) {
-        self.r14 = None;
+        self.known = Known::default();
         let hole = self.asm.call();
         self.asm.fill(hole, i64::from(stub.0) - i64::from(self.at.0));
     }

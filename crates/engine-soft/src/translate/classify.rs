@@ -17,6 +17,8 @@ pub(super) enum Kind {
     X87,
     /// Nothing at all.
     Nop,
+    /// Nothing, but now and then the host's other threads.
+    Pause,
     /// Address arithmetic.
     Lea,
     /// PUSH of a 64-bit register, constant or memory.
@@ -92,7 +94,8 @@ pub(super) fn classify(ins: &Instruction, context: Context) -> Kind {
     }
     match ins.mnemonic() {
         Mnemonic::Lea if ins.op0_register().size() >= 4 => Kind::Lea,
-        Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Endbr32 | Mnemonic::Pause => Kind::Nop,
+        Mnemonic::Nop if crate::decode::is_pause(ins) => Kind::Pause,
+        Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Endbr32 => Kind::Nop,
         Mnemonic::Prefetchnta | Mnemonic::Prefetcht0 | Mnemonic::Prefetcht1 | Mnemonic::Prefetcht2 => Kind::Nop,
         Mnemonic::Prefetchw => Kind::Nop,
         m if is_integer(m) => Kind::Plain,

@@ -31,6 +31,8 @@ use crate::perf_map::PerfMap;
 
 /// How often code is interpreted before it is translated.
 const HOT: u8 = 2;
+/// How often a unit is left where a range is not served before there is a translation for that.
+const APART: u8 = 8;
 /// How often code is read anew that others change meanwhile.
 const READINGS: u32 = 8;
 /// Room that the translation of one unit may take.
@@ -72,6 +74,8 @@ pub(crate) struct Translator {
     pub(super) stats: TranslatorCounts,
     pub(super) tally: Tally,
     page: Box<[u8; PAGE as usize]>,
+    /// Keep flags that nothing reads as well.
+    exact_flags: bool,
     /// Translate only these, by number.
     bisect: Option<Range<u64>>,
     /// Units met so far.
@@ -113,7 +117,8 @@ impl Translator {
             flavour: HostFlavour {
                 pext: features.pext,
                 rdtscp: false,
-                retry_ranges: options.eager,
+                alone: false,
+                eager: options.eager,
                 count: options.count,
             },
             host,
@@ -127,6 +132,7 @@ impl Translator {
             stats: TranslatorCounts::default(),
             tally: Tally::default(),
             page: Box::new([0; PAGE as usize]),
+            exact_flags: options.exact_flags,
             bisect: options.bisect.clone(),
             met: 0,
             lockstep: options.lockstep.then(Lockstep::default),
@@ -172,6 +178,14 @@ impl Translator {
         cpu.frame.cpu = std::ptr::from_mut(cpu);
         cpu.frame.translator = std::ptr::from_mut(self);
         cpu.frame.sets_gs = self.host.fsgsbase;
+        cpu.frame.device_marks = cpu.ram.frames().device_marks() as u64;
+        let alone = cpu.fabric.ports().len() == 1;
+        if self.flavour.alone && !alone {
+            // Made for a machine with one CPU.
+            self.map.clear();
+            cpu.mmu.home.clear_targets();
+        }
+        self.flavour.alone = alone;
         self.window = 0;
         self.alarm.attach(word)
     }
@@ -196,13 +210,15 @@ impl Translator {
     /// # Errors
     /// The exception of an instruction fetch, in `cpu.fault`.
     pub(crate) fn run(&mut self, cpu: &mut Cpu) -> Guest<bool> {
-        let mut arrived = false;
+        let (mut arrived, mut apart) = (false, false);
         loop {
             let Some(context) = Context::of(cpu) else { return Ok(false) };
-            let Found::Code(entry) = self.find(cpu, context)? else { return Ok(false) };
+            let Found::Code(entry) = self.find(cpu, context, apart)? else { return Ok(false) };
             if std::mem::take(&mut arrived) && self.lockstep.is_none() {
                 self.put_target(cpu, context);
             }
+            // What is left for another translation does not end where a unit does.
+            let split = std::mem::take(&mut apart);
             if let Some(mut lockstep) = self.lockstep.take() {
                 lockstep.rehearse(cpu, context);
                 self.lockstep = Some(lockstep);
@@ -213,10 +229,14 @@ impl Translator {
                 Exit::Poll => cpu.rip = self.way_out(cpu, id),
                 Exit::Link => {
                     cpu.rip = self.way_out(cpu, id);
+                    apart = self.map.ways[id as usize].apart;
                     // Units that are compared run one by one.
                     if !attention(cpu) && self.lockstep.is_none() {
                         // The code that was left need not be of the context that was entered.
                         let Some(context) = Context::of(cpu) else { return Ok(false) };
+                        if apart && !self.is_worth_apart(id) {
+                            return Ok(false);
+                        }
                         self.link(cpu, id, context)?;
                     }
                 }
@@ -235,12 +255,20 @@ impl Translator {
                 }
             }
             if let Some(lockstep) = &mut self.lockstep {
-                lockstep.compare(cpu, exit != Exit::Poll);
+                lockstep.compare(cpu, exit != Exit::Poll && !split && !apart);
             }
             if attention(cpu) || cpu.halted || cpu.shutdown {
                 return Ok(true);
             }
         }
+    }
+
+    /// Way `id` has been taken; false if its target had better be interpreted, since what keeps a range from being served (an exception,
+    /// a device) seldom comes again.
+    fn is_worth_apart(&mut self, id: u32) -> bool {
+        let way = &mut self.map.ways[id as usize];
+        way.taken = way.taken.saturating_add(1);
+        way.taken > APART || self.flavour.eager
     }
 
     fn way_out(&self, cpu: &Cpu, id: u32) -> u64 {
@@ -252,7 +280,8 @@ impl Translator {
     /// Lets way `id` lead to the translation at RIP, if there is one.
     fn link(&mut self, cpu: &mut Cpu, id: u32, context: Context) -> Guest<()> {
         let flushes = self.map.stats.flushes;
-        if let Found::Code(entry) = self.find(cpu, context)?
+        let apart = self.map.ways[id as usize].apart;
+        if let Found::Code(entry) = self.find(cpu, context, apart)?
             && self.map.stats.flushes == flushes
         {
             self.map.link(id, entry);
@@ -302,17 +331,17 @@ impl Translator {
     }
 
     /// The translation at RIP.
-    fn find(&mut self, cpu: &mut Cpu, context: Context) -> Guest<Found> {
+    fn find(&mut self, cpu: &mut Cpu, context: Context, apart: bool) -> Guest<Found> {
         self.follow_changes(cpu, context);
         let lin = cpu.rip;
-        if let Some(block) = self.map.recall(lin, cpu.mmu.generation(lin), context) {
+        if !apart && let Some(block) = self.map.recall(lin, cpu.mmu.generation(lin), context) {
             return Ok(Found::Code(block.entry));
         }
         let place = cpu.fetch(lin)?;
         let Some(page) = place.page else { return Ok(Found::Cold) };
         let start = (lin % PAGE) as u16;
         let made_for = if context.is_user() { None } else { Some(lin & !(PAGE - 1)) };
-        let key = Key { at: u64::from(page.frame.0) * PAGE + u64::from(start), context, page: made_for };
+        let key = Key { at: u64::from(page.frame.0) * PAGE + u64::from(start), context, page: made_for, apart };
         let generation = cpu.mmu.generation(lin);
         if let Some(block) = self.map.find(&key, lin, generation) {
             return Ok(Found::Code(block.entry));
@@ -345,13 +374,14 @@ impl Translator {
         let first = (self.map.sites.len() as u32, self.map.ways.len() as u32);
         let at = self.map.cache.next();
         self.flavour.rdtscp = cpu.cpuid.has(visor_x86::cpuid::feature::RDTSCP);
-        let build = Build::new(&self.stubs, at, first, key.context, key.page, self.flavour);
+        let mut build = Build::new(&self.stubs, at, first, key.context, key.page, self.flavour);
+        build.only_apart = key.apart;
         let built = translate(build, &unit, start);
         if self.verify
             && let Err(why) = verify(&built, key.context, at, &self.stubs)
         {
             // Tests and the fuzzer are to stop there.
-            assert!(!self.flavour.retry_ranges, "translated code at {:x}: {why}", cpu.rip);
+            assert!(!self.flavour.eager, "translated code at {:x}: {why}", cpu.rip);
             tracing::error!("translated code at {:x} is refused: {why}", cpu.rip);
             self.refused += 1;
             self.map.give_up(key);
@@ -373,9 +403,12 @@ impl Translator {
         for _ in 0..READINGS {
             crate::blocks::read_page(page, 0, &mut self.page[..]);
             relied.clear();
-            let unit = unit::read_noting(&self.page[..], start, key.context, &mut relied);
+            let mut unit = unit::read_noting(&self.page[..], start, key.context, &mut relied);
             if unit.is_empty() {
                 return None;
+            }
+            if self.exact_flags {
+                unit.iter_mut().for_each(Insn::keep_all_flags);
             }
             // Marked before it is read for good.
             let mut same = true;

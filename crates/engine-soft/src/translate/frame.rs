@@ -40,6 +40,10 @@ impl Exit {
     }
 }
 
+/// PAUSEs between two times that a CPU which spins offers its host CPU to others: some tens of microseconds. Two CPUs that run at the
+/// same time hand over to each other within that, even if new code has to be translated for it.
+pub(crate) const PAUSES: u64 = 1 << 14;
+
 /// Bytes of the widest load.
 pub(super) const LOAD: usize = 32;
 
@@ -80,9 +84,13 @@ pub(crate) struct Frame {
     /// What leads from linear to host addresses in the ranges of a loop, and their frames' code marks.
     pub(super) walks: [u64; WALKS],
     pub(super) walk_marks: [u64; WALKS],
+    /// The same plus the part of the address that stays (`anchors`).
+    pub(super) anchors: [u64; WALKS],
     /// Turns that all of them stay in their pages, and the value of the register that counts them after as many.
     pub(super) turns_left: u32,
     pub(super) turns_end: u64,
+    /// PAUSEs until the CPU offers its host CPU to others.
+    pub(crate) pauses: u64,
     /// Guest instructions, where they are counted.
     pub(super) instructions: u64,
     /// What a scratch register held.
@@ -109,6 +117,8 @@ pub(crate) struct Frame {
     /// CR4.TSD and CR4.FSGSBASE.
     pub(super) cr4_tsd: u64,
     pub(super) cr4_fsgsbase: u64,
+    /// Where the code marks of device memory begin.
+    pub(super) device_marks: u64,
     /// The host lets programs set the GS base themselves; for helpers.
     pub(super) sets_gs: bool,
 }
@@ -132,8 +142,10 @@ impl Default for Frame {
             marks: [0; GROUPS],
             walks: [0; WALKS],
             walk_marks: [0; WALKS],
+            anchors: [0; WALKS],
             turns_left: 0,
             turns_end: 0,
+            pauses: PAUSES,
             instructions: 0,
             spill: 0,
             flags: 0,
@@ -150,6 +162,7 @@ impl Default for Frame {
             all_but_ac: !Rflags::AC.bits(),
             cr4_tsd: Cr4::TSD.bits(),
             cr4_fsgsbase: Cr4::FSGSBASE.bits(),
+            device_marks: 0,
             sets_gs: false,
         }
     }

@@ -140,11 +140,13 @@ fn gather(found: &mut Vec<Gathering>, i: usize, which: usize, a: Reach) {
 pub(super) struct Values {
     known: [(u32, i64); 16],
     next: u32,
+    /// Bit *n*: register *n* has been written.
+    moved: u16,
 }
 
 impl Default for Values {
     fn default() -> Self {
-        Values { known: std::array::from_fn(|i| (i as u32, 0)), next: 16 }
+        Values { known: std::array::from_fn(|i| (i as u32, 0)), next: 16, moved: 0 }
     }
 }
 
@@ -155,6 +157,11 @@ impl Values {
         (id as usize == guest).then_some(by)
     }
 
+    /// Register `guest` has not been written.
+    pub(super) fn is_still(&self, guest: usize) -> bool {
+        self.moved >> guest & 1 == 0
+    }
+
     fn of(&self, r: Register) -> (u32, i64) {
         self.known[r.full_register().number()]
     }
@@ -162,6 +169,7 @@ impl Values {
     fn forget(&mut self, guest: usize) {
         self.known[guest] = (self.next, 0);
         self.next += 1;
+        self.moved |= 1 << guest;
     }
 
     fn forget_written(&mut self, ins: &Instruction) {
@@ -190,20 +198,22 @@ impl Values {
     fn follow(&mut self, insn: &Insn) {
         let ins = &insn.ins;
         match insn.kind {
-            Kind::Push => self.known[4].1 -= word(insn),
+            Kind::Push => self.move_stack(-word(insn)),
             Kind::Pop => {
-                self.known[4].1 += word(insn);
+                self.move_stack(word(insn));
                 self.forget(ins.op0_register().number());
             }
             Kind::Leave => {
                 self.known[4] = (self.known[5].0, self.known[5].1 + word(insn));
+                self.moved |= 1 << 4;
                 self.forget(5);
             }
-            Kind::Nop | Kind::Jcc => {}
-            Kind::System(System::Pushf) => self.known[4].1 -= word(insn),
-            Kind::System(System::Popf) => self.known[4].1 += word(insn),
+            Kind::Nop | Kind::Pause | Kind::Jcc => {}
+            Kind::System(System::Pushf) => self.move_stack(-word(insn)),
+            Kind::System(System::Popf) => self.move_stack(word(insn)),
             // Accesses before and behind have different rights.
-            Kind::System(System::Clac | System::Stac) => (0..16).for_each(|r| self.forget(r)),
+            // And what is interpreted may change what is served.
+            Kind::System(System::Clac | System::Stac | System::Repeat) => (0..16).for_each(|r| self.forget(r)),
             Kind::System(what) => what.written(ins).iter().for_each(|r| self.forget(*r)),
             Kind::Interpret { .. } => (0..16).for_each(|r| self.forget(r)),
             Kind::Lea => match sum(insn) {
@@ -217,9 +227,15 @@ impl Values {
         }
     }
 
+    fn move_stack(&mut self, by: i64) {
+        self.known[4].1 += by;
+        self.moved |= 1 << 4;
+    }
+
     fn set(&mut self, to: Register, from: Register, by: i64) {
         let (id, offset) = self.of(from);
         self.known[to.number()] = (id, offset.wrapping_add(by));
+        self.moved |= 1 << to.number();
     }
 }
 

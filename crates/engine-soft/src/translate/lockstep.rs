@@ -14,7 +14,7 @@ use super::classify::Kind;
 use super::context::Context;
 use super::refill;
 use super::turns;
-use super::unit;
+use super::{liveness, unit};
 use crate::cpu::Cpu;
 use crate::decode::lower;
 use crate::mmu::{peek, poke};
@@ -52,7 +52,7 @@ struct Unit {
     /// It is a loop that the translator makes stay in itself.
     goes_round: bool,
     /// Flags that it reads from before.
-    read_first: unit::Flags,
+    read_first: liveness::Flags,
 }
 
 struct Step {
@@ -67,10 +67,10 @@ struct Expected {
     gpr: [u64; 16],
     status: u64,
     /// Flags that are not defined.
-    undefined: unit::Flags,
+    undefined: liveness::Flags,
     context: Context,
     /// Flags that the unit itself reads from before.
-    read_first: unit::Flags,
+    read_first: liveness::Flags,
     /// If the unit works on them.
     fpu: Option<Box<FpuState>>,
     stores: Vec<Store>,
@@ -186,7 +186,7 @@ impl Unit {
         let bytes = page[start as usize..end as usize].to_vec();
         let floating = insns.iter().any(|i| matches!(i.kind, Kind::Vector | Kind::X87));
         let goes_round = !insns.is_empty() && turns::find(&insns).is_some();
-        let read_first = insns.first().map_or(unit::STATUS, |first| first.live_in);
+        let read_first = insns.first().map_or(liveness::STATUS, |first| first.live_in);
         let mut unit = Unit { bytes, steps: Vec::new(), floating, goes_round, read_first };
         if insns.iter().all(|i| is_repeatable(i.kind)) {
             unit.steps.extend(insns.iter().map(|i| Step {
@@ -227,7 +227,7 @@ fn is_repeatable(kind: Kind) -> bool {
 }
 
 /// Interprets `unit` until it is left. False if something happens that cannot be done twice.
-fn perform(cpu: &mut Cpu, unit: &Unit, stores: &mut Vec<Store>, undefined: &mut unit::Flags) -> bool {
+fn perform(cpu: &mut Cpu, unit: &Unit, stores: &mut Vec<Store>, undefined: &mut liveness::Flags) -> bool {
     let page = cpu.rip & !(PAGE - 1);
     cpu.gpr[usize::from(REG_BLOCK_RIP)] = page;
     for Step { site, op, jcc } in &unit.steps {
@@ -284,10 +284,10 @@ fn taken_back(stores: &[Store]) -> Vec<Store> {
 }
 
 /// Flags that may be read behind the unit, if that is in the same page.
-fn read_behind(cpu: &mut Cpu, e: &Expected) -> unit::Flags {
+fn read_behind(cpu: &mut Cpu, e: &Expected) -> liveness::Flags {
     let mut page = [0; PAGE as usize];
     let near = (e.begin ^ e.rip) < PAGE && read_here(cpu, e.rip & !(PAGE - 1), &mut page).is_some();
-    if near { unit::read_at(&page, (e.rip % PAGE) as i64, e.context.bits()) } else { unit::STATUS }
+    if near { liveness::read_at(&page, (e.rip % PAGE) as i64, e.context.bits()) } else { liveness::STATUS }
 }
 
 /// Flags, as RFLAGS bits, that are defined behind the unit and may be read there.

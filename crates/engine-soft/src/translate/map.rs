@@ -3,26 +3,29 @@
 //! Code is keyed by guest-physical place, so that a page mapped at several addresses is translated once. User code runs wherever
 //! it is mapped; the kernel's is made for one address, at which it then need not ask where it is.
 //!
-//! *Invalidation* puts a jump over the first bytes of a translation: whatever still leads there, be it a link or a table of branch
-//! targets, then leads to the engine, or to a newer translation of the same place. Nothing has to be searched.
+//! - `link`: translations lead to each other;
+//! - `invalidate`: and are dropped when their bytes change;
+//! - `never`: what is not worth another try.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+mod invalidate;
+mod link;
+mod never;
+
+use rustc_hash::FxHashMap;
 use visor_engine::InvalidationStats;
 use visor_memory::Frame;
 
 use super::build::{Built, Site, Way};
 use super::cache::{At, CodeCache};
 use super::context::Context;
-use crate::changed::Writer;
 use crate::op::Op;
+use invalidate::Diverted;
+use never::Never;
 
 /// Entries of the table from linear addresses to translations.
 const JUMPS: usize = 4096;
 /// Counters of how often code was met, a power of two.
 const HEATS: usize = 1 << 16;
-
-/// Most places that are remembered as not to be translated.
-const NEVERS: usize = 1 << 16;
 
 /// What a translation is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +35,8 @@ pub(super) struct Key {
     pub(super) context: Context,
     /// Linear address of the page, where the code is made for it.
     pub(super) page: Option<u64>,
+    /// Every access checks for itself.
+    pub(super) apart: bool,
 }
 
 impl Key {
@@ -91,39 +96,6 @@ pub(crate) struct MapStats {
     pub(crate) diverted: u64,
 }
 
-/// The first dropped translation of a place.
-#[derive(Clone, Copy)]
-struct Diverted {
-    entry: At,
-    /// Code that leaves to it.
-    leave: At,
-}
-
-/// Places that cannot be translated as their bytes are: the first instruction is none, or goes on in the next page.
-#[derive(Default)]
-struct Never {
-    by_frame: FxHashMap<u32, FxHashSet<Key>>,
-    count: usize,
-}
-
-impl Never {
-    fn contains(&self, key: &Key) -> bool {
-        self.by_frame.get(&key.frame().0).is_some_and(|keys| keys.contains(key))
-    }
-
-    /// Starts over when there are too many: they are found out again.
-    fn insert(&mut self, key: Key) {
-        if self.count >= NEVERS {
-            *self = Never::default();
-        }
-        self.count += usize::from(self.by_frame.entry(key.frame().0).or_default().insert(key));
-    }
-
-    fn forget(&mut self, frame: Frame) {
-        self.count -= self.by_frame.remove(&frame.0).map_or(0, |keys| keys.len());
-    }
-}
-
 /// See the module's documentation.
 pub(super) struct Map {
     pub(super) cache: CodeCache,
@@ -177,7 +149,9 @@ impl Map {
     /// The translation of `key`, which is at `lin` under `generation`.
     pub(super) fn find(&mut self, key: &Key, lin: u64, generation: u64) -> Option<&Block> {
         let id = *self.by_key.get(key)?;
-        self.jumps[jump_index(lin)] = Jump { lin, generation, context: key.context, block: id };
+        if !key.apart {
+            self.jumps[jump_index(lin)] = Jump { lin, generation, context: key.context, block: id };
+        }
         Some(&self.blocks[id as usize])
     }
 
@@ -221,85 +195,6 @@ impl Map {
         self.stats.instructions += u64::from(built.instructions);
         true
     }
-
-    /// Lets way `id` lead to `to`, which is its target's translation.
-    pub(super) fn link(&mut self, id: u32, to: At) {
-        let way = self.ways[id as usize];
-        let Some(jump) = way.jump else { return };
-        self.cache.redirect(jump, to);
-        if !way.near {
-            self.far.push((jump, way.cold));
-        }
-        self.stats.links += 1;
-    }
-
-    /// Breaks all links between pages of the kernel: other code may be there now.
-    pub(super) fn unlink_far(&mut self) {
-        self.stats.unlinked += self.far.len() as u64;
-        for (jump, cold) in self.far.drain(..) {
-            self.cache.redirect(jump, cold);
-        }
-    }
-
-    /// Drops what was made of any frame, since `writer` wrote.
-    pub(super) fn invalidate_all(&mut self, writer: Writer) {
-        for frame in self.by_frame.keys().copied().collect::<Vec<_>>() {
-            self.invalidate(Frame(frame), writer);
-        }
-        self.never = Never::default();
-    }
-
-    /// Drops what was made of `frame`, since `writer` wrote there.
-    pub(super) fn invalidate(&mut self, frame: Frame, writer: Writer) {
-        self.never.forget(frame);
-        let Some(ids) = self.by_frame.remove(&frame.0) else { return };
-        for id in ids {
-            let block = &mut self.blocks[id as usize];
-            block.dead = true;
-            let block = *block;
-            self.by_key.remove(&block.key);
-            self.divert(&block);
-            match writer {
-                Writer::Own => self.stats.invalidated.own_store += 1,
-                Writer::OtherCpu => self.stats.invalidated.other_cpu += 1,
-                Writer::Device => self.stats.invalidated.device += 1,
-            }
-        }
-    }
-
-    /// Lets the dropped `block` lead to whoever comes after it. The first one of its place leads there itself, all others to that
-    /// one: however often code changes, one jump has to be moved.
-    fn divert(&mut self, block: &Block) {
-        use std::collections::hash_map::Entry;
-        self.stats.diverted += 1;
-        match self.diverted.entry(block.key) {
-            Entry::Vacant(v) => {
-                v.insert(Diverted { entry: block.entry, leave: block.leave });
-                self.cache.divert(block.entry, block.leave);
-            }
-            Entry::Occupied(o) => {
-                let first = *o.get();
-                self.cache.divert(first.entry, first.leave);
-                self.cache.divert(block.entry, first.entry);
-            }
-        }
-    }
-
-    /// Drops everything.
-    pub(super) fn clear(&mut self) {
-        self.stats.invalidated.eviction += self.by_key.len() as u64;
-        self.cache.start_over();
-        self.by_key.clear();
-        self.by_frame.clear();
-        self.blocks.clear();
-        self.sites.clear();
-        self.ways.clear();
-        self.never = Never::default();
-        self.diverted.clear();
-        self.far.clear();
-        self.jumps.fill(NO_JUMP);
-        self.stats.flushes += 1;
-    }
 }
 
 #[inline]
@@ -309,14 +204,16 @@ fn jump_index(lin: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::never::NEVERS;
     use super::*;
+    use crate::changed::Writer;
 
     fn map() -> Map {
         Map::new(CodeCache::new(32 << 20).unwrap(), 0)
     }
 
     fn key(frame: u64, offset: u64) -> Key {
-        Key { at: frame << 12 | offset, context: Context::default(), page: None }
+        Key { at: frame << 12 | offset, context: Context::default(), page: None, apart: false }
     }
 
     fn built() -> Built {
@@ -375,7 +272,7 @@ mod tests {
             map.give_up(Key { page: Some(i << 12), ..key(i % 7, 0xfff) });
             assert!(map.kept().1 <= NEVERS);
         }
-        let all: usize = map.never.by_frame.values().map(FxHashSet::len).sum();
+        let all: usize = map.never.by_frame.values().map(|keys| keys.len()).sum();
         assert_eq!(all, map.kept().1);
     }
 

@@ -4,18 +4,20 @@
 //! the cache is full. Most instructions stay what they are (`native`), with registers renamed (`regs`) and memory operands checked
 //! through the soft TLB (`address`); branches are linked to each other (`branch`, `map`); everything else, and every access
 //! that the soft TLB does not serve, is a call of the interpreter for one instruction. The guest's flags are the host's
-//! (`unit` finds out where they are alive), and so are the vector and x87 registers while code that uses them runs.
+//! (`liveness` finds out which of them are needed), and so are the vector and x87 registers while code that uses them runs.
 //!
+//! - `unit`: a straight run of instructions; `liveness`: which flags they must preserve;
 //! - `classify`: which instruction is translated how;
 //! - `context`: what of the CPU's mode code is made for;
 //! - `narrow`: what is different in 32-bit code;
 //! - `hoist`: which accesses share a check;
-//! - `turns`, `rounds`: loops that check for many turns at once;
+//! - `turns`, `rounds`, `anchors`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
-//! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET;
+//! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET; `strings`: REP MOVS and
+//!   STOS;
 //! - `stubs`, `frame`: the way in and out;
 //! - `targets`: where indirect branches go;
-//! - `map`: translations by place; linking and invalidation;
+//! - `map`: translations by place; `map/link`, `map/invalidate`: led to each other, and dropped;
 //! - `dispatch`: the loop around it; `helpers`, `refill`: what code calls;
 //! - `lockstep`: each unit executed by the interpreter as well, and compared;
 //! - `tally`: what was handed to the interpreter;
@@ -24,6 +26,7 @@
 
 mod address;
 pub(crate) mod alarm;
+mod anchors;
 mod asm;
 mod branch;
 mod build;
@@ -35,6 +38,7 @@ mod dispatch;
 pub(crate) mod frame;
 mod helpers;
 mod hoist;
+mod liveness;
 mod lockstep;
 mod map;
 mod narrow;
@@ -43,6 +47,7 @@ mod refill;
 mod regs;
 mod rounds;
 mod state;
+mod strings;
 mod stubs;
 mod system;
 mod tally;
@@ -52,7 +57,7 @@ mod unit;
 mod verify;
 
 pub(crate) use dispatch::Translator;
-pub(crate) use frame::Frame;
+pub(crate) use frame::{Frame, PAUSES};
 pub(crate) use targets::Targets;
 
 use build::{Build, Built};
@@ -80,13 +85,14 @@ fn one(b: &mut Build<'_>, insn: &Insn) {
                     // Those who follow rely on it.
                     let start = b.asm.here();
                     let apart = b.asm.jmp();
-                    b.go_apart(vec![apart], start, insn);
+                    b.go_apart(smallvec::smallvec![apart], start, insn);
                 } else {
                     b.interpret(insn);
                 }
             }
         }
         Kind::Nop => {}
+        Kind::Pause => b.pause(insn),
         Kind::Lea => b.lea(insn),
         Kind::Push => b.push(insn),
         Kind::Pop => b.pop(insn),

@@ -1,9 +1,10 @@
 //! Instructions that stay what they are: other registers, a checked address in place of the memory operand.
 
 use iced_x86::{Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register};
+use smallvec::SmallVec;
 
 use super::address::{Access, Check, Spot, Which};
-use super::asm::{Rm, Sum};
+use super::asm::{Holes, Rm, Sum};
 use super::build::Build;
 use super::classify::Kind;
 use super::frame::field;
@@ -24,7 +25,7 @@ struct Borrowed {
 struct Plan {
     /// The instruction with the host's registers.
     host: Instruction,
-    borrowed: Vec<Borrowed>,
+    borrowed: SmallVec<[Borrowed; 2]>,
     /// RCX must hold the guest's RCX: the instruction reads it without saying so, or names it where only the first four
     /// registers can be named.
     rcx_in: bool,
@@ -40,16 +41,19 @@ impl Build<'_> {
         let ins = &insn.ins;
         let memory = (0..ins.op_count()).find(|i| ins.op_kind(*i) == OpKind::Memory);
         let Some(mut plan) = plan(ins, memory.is_some()) else { return false };
-        if memory.is_some() {
+        let rcx_used = plan.no_rex
+            || plan.rcx_in
+            || plan.rcx_out.is_some()
+            || plan.borrowed.iter().any(|b| b.scratch == Host::RCX);
+        let anchored = memory.and_then(|_| self.anchored(insn, rcx_used)).filter(|_| !plan.no_rex);
+        if let Some(a) = &anchored {
+            a.redirect(&mut plan.host);
+        } else if memory.is_some() {
             let at = self.member(0).or_else(|| self.walker(0)).map_or(0, |m| m.at);
-            redirect(&mut plan.host, if plan.no_rex { Register::RCX } else { Register::R14 }, at);
+            redirect(&mut plan.host, if plan.no_rex { Register::RCX } else { Register::R14 }, at.into());
         }
         // What cannot be named in the same encoding is left to the interpreter.
-        let Ok(_) = self.encoder.encode(&plan.host, 0) else {
-            let _ = self.encoder.take_buffer();
-            return false;
-        };
-        let code = self.encoder.take_buffer();
+        let Some(code) = self.encode(&plan.host) else { return false };
         match insn.kind {
             Kind::Vector => self.need_vectors(),
             Kind::X87 => self.need_x87(),
@@ -60,16 +64,21 @@ impl Build<'_> {
             self.run(&plan, &code);
             return true;
         };
+        if let Some(a) = &anchored {
+            self.take_anchor(a);
+            self.run(&plan, &code);
+            return true;
+        }
         let size = ins.memory_size().size() as u32;
         let check = Check { access, size, align: alignment(insn), keep_flags: insn.live_in != 0 };
         let spot = self.reach(insn, Which::Operand, check);
         // One that demands an alignment faults where it lies in two pages.
         let ready = (access == Access::Load && check.align == 1).then(|| self.asm.here());
-        let rcx_used = plan.no_rex || plan.rcx_in || plan.borrowed.iter().any(|b| b.scratch == Host::RCX);
         if access == Access::Store && rcx_used {
             self.keep_entry(&spot);
         }
         if plan.no_rex {
+            self.loses(Host::RCX);
             self.asm.mov(Host::RCX, Host::R14);
         }
         self.run(&plan, &code);
@@ -78,6 +87,17 @@ impl Build<'_> {
         }
         self.or_collect(spot.misses(), start, ready, insn);
         true
+    }
+
+    /// The bytes of `host`, if it can be encoded.
+    fn encode(&mut self, host: &Instruction) -> Option<SmallVec<[u8; 16]>> {
+        let encoded = self.encoder.encode(host, 0).is_ok();
+        let mut buffer = self.encoder.take_buffer();
+        let code = encoded.then(|| SmallVec::from_slice(&buffer));
+        // It is used again for the next one.
+        buffer.clear();
+        self.encoder.set_buffer(buffer);
+        code
     }
 
     /// The instruction itself, with what it needs before and after.
@@ -90,6 +110,9 @@ impl Build<'_> {
         }
         if plan.rcx_in {
             self.fetch(Host::RCX, regs::RCX);
+        }
+        if plan.rcx_out.is_some() {
+            self.loses(Host::RCX);
         }
         self.asm.raw(code);
         match plan.rcx_out {
@@ -129,7 +152,6 @@ impl Build<'_> {
 
     /// The effective address of `ins`, which has a base register, in `to`.
     fn sum(&mut self, ins: &Instruction, to: Host, wide: bool) {
-        self.loses(Host::R14);
         let base = self.part(ins.memory_base(), Host::R14);
         let index = (ins.memory_index() != Register::None).then(|| self.part(ins.memory_index(), Host::RCX));
         let scale = ins.memory_index_scale().trailing_zeros() as u8;
@@ -141,7 +163,7 @@ impl Build<'_> {
     /// PUSH of a word.
     pub(super) fn push(&mut self, insn: &Insn) {
         let ins = &insn.ins;
-        let mut misses = Vec::new();
+        let mut misses = Holes::new();
         if ins.op0_kind() == OpKind::Memory {
             // Whoever tries again comes here with another value in R14.
             self.loses(Host::R14);
@@ -178,6 +200,7 @@ impl Build<'_> {
 
     pub(super) fn store_through_rcx(&mut self, spot: &Spot, from: i32) -> bool {
         self.keep_entry(spot);
+        self.loses(Host::RCX);
         self.asm.load(Host::RCX, Rm::State(from));
         self.store_word(spot.rm(), Host::RCX);
         false
@@ -193,6 +216,7 @@ impl Build<'_> {
         match regs::place(guest) {
             Place::Host(h) => self.load_word(h, spot.rm()),
             Place::Slot(at) => {
+                self.loses(Host::RCX);
                 self.load_word(Host::RCX, spot.rm());
                 self.asm.store(Rm::State(at), Host::RCX);
             }
@@ -361,11 +385,11 @@ pub(super) fn alignment(insn: &Insn) -> u32 {
 }
 
 /// Makes the memory operand `[base + at]`.
-fn redirect(host: &mut Instruction, base: Register, at: i32) {
+pub(super) fn redirect(host: &mut Instruction, base: Register, at: i64) {
     host.set_memory_base(base);
     host.set_memory_index(Register::None);
     host.set_memory_index_scale(1);
-    host.set_memory_displacement64(i64::from(at) as u64);
+    host.set_memory_displacement64(at as u64);
     host.set_memory_displ_size(if at == 0 { 0 } else { 1 });
     host.set_segment_prefix(Register::None);
 }

@@ -8,9 +8,10 @@
 //! without a constant advance that misses goes on in the version in which each access checks for itself), so this CPU flushes
 //! nothing. What other CPUs do to the page tables counts for this one when it says so by flushing, which an interrupt makes it do; that
 //! waits for at most [`MOST`] turns. Code marks are tested after every store, as anywhere, since
-//! those who mark wait for nobody's turn to end.
+//! those who mark wait for nobody's turn to end; in a machine with one CPU nobody marks meanwhile, and setup looks at them (`anchors`).
 
 use super::address::{Access, Check, Spot, Which, tables};
+use super::anchors::Known;
 use super::asm::{Hole, Rm, Sum, cond};
 use super::build::{Build, Version};
 use super::classify::Kind;
@@ -29,13 +30,16 @@ impl Build<'_> {
         let Some(last) = unit.last() else { return };
         let before = self.mark();
         let setup = self.asm.here();
+        self.plan_anchors(&turns.walks);
         self.set_up(unit, &turns, entry);
+        self.known = Known::default();
+        self.take_anchors();
         let head = self.asm.here();
         if self.host.count {
             self.count(unit.len() as i32);
         }
         self.groups = turns.groups;
-        if self.version(Version::Rounds, &unit[..unit.len() - 1], 0).is_some() {
+        if self.emit(Version::Rounds, &unit[..unit.len() - 1]) {
             self.end_of_turn(last, turns.pace, head, setup);
             from.into_iter().for_each(|h| self.asm.fill(h, setup as i64));
         } else {
@@ -93,17 +97,30 @@ impl Build<'_> {
             a.raw(&(group.align - 1).to_le_bytes());
             not_served.push(a.jcc(cond::NE));
         }
+        self.keep_still(n, walk, at.host);
+        let a = &mut self.asm;
         if group.store {
             a.store(spill, Host::RCX);
             a.load(Host::RCX, Rm::Table(at.mark));
-            a.store(Rm::State(field!(walk_marks) + 8 * n as i32), Host::RCX);
+            if self.host.alone {
+                // Others set marks of device memory at any time.
+                a.op(true, &[0x3b], Host::RCX.0, Rm::State(field!(device_marks)));
+                not_served.push(a.jcc(cond::AE));
+                a.op(false, &[0x83], 7, Rm::At(Host::RCX, 0));
+                a.raw(&[0]);
+                not_served.push(a.jcc(cond::NE));
+            } else {
+                a.store(Rm::State(field!(walk_marks) + 8 * n as i32), Host::RCX);
+            }
             a.load(Host::RCX, spill);
         }
         a.load(Host::RCX, Rm::Table(at.addend));
         a.store(Rm::State(field!(walks) + 8 * n as i32), Host::RCX);
+        self.keep_moving(n, walk);
         if walk.stride == 0 {
             return;
         }
+        let a = &mut self.asm;
         // Upwards to the end of the page, downwards to its start.
         if walk.stride > 0 {
             a.raw(&[0x49, 0xf7, 0xde]); // neg r14
@@ -139,10 +156,12 @@ impl Build<'_> {
         match regs::place(pace) {
             Place::Host(h) => self.asm.op(true, &[0x3b], h.0, end),
             Place::Slot(at) => {
+                self.loses(Host::RCX);
                 self.asm.load(Host::RCX, Rm::State(at));
                 self.asm.op(true, &[0x3b], Host::RCX.0, end);
             }
         }
+        self.take_anchors();
         let again = self.asm.jcc(cond::NE);
         self.asm.fill(again, head as i64);
         self.poll_at(last.target(), false);
@@ -162,6 +181,7 @@ impl Build<'_> {
             self.address_of(insn, which, -m.at);
             let way = Rm::State(field!(walks) + 8 * i32::from(m.group));
             if check.keep_flags {
+                self.loses(Host::RCX);
                 self.asm.load(Host::RCX, way);
                 self.asm.lea(true, Host::R14, Sum { base: Some(Host::R14), index: Some((Host::RCX, 0)), disp: 0 });
             } else {

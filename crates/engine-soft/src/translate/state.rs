@@ -4,7 +4,7 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::address::{Access, Check, Spot, restore_flags, save_flags};
-use super::asm::{Hole, Rm, Sum, cond};
+use super::asm::{Hole, Holes, Rm, Sum, cond};
 use super::build::Build;
 use super::frame::{self, field};
 use super::regs::{self, Host};
@@ -21,7 +21,7 @@ impl Build<'_> {
         let start = self.asm.here();
         let size =
             if ins.op0_kind() == OpKind::Register { ins.op0_register().size() } else { ins.memory_size().size() };
-        let (mut misses, memory) = (Vec::new(), ins.op0_kind() == OpKind::Memory);
+        let (mut misses, memory) = (Holes::new(), ins.op0_kind() == OpKind::Memory);
         if memory {
             self.operand_address(ins, 0);
             let check = Check { access: Access::Load, size: size as u32, align: 1, keep_flags: insn.live_in != 0 };
@@ -40,7 +40,7 @@ impl Build<'_> {
             }
         }
         // It faults with the flags of before, and leaves those undefined, which is to say as this processor leaves them.
-        let mut unusual = Vec::new();
+        let mut unusual = Holes::new();
         save_flags(a);
         if matches!(ins.mnemonic(), Mnemonic::Div) {
             a.raw(prefix);
@@ -86,6 +86,21 @@ impl Build<'_> {
         self.asm.store(Rm::State(frame::segment_base(5)), Host::R14);
     }
 
+    /// Counts a PAUSE, and has the interpreter execute those that are to let others run; the flags stay.
+    pub(super) fn pause(&mut self, insn: &Insn) {
+        let left = Rm::State(field!(pauses));
+        let start = self.asm.here();
+        self.asm.load(Host::RCX, left);
+        self.asm.add_constant(Host::RCX, -1);
+        self.asm.store(left, Host::RCX);
+        let over = self.asm.jrcxz();
+        let on = self.asm.jmp();
+        self.asm.land(over);
+        let rest = self.asm.jmp();
+        self.asm.fill_here(on);
+        self.or_interpret(smallvec::smallvec![rest], start, insn);
+    }
+
     pub(super) fn rdtsc(&mut self, insn: &Insn) {
         let aux = insn.ins.mnemonic() == Mnemonic::Rdtscp;
         if !self.host.pext || (aux && !self.host.rdtscp) {
@@ -93,7 +108,7 @@ impl Build<'_> {
             return;
         }
         let start = self.asm.here();
-        let mut misses = Vec::new();
+        let mut misses = Holes::new();
         if self.context.is_user() {
             // CR4.TSD
             self.asm.load(Host::RCX, CR4);
@@ -104,6 +119,10 @@ impl Build<'_> {
         }
         self.loses(Host::R14);
         let a = &mut self.asm;
+        if aux {
+            // RDTSCP waits for what stands before it, and clocks read on two CPUs in turn rely on that. LFENCE does as much.
+            a.raw(&[0x0f, 0xae, 0xe8]);
+        }
         a.raw(&[0x0f, 0x31]);
         a.rorx32(Host(2), Host(2));
         a.load(Host::RCX, Rm::State(std::mem::offset_of!(Cpu, tsc_offset) as i32));
@@ -146,7 +165,7 @@ impl Build<'_> {
             self.asm.load32(Host::RCX, from);
         }
         self.put(to.full_register().number(), Host::RCX);
-        self.or_interpret(vec![off], start, insn);
+        self.or_interpret(smallvec::smallvec![off], start, insn);
     }
 
     pub(super) fn write_base(&mut self, insn: &Insn) {
@@ -156,7 +175,7 @@ impl Build<'_> {
         }
         self.loses(Host::R14);
         let start = self.asm.here();
-        let mut misses = vec![self.unless_fsgsbase()];
+        let mut misses = smallvec::smallvec![self.unless_fsgsbase()];
         let from = insn.ins.op0_register();
         self.fetch(Host::R14, from.full_register().number());
         if !from.is_gpr64() {

@@ -7,6 +7,7 @@ use super::cache::{At, CodeCache};
 use super::crossing::{self, Crossing};
 use super::frame::{Exit, MXCSR, STATUS, field};
 use super::regs::{Host, mapped};
+use super::strings::Strings;
 
 /// Host registers that a function must preserve, without RSP (System V AMD64 ABI §3.2.1).
 const PRESERVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
@@ -40,6 +41,8 @@ pub(super) struct Stubs {
     pub(super) load_x87: At,
     /// Jumped to: changes of rings.
     pub(super) crossing: Crossing,
+    /// Called: REP MOVS and REP STOS.
+    pub(super) strings: Strings,
 }
 
 /// Addresses of the functions that stubs call: `fn(cpu, site) -> 0 to go on, 2 to try again, 3 where the bytes are at
@@ -85,6 +88,7 @@ impl Stubs {
         let call_load = cache.append(&call(cache.next(), helpers.load, false, fpu))?;
         let only_refill = cache.append(&call(cache.next(), helpers.only_refill, false, fpu))?;
         let wrote_code = cache.append(&call(cache.next(), helpers.wrote_code, true, fpu))?;
+        let strings = Strings::write(cache, call_interpreter, wrote_code)?;
         cache.keep();
         Some(Stubs {
             enter,
@@ -99,6 +103,7 @@ impl Stubs {
             load_vectors,
             load_x87,
             crossing,
+            strings,
         })
     }
 }

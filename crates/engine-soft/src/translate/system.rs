@@ -7,7 +7,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use visor_x86::regs::Rflags;
 
 use super::address::{Access, Check, Which};
-use super::asm::{Hole, Rm, Sum, cond};
+use super::asm::{Holes, Rm, Sum, cond};
 use super::build::Build;
 use super::classify::Kind;
 use super::context::Context;
@@ -44,6 +44,8 @@ pub(super) enum System {
     BitString,
     Syscall,
     Sysret,
+    /// REP MOVS, REP STOS.
+    Repeat,
 }
 
 const IF: i32 = Rflags::IF.bits() as i32;
@@ -88,6 +90,7 @@ pub(super) fn classify(ins: &Instruction, context: Context) -> Option<Kind> {
         Mov if kernel && wide && reads_control(ins) => System::ReadControl,
         Mov if reads_segment(ins) => System::ReadSegment,
         Bt | Bts | Btr | Btc if wide && is_bit_string(ins) => System::BitString,
+        _ if wide && super::strings::what(ins).is_some() => System::Repeat,
         Syscall if wide && !kernel => System::Syscall,
         Sysretq if wide && context.privilege() == Privilege::Supervisor => System::Sysret,
         _ => return None,
@@ -159,9 +162,9 @@ impl System {
 impl Build<'_> {
     pub(super) fn system(&mut self, insn: &Insn, what: System) {
         match what {
-            System::Cli => self.flag(insn, IF, false, Vec::new()),
-            System::Cld => self.flag(insn, DF, false, Vec::new()),
-            System::Std => self.flag(insn, DF, true, Vec::new()),
+            System::Cli => self.flag(insn, IF, false, Holes::new()),
+            System::Cld => self.flag(insn, DF, false, Holes::new()),
+            System::Std => self.flag(insn, DF, true, Holes::new()),
             System::Sti => self.sti(insn),
             System::Clac | System::Stac => self.access_check(insn, what == System::Stac),
             System::Pushf => self.pushf(insn),
@@ -176,16 +179,17 @@ impl Build<'_> {
             System::BitString => self.bit_string(insn),
             System::Syscall => self.syscall(insn),
             System::Sysret => self.sysret(insn),
+            System::Repeat => self.repeat(insn),
         }
     }
 
     /// Sets or clears one bit of the system flags, unless one of `misses` jumps; the status flags stay as far as they are read.
-    fn flag(&mut self, insn: &Insn, bit: i32, on: bool, misses: Vec<Hole>) {
+    fn flag(&mut self, insn: &Insn, bit: i32, on: bool, misses: Holes) {
         let start = self.asm.here();
         self.flag_from(insn, bit, on, misses, start);
     }
 
-    fn flag_from(&mut self, insn: &Insn, bit: i32, on: bool, misses: Vec<Hole>, start: usize) {
+    fn flag_from(&mut self, insn: &Insn, bit: i32, on: bool, misses: Holes, start: usize) {
         if insn.live_out == 0 {
             let (group, value) = if on { (1, bit) } else { (4, !bit) };
             self.asm.group_imm32(false, group, SYSFLAGS, value);
@@ -219,12 +223,12 @@ impl Build<'_> {
         let none = self.asm.jrcxz();
         let waiting = self.asm.jmp();
         self.asm.land(none);
-        self.flag_from(insn, IF, true, vec![waiting], start);
+        self.flag_from(insn, IF, true, smallvec::smallvec![waiting], start);
     }
 
     /// CLAC and STAC: code behind them is made for other rights.
     fn access_check(&mut self, insn: &Insn, on: bool) {
-        self.flag(insn, AC, on, Vec::new());
+        self.flag(insn, AC, on, Holes::new());
         let who = if on { Privilege::SupervisorAc } else { Privilege::Supervisor };
         let Rm::State(at) = PRIVILEGE else { return };
         self.asm.store8_imm(Rm::State(at), who as u8);

@@ -3,6 +3,7 @@
 //! Such a loop has a second version (`rounds`) in which the soft TLB is asked once for many turns: as long as every access stays in
 //! the page in which it began, its host address is the linear one plus a constant.
 
+use super::anchors::Form;
 use super::classify::Kind;
 use super::hoist::{self, Gathering, Groups, Values};
 use super::unit::Insn;
@@ -24,6 +25,8 @@ pub(super) struct Walk {
     pub(super) low: i32,
     /// Bytes by which it advances in a turn.
     pub(super) stride: i32,
+    /// How its accesses may name host memory by themselves, if they may.
+    pub(super) form: Option<Form>,
 }
 
 /// A loop that is one unit.
@@ -89,7 +92,7 @@ fn pace(values: &Values) -> Option<(usize, i32)> {
 /// How the range of `g` advances, if it is by a constant.
 fn walk(g: &Gathering, values: &Values) -> Option<Walk> {
     let register = |id: u32| if id < 16 { Some((id as usize, values.change(id as usize)?)) } else { None };
-    let mut out = Walk { base: None, index: None, low: i32::try_from(g.low).ok()?, stride: 0 };
+    let mut out = Walk { base: None, index: None, low: i32::try_from(g.low).ok()?, stride: 0, form: None };
     let mut stride = 0i64;
     if let Some(id) = g.root.base {
         let (r, by) = register(id)?;
@@ -104,6 +107,7 @@ fn walk(g: &Gathering, values: &Values) -> Option<Walk> {
         return None;
     }
     out.stride = stride as i32;
+    out.form = Form::of(out.base, out.index, |r| values.is_still(r));
     Some(out)
 }
 
@@ -128,8 +132,11 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(t.pace, (0, -1));
-        assert_eq!(t.walks[0], Walk { base: Some(6), index: Some((0, 8)), low: 0, stride: -8 });
-        assert_eq!(t.walks[1], Walk { base: Some(7), index: None, low: 0, stride: 8 });
+        assert_eq!(
+            t.walks[0],
+            Walk { base: Some(6), index: Some((0, 8)), low: 0, stride: -8, form: Some(Form::Moving(Some((6, 1)))) }
+        );
+        assert_eq!(t.walks[1], Walk { base: Some(7), index: None, low: 0, stride: 8, form: Some(Form::Moving(None)) });
         assert!(!t.groups.groups[0].store && t.groups.groups[1].store);
     }
 

@@ -1,24 +1,17 @@
-//! The unit of translation: a straight run of guest instructions within one page, and which of the arithmetic flags each must
-//! preserve.
+//! The unit of translation: a straight run of guest instructions within one page.
 //!
 //! A unit goes on behind conditional branches that jump forward (their taken path leaves it), and ends at every other transfer
 //! of control and at instructions that change how code runs.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use super::classify::{Kind, classify};
 use super::context::Context;
+use super::liveness::{self, Flags, STATUS};
 use super::system::{self, System};
 
 /// Most instructions in a unit.
 const MAX: usize = 64;
-/// How far behind a branch to look for instructions that overwrite the flags.
-const AHEAD: usize = 6;
-
-/// Flags as a set, in the bits of [`iced_x86::RflagsBits`].
-pub(super) type Flags = u32;
-/// OF, SF, ZF, AF, CF, PF.
-pub(super) const STATUS: Flags = 0x3f;
 
 /// One guest instruction of a unit.
 #[derive(Clone, Debug)]
@@ -43,6 +36,11 @@ impl Insn {
         self.off + self.ins.len() as u16
     }
 
+    /// All flags are to survive, whoever reads them.
+    pub(super) fn keep_all_flags(&mut self) {
+        (self.live_in, self.live_out, self.live_taken) = (STATUS, STATUS, STATUS);
+    }
+
     /// Target of a relative branch, relative to the page.
     pub(super) fn target(&self) -> i64 {
         let target = self.ins.near_branch_target();
@@ -60,7 +58,7 @@ pub(super) fn read(page: &[u8], start: u16, context: Context) -> Vec<Insn> {
 
 /// As [`read`]; what the unit depends on, itself and all that says which flags are dead, is added to `relied`.
 pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mut Vec<Bytes>) -> Vec<Insn> {
-    let mut unit = Vec::new();
+    let mut unit = Vec::with_capacity(16);
     let mut decoder = decoder(page, start, context.bits());
     let wide = context.is_64();
     let mut ins = Instruction::default();
@@ -83,7 +81,7 @@ pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mu
     if let Some(last) = unit.last() {
         relied.push((start, last.next()));
     }
-    find_liveness(&mut unit, page, relied);
+    liveness::find(&mut unit, page, relied);
     unit
 }
 
@@ -100,111 +98,8 @@ fn interpret_sti_that_ends(unit: &mut Vec<Insn>) {
     }
 }
 
-fn decoder(page: &[u8], at: u16, bits: u32) -> Decoder<'_> {
+pub(super) fn decoder(page: &[u8], at: u16, bits: u32) -> Decoder<'_> {
     Decoder::with_ip(bits, &page[usize::from(at)..], u64::from(at), DecoderOptions::NO_PAUSE)
-}
-
-/// Finds what each instruction must preserve.
-fn find_liveness(unit: &mut [Insn], page: &[u8], relied: &mut Vec<Bytes>) {
-    let (Some(first), Some(last)) = (unit.first(), unit.last()) else { return };
-    if !matches!(last.kind, Kind::Jcc | Kind::Jmp) || last.target() != i64::from(first.off) {
-        return look_back(unit, page, None, relied);
-    }
-    // A loop: what it reads from turn to turn is known exactly.
-    let (mut round, before) = (0, relied.len());
-    loop {
-        relied.truncate(before);
-        look_back(unit, page, Some(round), relied);
-        let again = unit[0].live_in;
-        if again == round {
-            return;
-        }
-        round |= again;
-    }
-}
-
-/// Backwards from what may be read behind the unit. `round`: what is read in the next turn of a loop that the last one closes.
-fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut Vec<Bytes>) {
-    let count = unit.len();
-    let bits = if unit.first().is_none_or(|i| i.wide) { 64 } else { 32 };
-    let mut live = match unit.last() {
-        Some(last) if last.kind.falls_through() => look_ahead(page, i64::from(last.next()), bits, relied),
-        _ => 0,
-    };
-    for (n, i) in unit.iter_mut().enumerate().rev() {
-        i.live_out = live;
-        match i.kind {
-            Kind::Jcc | Kind::Jmp | Kind::Counted => {
-                let closes = n + 1 == count;
-                i.live_taken = round.filter(|_| closes).unwrap_or_else(|| look_ahead(page, i.target(), bits, relied));
-                live |= i.live_taken | read_by(&i.ins);
-            }
-            // Division faults in programs that live on with the flags as they were.
-            Kind::System(System::Syscall | System::Sysret | System::Divide) => live = STATUS,
-            // Whoever is not translated sees the register as a whole, and so does code that is not known.
-            Kind::Interpret { .. } | Kind::Indirect | Kind::Call | Kind::Return | Kind::CallIndirect => live = STATUS,
-            _ => live = (live & !overwritten_by(&i.ins)) | read_by(&i.ins),
-        }
-        i.live_in = live;
-    }
-}
-
-fn read_by(ins: &Instruction) -> Flags {
-    ins.rflags_read() & STATUS
-}
-
-/// Flags that `ins` overwrites whatever its operands are.
-fn overwritten_by(ins: &Instruction) -> Flags {
-    use Mnemonic::*;
-    match ins.mnemonic() {
-        // Not with a count of zero.
-        Shl | Shr | Sar | Sal | Rol | Ror | Rcl | Rcr | Shld | Shrd => {
-            let last = ins.op_count() - 1;
-            let counted = ins.op_kind(last) == OpKind::Immediate8 && ins.immediate8() & 31 != 0;
-            if counted { ins.rflags_modified() & STATUS & !unsure(ins.mnemonic()) } else { 0 }
-        }
-        _ => ins.rflags_modified() & STATUS,
-    }
-}
-
-/// Flags that a shift leaves alone for some counts or on some processors.
-fn unsure(m: Mnemonic) -> Flags {
-    use iced_x86::RflagsBits as F;
-    match m {
-        Mnemonic::Rol | Mnemonic::Ror | Mnemonic::Rcl | Mnemonic::Rcr => STATUS & !F::CF,
-        _ => 0,
-    }
-}
-
-/// Flags that code of `bits` bits at offset `at` of the page may read before it overwrites them.
-pub(super) fn read_at(page: &[u8], at: i64, bits: u32) -> Flags {
-    look_ahead(page, at, bits, &mut Vec::new())
-}
-
-/// As [`read_at`]; the bytes that say that some are not read are added to `relied`.
-fn look_ahead(page: &[u8], at: i64, bits: u32, relied: &mut Vec<Bytes>) -> Flags {
-    let Some(at) = u16::try_from(at).ok().filter(|at| usize::from(*at) < page.len()) else { return STATUS };
-    let mut decoder = decoder(page, at, bits);
-    let mut ins = Instruction::default();
-    let (mut read, mut open) = (0, STATUS);
-    let mut end = at;
-    for _ in 0..AHEAD {
-        if open == 0 || !decoder.can_decode() {
-            break;
-        }
-        decoder.decode_out(&mut ins);
-        if ins.is_invalid() || ins.flow_control() != FlowControl::Next {
-            // A conditional branch reads what it reads, and what is still open may be read behind it.
-            break;
-        }
-        read |= read_by(&ins) & open;
-        open &= !overwritten_by(&ins);
-        end = decoder.ip() as u16;
-    }
-    if read | open != STATUS {
-        relied.push((at, end));
-    }
-    read | open
 }
 
 #[cfg(test)]

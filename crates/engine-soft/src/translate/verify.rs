@@ -21,13 +21,14 @@ use iced_x86::{
     UsedMemory,
 };
 
-use self::values::{Array, NOTHING, State, Val, is_constant, pext, slot, state_disp, stored_at, sum};
+use self::values::{Array, NOTHING, State, Val, is_constant, is_guests, pext, slot, state_disp, stored_at, sum};
 use super::address::{Access, tables};
 use super::build::Built;
 use super::cache::At;
 use super::context::Context;
 use super::frame::{LOAD, field};
 use super::hoist::GROUPS;
+use super::strings;
 use super::stubs::Stubs;
 use super::turns::WALKS;
 use crate::cpu::Cpu;
@@ -42,6 +43,8 @@ struct Verifier<'a> {
     before: Vec<Option<State>>,
     /// What the ranges of groups hold, wherever they are stored.
     ranges: [Option<Val>; GROUPS],
+    /// Likewise, the anchors.
+    anchors: [Option<Val>; WALKS],
     factory: InstructionInfoFactory,
 }
 
@@ -58,6 +61,7 @@ pub(super) fn verify(built: &Built, context: Context, at: At, stubs: &Stubs) -> 
         places: BTreeMap::new(),
         before: Vec::new(),
         ranges: [None; GROUPS],
+        anchors: [None; WALKS],
         factory: InstructionInfoFactory::new(),
     };
     v.decode(&built.code)?;
@@ -176,6 +180,10 @@ impl Verifier<'_> {
         let is = |stub: At| to == i64::from(stub.0);
         let s = self.stubs;
         self.reaches(next, NOTHING, work)?;
+        if s.strings.has(At(to as u32)) {
+            // It begins again.
+            self.reaches(next - strings::CALL, NOTHING, work)?;
+        }
         if is(s.call_refill) || is(s.only_refill) || is(s.call_load) {
             self.reaches(next + 5, NOTHING, work)?;
         }
@@ -198,7 +206,8 @@ impl Verifier<'_> {
         let s = self.stubs;
         let known =
             [s.call_interpreter, s.call_refill, s.call_load, s.only_refill, s.wrote_code, s.load_vectors, s.load_x87];
-        known.iter().any(|stub| target + i64::from(self.at.0) == i64::from(stub.0))
+        let to = target + i64::from(self.at.0);
+        known.iter().any(|stub| to == i64::from(stub.0)) || u32::try_from(to).is_ok_and(|to| s.strings.has(At(to)))
     }
 
     /// What `ins` touches is harmless.
@@ -257,6 +266,12 @@ impl Verifier<'_> {
                     (times || plain) && t == times && array.is_some() && of_targets == targets && !write && size <= 8;
                 if ok { Ok(()) } else { fail("no entry of a table") }
             }
+            // The rest of an address in a loop: what leads to the page is of the same page as what was found.
+            (false, base @ (Register::R14 | Register::RCX), index)
+                if s.value(base) == Val::Walk && is_guests(index) =>
+            {
+                Ok(())
+            }
             (false, base @ (Register::R14 | Register::RCX), Register::None) => {
                 match if base == Register::R14 { s.r14 } else { s.rcx } {
                     Val::Host { store, size: all } => {
@@ -274,7 +289,7 @@ impl Verifier<'_> {
     /// A write to the CPU's own memory: not to the engine's pointers, and to those of generated code only what they are for.
     fn state_write(&self, ins: &Instruction, disp: i64, size: i64, s: &State) -> Result<(), String> {
         let value = (ins.op1_kind() == OpKind::Register && ins.mnemonic() == Mnemonic::Mov).then(|| ins.op1_register());
-        let value = value.map(|r| self.value(r, s));
+        let value = value.map(|r| s.value(r));
         let hits = |at: i32, len: usize| disp < i64::from(at) + len as i64 && i64::from(at) < disp + size;
         for (at, len) in [(field!(translator), 8), (field!(attention), 8), (field!(fpu), 8), (field!(cpu), 8)] {
             if hits(at, len) {
@@ -282,7 +297,7 @@ impl Verifier<'_> {
             }
         }
         // From the first of the masks to the last one.
-        let masks = (field!(cr4_fsgsbase) + 8 - field!(index_mask)) as usize;
+        let masks = (field!(device_marks) + 8 - field!(index_mask)) as usize;
         let ok = if hits(field!(index_mask), masks) {
             false
         } else if hits(field!(jump_to), 8) {
@@ -291,20 +306,14 @@ impl Verifier<'_> {
             matches!(value, Some(Val::Host { .. }))
         } else if hits(field!(marks), 8 * GROUPS) || hits(field!(walk_marks), 8 * WALKS) {
             value == Some(Val::Mark)
+        } else if hits(field!(anchors), 8 * WALKS) {
+            matches!(value, Some(Val::Host { .. } | Val::Walk))
         } else if hits(field!(walks), 8 * WALKS) {
             matches!(value, Some(Val::Addend { .. }))
         } else {
             true
         };
         if ok { Ok(()) } else { Err(format!("keeps {value:?}")) }
-    }
-
-    fn value(&self, r: Register, s: &State) -> Val {
-        match r {
-            Register::RCX => s.rcx,
-            Register::R14 => s.r14,
-            _ => Val::Any,
-        }
     }
 
     /// The state behind `ins`.
@@ -318,13 +327,13 @@ impl Verifier<'_> {
         }
         if let Some(disp) = stored_at(ins) {
             if disp == field!(spill) {
-                out.spill = self.value(ins.op1_register(), &s);
+                out.spill = s.value(ins.op1_register());
             }
-            if let Some(n) = slot(disp, field!(ranges), GROUPS) {
-                let v = self.value(ins.op1_register(), &s);
-                if !checking {
-                    self.ranges[n] = Some(self.ranges[n].map_or(v, |old| old.meet(v)));
-                }
+            let kept = slot(disp, field!(ranges), GROUPS).map(|n| &mut self.ranges[n]);
+            let kept = kept.or(slot(disp, field!(anchors), WALKS).map(|n| &mut self.anchors[n]));
+            if let Some(kept) = kept.filter(|_| !checking) {
+                let v = s.value(ins.op1_register());
+                *kept = Some(kept.map_or(v, |old| old.meet(v)));
             }
         }
         let info = self.factory.info(ins);
@@ -362,7 +371,7 @@ impl Verifier<'_> {
             return sum(ins, s, to);
         }
         if m == M::Mov && ins.op1_kind() == OpKind::Register && r0.is_gpr64() {
-            return self.value(r1, s);
+            return s.value(r1);
         }
         if m == M::Pext && r0 == Register::RCX && ins.op2_kind() == OpKind::Memory {
             return pext(r1, state_disp(ins), s);
@@ -396,6 +405,9 @@ impl Verifier<'_> {
             }
             if let Some(n) = slot(disp, field!(ranges), GROUPS) {
                 return self.ranges[n].unwrap_or(Val::Any);
+            }
+            if let Some(n) = slot(disp, field!(anchors), WALKS) {
+                return self.anchors[n].unwrap_or(Val::Any);
             }
             let mark = slot(disp, field!(marks), GROUPS).or(slot(disp, field!(walk_marks), WALKS));
             return match disp {

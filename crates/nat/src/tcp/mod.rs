@@ -26,7 +26,7 @@ pub(crate) use flow::{Flow, Key, State};
 
 use crate::core::Core;
 use crate::host::{Host, Token, Undelivered};
-use crate::listing::NatEntry;
+use crate::listing::Translation;
 use crate::table::{Id, Table};
 use crate::timers::Timers;
 use crate::wire::emit::{Leave, Route, TcpHeader};
@@ -156,15 +156,15 @@ impl Tcp {
     }
 
     /// Appends all flows to a listing.
-    pub(crate) fn list<H: Host>(&self, core: &mut Core<H>, now: Time, list: &mut Vec<NatEntry>) {
+    pub(crate) fn list<H: Host>(&self, core: &mut Core<H>, now: Time, list: &mut Vec<Translation>) {
         for (_, key, flow) in self.table.iter() {
-            list.push(NatEntry {
+            list.push(Translation {
                 protocol: Protocol::Tcp,
                 guest: key.guest,
                 host: flow.socket.and_then(|s| core.host.local_address(s)),
                 remote: flow.peer,
                 inbound: flow.direction == Direction::Inbound,
-                state: flow.name(),
+                state: flow.name().into(),
                 age: now.since(flow.created),
                 idle: now.since(flow.used),
                 sent: flow.sent,

@@ -48,10 +48,11 @@ impl Tcp {
         match core.host.tcp_connect(token(id), peer) {
             Ok(socket) => {
                 core.counters.opened += 1;
-                if let Some((_, flow)) = self.table.get_mut(id) {
-                    flow.socket = Some(socket);
-                }
-                self.settle(core, id, Fate::Keep);
+                let Some((key, flow)) = self.table.get_mut(id) else { return };
+                flow.socket = Some(socket);
+                // Within one host the handshake is over when the call returns: the guest has its answer before it looks for one.
+                let fate = Self::connected(core, &key, flow);
+                self.settle(core, id, fate);
             }
             Err(error) => {
                 core.counters.refused += 1;

@@ -7,18 +7,17 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use visor_firewall::{Firewall, Guest, PortFilter, Rule, RuleSet};
+use visor_firewall::{Address, Firewall, Guest, PortFilter, Rule, RuleSet, What};
 use visor_host_net::CablePort;
-use visor_nat::ForwardId;
+use visor_nat::{ForwardId, Translation};
 use visor_net::{MacAddr, Protocol};
-use visor_switch::{Capture, CaptureSlot, Captured, Filtered, Guard, Membership, PortConfig};
+use visor_switch::{Capture, CaptureSlot, Captured, Filtered, Guard, Membership, PortConfig, SwitchPort, VlanId};
 
 use super::message::{Answer, GuestStatus, PlugRequest, Welcome, vlans};
 use super::server::{MTU, Server, reply};
 use super::uplink::home;
 use crate::forward::{ForwardSpec, ForwardStatus, listen};
 use crate::live::{GuestRequest, Rules, initial};
-use crate::nat::Translation;
 use crate::splice::splice;
 
 /// A guest that is plugged in.
@@ -44,14 +43,21 @@ impl Server {
             }
         };
         let capture = self.members().get(&id).map(|m| m.capture.clone()).unwrap_or_default();
-        let filter = Arc::new(Mutex::new(PortFilter::new(self.policy.clone(), &request.guest)));
-        let port = self.hub.plug(port);
+        let port = self.filtered(&request.guest, port);
         if reply(&cable, &Answer::Welcome(welcome)).is_ok()
             && let Ok(cable) = CablePort::new(cable, MTU)
         {
-            splice(cable, Captured::new(Filtered::new(port, filter), capture));
+            splice(cable, Captured::new(port, capture));
         }
         self.leave(id, &request.guest);
+    }
+
+    /// A port of the switch behind the firewall of `guest`, who is judged in the VLAN in which the switch puts a frame.
+    fn filtered(&self, guest: &str, port: PortConfig) -> Filtered<SwitchPort> {
+        let vlans = port.vlans.clone();
+        let filter = PortFilter::new(self.policy.clone(), guest)
+            .with_vlans(move |frame: &[u8]| vlans.classify(frame).map(VlanId::number));
+        Filtered::new(self.hub.plug(port), Arc::new(Mutex::new(filter)))
     }
 
     /// Checks a guest and prepares everything for it.
@@ -73,7 +79,7 @@ impl Server {
         let mut given = RuleSet { inbound: request.rules.clone(), ..RuleSet::default() };
         given.inbound.extend(self.neighbours(address.is_some())?);
         let rules = initial(request.named.then_some(&self.place.store), name, &given);
-        let addresses = address.into_iter().collect();
+        let addresses = address.map(|ip| Address { vlan: home.number(), ip }).into_iter().collect();
         self.policy.set_guest(name, Guest { addresses, firewall: Firewall::new(rules), ..Guest::default() });
         self.read_groups();
         let status = GuestStatus {
@@ -253,9 +259,9 @@ impl Server {
         self.policy.remove_guest(name);
     }
 
-    /// Plugs in a shell of the host's user. It is no guest: nothing but its own firewall stands before it.
+    /// Plugs in a shell of the host's user. It has a guest's place in the policy, and all may come in: nothing but its own programs
+    /// answers there.
     pub(super) fn shell(&self, cable: OwnedFd) {
-        let id = self.next.fetch_add(1, Ordering::SeqCst);
         // The lowest number that no other shell has, so that addresses are used again.
         let slot = {
             let mut shells = self.shells();
@@ -263,6 +269,8 @@ impl Server {
             let Some(slot) = slot else { return };
             slot
         };
+        // No guest's name has a blank in it.
+        let name = format!("shell {slot}");
         let mac = MacAddr([0x52, 0x56, 0, 0, 0, slot]);
         let address = self.uplink.nat.as_ref().and_then(|nat| nat.with(|engine, now| engine.assign(now, mac)));
         let preset = address.and_then(|a| self.preset(a.into()));
@@ -270,8 +278,12 @@ impl Server {
             (Some(address), Some(preset)) => {
                 let guard = Guard { mac: Some(mac), ips: vec![address.into()], no_servers: true };
                 let home = home(&self.spec).unwrap_or_default();
-                let port = PortConfig { name: format!("shell{id}"), vlans: Membership::Access(home), guard };
-                let port = self.hub.plug(port);
+                let own = Address { vlan: home.number(), ip: address.into() };
+                let firewall =
+                    Firewall::new(RuleSet { inbound: vec![Rule::allow(What::Everything)], ..RuleSet::default() });
+                self.policy.set_guest(&name, Guest { addresses: [own].into(), firewall, ..Guest::default() });
+                let port = PortConfig { name: name.clone(), vlans: Membership::Access(home), guard };
+                let port = self.filtered(&name, port);
                 let address = Some(address.into());
                 let preset = Some(preset);
                 let (forwards, warnings) = (Vec::new(), Vec::new());
@@ -290,6 +302,7 @@ impl Server {
                 let _ = reply(&cable, &Answer::Refused(why.into()));
             }
         }
+        self.policy.remove_guest(&name);
         self.shells().remove(&slot);
     }
 }

@@ -17,8 +17,8 @@ use visor_switch::Hub;
 use super::member::Member;
 use super::message::{Answer, MAX_MESSAGE, NetworkStatus, Question, SharedSpec, words};
 use super::place::Place;
-use super::uplink::Uplink;
-use crate::nat::Translation;
+use super::uplink::{Uplink, home};
+use visor_nat::Translation;
 
 pub(super) const MTU: u16 = 1500;
 /// How often leases are looked at.
@@ -89,7 +89,7 @@ pub fn serve(place: &Place) -> io::Result<()> {
 impl Server {
     fn open(place: Place, spec: SharedSpec) -> io::Result<Self> {
         let hub = Hub::new(MTU);
-        let policy = Policy::new(Reach::Direct);
+        let policy = Policy::new(Reach::Direct).in_vlan(home(&spec)?.number());
         let uplink = Uplink::connect(&place, &spec, &hub, &policy)?;
         Ok(Server {
             place,
@@ -156,7 +156,7 @@ impl Server {
     pub(super) fn translations(&self) -> Vec<Translation> {
         let nat = self.uplink.nat.as_ref();
         let table = nat.map(|nat| nat.with(|engine, now| engine.table(now))).unwrap_or_default();
-        table.into_iter().take(MAX_LISTED).map(Translation::from).collect()
+        table.into_iter().take(MAX_LISTED).collect()
     }
 
     pub(super) fn why(&self, protocol: Protocol, source: IpAddr, destination: SocketAddr) -> Answer {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use visor_net::whole::{self, Ends};
 use visor_net::{Frame, MacAddr, NetPort, Network, Sent};
 
 use super::*;
@@ -170,19 +171,21 @@ fn an_internal_network_has_no_router() {
     assert!(network.plug("three", mac(3)).is_err());
 }
 
-/// A UDP datagram over IPv4 without a checksum.
-fn udp(from: u8, to: u8, ends: [([u8; 4], u16); 2], payload: &[u8]) -> Vec<u8> {
-    let [(source, source_port), (destination, port)] = ends;
-    let mut ip = vec![0x45, 0, 0, (28 + payload.len()) as u8, 0, 0, 0x40, 0, 64, 17, 0, 0];
-    ip.extend([source, destination].concat());
-    let check = !visor_net::checksum::sum(&ip);
-    ip[10..12].copy_from_slice(&check.to_be_bytes());
-    let mut f = [&mac(to).0[..], &mac(from).0, &[8, 0], &ip].concat();
-    f.extend(
-        [source_port.to_be_bytes(), port.to_be_bytes(), (8 + payload.len() as u16).to_be_bytes(), [0; 2]].concat(),
-    );
-    f.extend(payload);
-    f
+/// A UDP datagram over IPv4.
+fn udp(from: u8, to: u8, [source, destination]: [([u8; 4], u16); 2], payload: &[u8]) -> Vec<u8> {
+    let ends = Ends { ethernet: [mac(from), mac(to)], ip: [source.0.into(), destination.0.into()] };
+    whole::packet(&ends, 17, &whole::udp(source.1, destination.1, payload))
+}
+
+/// A neighbour advertisement (RFC 4861 §4.4) for `address` from its owner.
+fn advertisement(from: u8, to: u8, address: std::net::Ipv6Addr) -> Vec<u8> {
+    let mut body = vec![136, 0, 0, 0, 0x60, 0, 0, 0];
+    body.extend(address.octets());
+    body.extend([2, 1]);
+    body.extend(mac(from).0);
+    let all_nodes = std::net::Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let ends = Ends { ethernet: [mac(from), mac(to)], ip: [address.into(), all_nodes.into()] };
+    whole::packet(&ends, whole::ICMPV6, &body)
 }
 
 #[test]
@@ -194,7 +197,7 @@ fn no_guest_answers_for_the_router_the_resolver_or_another_guest() {
     // The question that two's answers belong to, as its firewall sees it.
     two.send(Frame::plain(&udp(2, 1, [(b, 4000), (a, 4001)], b"question")));
     assert!(wait(&mut *one, |f| f.ends_with(b"question")).is_some());
-    let lies = [
+    let mut lies = vec![
         // ARP that says it is the router, or the other guest.
         who_has(1, [10, 0, 3, 1], b),
         who_has(1, b, [10, 0, 3, 9]),
@@ -203,6 +206,13 @@ fn no_guest_answers_for_the_router_the_resolver_or_another_guest() {
         udp(1, 2, [(a, 67), (b, 68)], b"poison"),
         udp(1, 2, [(b, 4001), (b, 4000)], b"poison"),
     ];
+    // Neighbour advertisements for the router, the resolver, and the router's link-local address.
+    let own = ["fd00:a00:300:18::2", "fd00:a00:300:18::3", "fe80::2"];
+    lies.extend(own.map(|a| advertisement(1, 2, a.parse().unwrap())));
+    // That the other one's link-local address is its own comes through once, and not when it is taken.
+    two.send(Frame::plain(&advertisement(2, 1, "fe80::22".parse().unwrap())));
+    assert!(wait(&mut *one, |f| f[12..14] == [0x86, 0xdd]).is_some());
+    lies.push(advertisement(1, 2, "fe80::22".parse().unwrap()));
     for lie in &lies {
         one.send(Frame::plain(lie));
     }

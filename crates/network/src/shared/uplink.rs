@@ -54,6 +54,7 @@ fn translator(place: &Place, spec: &SharedSpec, hub: &Hub, policy: &Policy, home
     let leases: Vec<StoredLease> = place.read("leases.json").unwrap_or_default();
     nat.with(|engine, now| {
         engine.set_policy(Arc::new(policy.clone()));
+        engine.config().own_addresses().into_iter().for_each(|ip| policy.reserve(home.number(), ip));
         for l in leases {
             engine.restore_lease(now, &Lease { mac: l.mac, address: l.address, reserved: false });
         }

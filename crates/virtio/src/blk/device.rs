@@ -1,6 +1,6 @@
 //! The block device as the transport sees it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use visor_block::{BlockBackend, SECTOR};
@@ -46,8 +46,7 @@ impl Blk {
             queues: OnceLock::new(),
             features: AtomicU64::new(0),
             writeback: AtomicBool::new(true),
-            in_flight: AtomicUsize::new(0),
-            stalled: AtomicBool::new(false),
+            in_flight: InFlight::default(),
         };
         Blk { shared: Arc::new(shared), count: config.queues.clamp(1, MAX_QUEUES) }
     }

@@ -13,7 +13,7 @@ mod request;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use visor_block::{BlockBackend, BlockGeometry};
@@ -21,6 +21,7 @@ use visor_block::{BlockBackend, BlockGeometry};
 pub use device::{Blk, BlkHandle};
 
 use crate::Queues;
+use crate::in_flight::InFlight;
 
 /// Most queues of a device.
 pub const MAX_QUEUES: u16 = 16;
@@ -63,9 +64,7 @@ struct Shared {
     features: AtomicU64,
     /// The driver's wish in the writeback register.
     writeback: AtomicBool,
-    in_flight: AtomicUsize,
-    /// Requests wait in a queue for others to complete.
-    stalled: AtomicBool,
+    in_flight: InFlight,
 }
 
 impl Shared {
@@ -87,28 +86,11 @@ impl Shared {
 
     /// Starts what the driver has put into `queue`, as far as the budget allows.
     fn pump(self: &Arc<Self>, queue: u16) {
-        let Some(queues) = self.queues.get() else { return };
-        for _ in 0..16 * u32::from(queues.size(queue)) {
-            if self.in_flight.load(Ordering::SeqCst) >= self.budget() {
-                self.stalled.store(true, Ordering::SeqCst);
-                // A completion just before the line above has not seen it.
-                if self.in_flight.load(Ordering::SeqCst) >= self.budget() {
-                    return;
-                }
-            }
-            let Some(chain) = queues.next(queue) else { return };
-            request::start(self, chain);
-        }
-        self.stalled.store(true, Ordering::SeqCst);
+        self.in_flight.pump(&self.queues, queue, self.budget(), |chain| request::start(self, chain));
     }
 
     /// A request has completed.
     fn finished(self: &Arc<Self>) {
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if self.stalled.swap(false, Ordering::SeqCst)
-            && let Some(queues) = self.queues.get()
-        {
-            (0..queues.count()).for_each(|q| self.pump(q));
-        }
+        self.in_flight.finish(&self.queues, 0).for_each(|q| self.pump(q));
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn start(shared: &Arc<Shared>, chain: Chain) {
         }
         return;
     }
-    shared.in_flight.fetch_add(1, Ordering::SeqCst);
+    shared.in_flight.add();
     let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
     let sector = u64::from_le_bytes([
         header[8], header[9], header[10], header[11], header[12], header[13], header[14], header[15],

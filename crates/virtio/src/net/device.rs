@@ -1,6 +1,6 @@
 //! The network device as the transport sees it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use visor_net::{Accepts, MacAddr, NetPort, Notify};
@@ -33,10 +33,13 @@ impl Net {
         if pairs > 1 {
             features |= F_MQ;
         }
-        port.on_ready(wake.clone());
+        let bell = Arc::new(Bell { state: AtomicU8::new(IDLE), pump: wake.clone() });
+        let ring = bell.clone();
+        port.on_ready(Arc::new(move || ring.ring()));
         let shared = Arc::new(Shared {
             queues: OnceLock::new(),
             wake,
+            bell,
             mtu: port.mtu(),
             link: AtomicBool::new(port.link_up()),
             port: Mutex::new(port),

@@ -10,7 +10,9 @@
 //!
 //! **Transmission** runs on the vCPU that notifies, unless another thread holds the port: then, and when the port has no room, the
 //! pump does it. **Reception** is the pump's: [`NetHandle`] is woken by the port and copies frames from where the port keeps them
-//! straight into guest buffers. A frame for which the guest has no buffer stays in the port.
+//! straight into guest buffers. A frame for which the guest has no buffer stays in the port. What a port has to say at once to what was
+//! sent - acknowledgements, answers to pings, data that a window has opened for - is received on the vCPU as well, a few frames of
+//! it: no thread is woken for those.
 //!
 //! **Lock order.** function → port → transmit, receive → queue.
 
@@ -24,7 +26,7 @@ mod steering;
 mod tests;
 mod transmit;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use visor_net::{Accepts, MacAddr, NetPort, Nic, Notify, Traffic};
@@ -108,11 +110,31 @@ impl Nic for NetHandle {
     }
 }
 
+const IDLE: u8 = 0;
+const ATTENDED: u8 = 1;
+const RUNG: u8 = 2;
+
+/// Where a port rings: at the pump, or at the vCPU that is just sending, which then looks itself.
+struct Bell {
+    state: AtomicU8,
+    pump: Notify,
+}
+
+impl Bell {
+    fn ring(&self) {
+        let attended = self.state.compare_exchange(ATTENDED, RUNG, Ordering::SeqCst, Ordering::SeqCst);
+        if attended.is_err_and(|state| state == IDLE) {
+            (self.pump)();
+        }
+    }
+}
+
 /// What the device and its handle share.
 struct Shared {
     queues: OnceLock<Arc<Queues>>,
     /// Wakes whoever calls the pump.
     wake: Notify,
+    bell: Arc<Bell>,
     port: Mutex<Box<dyn NetPort>>,
     transmit: Mutex<Transmit>,
     receive: Mutex<Receive>,
@@ -170,7 +192,7 @@ impl Shared {
     fn pump(self: &Arc<Self>) {
         let mut port = lock(&self.port);
         self.look_at_link(port.link_up());
-        let more = self.receive(port.as_mut());
+        let more = self.receive(port.as_mut(), receive::ROUND);
         let due = self.transmit_due.swap(0, Ordering::SeqCst);
         for pair in (0..self.pairs).filter(|p| due & 1 << p != 0) {
             self.transmit(port.as_mut(), pair);
@@ -185,12 +207,27 @@ impl Shared {
     /// The driver has put frames into a transmit queue.
     fn transmit_or_delegate(self: &Arc<Self>, pair: u16) {
         match self.port.try_lock() {
-            Ok(mut port) => self.transmit(port.as_mut(), pair),
-            Err(TryLockError::Poisoned(port)) => self.transmit(port.into_inner().as_mut(), pair),
+            Ok(mut port) => self.transmit_and_look(port.as_mut(), pair),
+            Err(TryLockError::Poisoned(port)) => self.transmit_and_look(port.into_inner().as_mut(), pair),
             Err(TryLockError::WouldBlock) => {
                 self.transmit_due.fetch_or(1 << pair, Ordering::SeqCst);
                 (self.wake)();
             }
+        }
+    }
+
+    /// Sends, and receives what the port has to say to it at once. The port is held, so there is one such thread at a time.
+    fn transmit_and_look(self: &Arc<Self>, port: &mut dyn NetPort, pair: u16) {
+        self.bell.state.store(ATTENDED, Ordering::SeqCst);
+        self.transmit(port, pair);
+        if self.bell.state.swap(IDLE, Ordering::SeqCst) != RUNG {
+            return;
+        }
+        self.look_at_link(port.link_up());
+        // The ring may have been about room for what waits.
+        let more = self.receive(port, receive::ANSWERS);
+        if more || self.transmit_due.load(Ordering::SeqCst) != 0 {
+            (self.wake)();
         }
     }
 

@@ -14,7 +14,9 @@ use super::{F_GUEST_CSUM, F_MRG_RXBUF, MAX_PAIRS, Shared, count, lock};
 use crate::{Chain, Queues};
 
 /// Frames taken from the port at a time; in between, transmission has its turn.
-const ROUND: u32 = 256;
+pub(super) const ROUND: u32 = 256;
+/// Frames that a vCPU receives when it has sent: some for each that a guest sends in a row, few enough for a guest that waits.
+pub(super) const ANSWERS: u32 = 16;
 /// Buffers returned to the driver at a time.
 const BATCH: usize = 128;
 
@@ -55,11 +57,11 @@ impl Receive {
 }
 
 impl Shared {
-    /// Hands the guest what the port has. True if there may be more.
-    pub(super) fn receive(self: &Arc<Self>, port: &mut dyn NetPort) -> bool {
+    /// Hands the guest what the port has, up to `most` frames. True if there may be more.
+    pub(super) fn receive(self: &Arc<Self>, port: &mut dyn NetPort, most: u32) -> bool {
         let Some(queues) = self.queues.get() else { return false };
         let mut r = lock(&self.receive);
-        let mut left = ROUND;
+        let mut left = most;
         port.receive(&mut |frame: Frame<'_>| {
             if left == 0 {
                 return Sent::Full;

@@ -22,8 +22,7 @@ impl Scsi {
             features: AtomicU64::new(0),
             sense_size: AtomicU32::new(SENSE_SIZE),
             cdb_size: AtomicU32::new(CDB_SIZE),
-            in_flight: AtomicUsize::new(0),
-            stalled: AtomicBool::new(false),
+            in_flight: InFlight::default(),
         });
         (Scsi { shared: shared.clone(), count: queues.clamp(1, MAX_QUEUES) }, ScsiHandle(shared))
     }

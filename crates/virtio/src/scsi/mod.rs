@@ -20,7 +20,7 @@ mod tasks;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use visor_storage::ScsiUnit;
@@ -29,6 +29,7 @@ pub use device::Scsi;
 
 use self::events::{Event, Events};
 use self::request::Request;
+use crate::in_flight::InFlight;
 use crate::{Buffer, Queues};
 
 /// Addresses on the bus: 0 up to this, exclusively. OVMF looks at no more.
@@ -96,9 +97,7 @@ struct Shared {
     features: AtomicU64,
     sense_size: AtomicU32,
     cdb_size: AtomicU32,
-    in_flight: AtomicUsize,
-    /// Requests wait in a queue for others to complete.
-    stalled: AtomicBool,
+    in_flight: InFlight,
 }
 
 impl Shared {
@@ -113,29 +112,12 @@ impl Shared {
 
     /// Starts what the driver has put into request queue `queue`, as far as the budget allows.
     fn pump(self: &Arc<Self>, queue: u16) {
-        let Some(queues) = self.queues.get() else { return };
-        for _ in 0..16 * u32::from(queues.size(queue)) {
-            if self.in_flight.load(Ordering::SeqCst) >= self.budget() {
-                self.stalled.store(true, Ordering::SeqCst);
-                // A completion just before the line above has not seen it.
-                if self.in_flight.load(Ordering::SeqCst) >= self.budget() {
-                    return;
-                }
-            }
-            let Some(chain) = queues.next(queue) else { return };
-            request::start(self, chain);
-        }
-        self.stalled.store(true, Ordering::SeqCst);
+        self.in_flight.pump(&self.queues, queue, self.budget(), |chain| request::start(self, chain));
     }
 
     /// A request has completed.
     fn finished(self: &Arc<Self>) {
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if self.stalled.swap(false, Ordering::SeqCst)
-            && let Some(queues) = self.queues.get()
-        {
-            (REQUESTS..queues.count()).for_each(|q| self.pump(q));
-        }
+        self.in_flight.finish(&self.queues, REQUESTS).for_each(|q| self.pump(q));
     }
 
     /// Tells the driver, if it wishes to know.

@@ -65,7 +65,7 @@ pub(super) fn start(shared: &Arc<Shared>, chain: Chain) {
         }
         return;
     };
-    shared.in_flight.fetch_add(1, Ordering::SeqCst);
+    shared.in_flight.add();
     let (lun, id) = header[..16].split_at(8);
     let request = Arc::new(Request {
         shared: shared.clone(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use visor_engine::Engine;
 use visor_engine_soft::{HostFeatures, SoftEngine, SoftOptions, Tier};
 use visor_test_oracle::case::Mode;
-use visor_test_oracle::compare::{HOST_DIFFERENCES, Mismatch};
+use visor_test_oracle::compare::{HOST_DIFFERENCES, Mismatch, code};
 use visor_test_oracle::generate::{Generator, Options};
 use visor_test_oracle::native::Native;
 use visor_test_oracle::run::{Limits, Report, run};
@@ -44,6 +44,12 @@ struct Args {
     /// Translate as for a host without PEXT and FSGSBASE
     #[arg(long)]
     old_host: bool,
+    /// With tier 2, have exceptions save all flags exactly; without it, flags that are dead where one is raised may differ
+    #[arg(long)]
+    exact_flags: bool,
+    /// Interrupt the software CPU all the time, at no instruction in particular
+    #[arg(long)]
+    kicks: bool,
     /// List instruction forms that were not run, or only faulted
     #[arg(long)]
     coverage: bool,
@@ -92,9 +98,12 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(s) => run(&generator, &mut native, Some(s.as_mut()), limits)?,
         None => run(&generator, &mut native, None, limits)?,
     };
-    if args.with == With::Soft && args.tier == 2 {
+    if args.with == With::Soft && args.tier == 2 && !args.exact_flags {
         // Translated code need not keep them.
         report.mismatches.retain(|m| !m.is_of_dead_flags());
+    }
+    if args.repro.is_some() && report.mismatches.is_empty() {
+        print!("no difference in\n{}", code(&generator.case(limits.first)));
     }
     print(&args, &generator, &report, start.elapsed());
     Ok(if report.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -116,9 +125,15 @@ fn subject(args: &Args) -> anyhow::Result<Option<Box<dyn Subject>>> {
             let tier = if args.tier == 2 { Tier::Translator } else { Tier::Interpreter };
             // What has AVX would not agree with one that has none.
             let absent = HostFeatures { pext: args.old_host, fsgsbase: args.old_host, avx: false };
-            let options = SoftOptions { tier, eager: true, verify: true, absent, ..SoftOptions::default() };
+            let exact_flags = args.exact_flags;
+            let options =
+                SoftOptions { tier, exact_flags, eager: true, verify: true, absent, ..SoftOptions::default() };
             let engine = SoftEngine::with_options(options)?;
-            Some(Box::new(EngineSubject::new(&engine, &engine.caps().cpuid)?))
+            let mut subject = EngineSubject::new(&engine, &engine.caps().cpuid)?;
+            if args.kicks {
+                subject.kick_always();
+            }
+            Some(Box::new(subject))
         }
         With::Native => Some(Box::new(Native::new()?)),
     })

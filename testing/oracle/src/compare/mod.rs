@@ -75,6 +75,7 @@ pub fn compare(case: &Case, native: &Outcome, subject: &Outcome) -> Option<Misma
     let unjudged = flags::escapes(case, &instructions)
         || quirks::piecewise_wrap(case, native, &instructions)
         || quirks::limit_escapes(&instructions)
+        || quirks::misaligned_mode(case, native, &instructions)
         || quirks::host_memory(case, native, subject, &instructions);
     if quirks::accepted(&instructions, native, subject) || unjudged {
         return None;
@@ -234,6 +235,19 @@ impl Mismatch {
     }
 }
 
+/// The bytes and the instructions of a case.
+pub fn code(case: &Case) -> String {
+    let bytes: Vec<String> = case.code().iter().map(|b| format!("{b:02x}")).collect();
+    let mut out = format!("  {:x}: {}\n", case.regs.rip, bytes.join(" "));
+    let mut formatter = NasmFormatter::new();
+    for i in generate::decode(case) {
+        let mut text = String::new();
+        formatter.format(&i, &mut text);
+        out += &format!("  {:x}: {text}   [{:?}]\n", i.ip(), i.code());
+    }
+    out
+}
+
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let case = &self.case;
@@ -245,14 +259,7 @@ impl fmt::Display for Mismatch {
             case.mode.bits(),
             self.native_vector
         )?;
-        let bytes: Vec<String> = case.code().iter().map(|b| format!("{b:02x}")).collect();
-        writeln!(f, "  {:x}: {}", case.regs.rip, bytes.join(" "))?;
-        let mut formatter = NasmFormatter::new();
-        for i in generate::decode(case) {
-            let mut text = String::new();
-            formatter.format(&i, &mut text);
-            writeln!(f, "  {:x}: {text}   [{:?}]", i.ip(), i.code())?;
-        }
+        f.write_str(&code(case))?;
         for d in &self.differences {
             writeln!(f, "    {:<12} native {}\n    {:<12} subject {}", d.what, d.native, "", d.subject)?;
         }

@@ -3,7 +3,9 @@
 use super::{Tolerance, flags};
 use crate::case::{Case, Mode, Outcome};
 use crate::layout;
-use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{
+    Code, CpuidFeature, FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess, OpKind, Register,
+};
 use visor_x86::Rflags;
 
 /// Around guest memory, where the child process has nothing.
@@ -25,7 +27,10 @@ pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
     ("LSS, LFS, LGS, far JMP and CALL with REX.W", "not generated: AMD has no 64-bit far offsets"),
     ("FOP, FIP and FDP in FXSAVE, FSAVE and FSTENV images", "ignored: AMD keeps them only after an unmasked exception"),
     ("base of FS and GS after loading a null selector", "ignored: Intel clears it, AMD keeps it"),
-    ("MXCSR bit 17", "not generated: AMD's misaligned-SSE mode"),
+    (
+        "MXCSR bit 17",
+        "not generated, and images from which it would be loaded are not judged: AMD's misaligned-SSE mode",
+    ),
     ("UD0 and UD1 length, DR and TR moves", "not generated: decoded or checked in different order"),
     ("SHA instructions with an unaligned 16-byte operand", "a #GP is accepted: Intel raises it, AMD does not"),
     (
@@ -38,7 +43,7 @@ pub const HOST_DIFFERENCES: &[(&str, &str)] = &[
         "not judged: accessed in pieces of the processor's choice, each of which wraps or faults for itself",
     ),
     ("addresses at which the host process has memory of its own", "not judged: the guest has none there"),
-    ("LSL of the per-CPU segment whose result is an address", "not judged"),
+    ("LSL of the per-CPU segment whose result is read", "not judged: it is the number of the host's CPU"),
     ("CR2 of a state image that crosses a page", "ignored: some processors probe the last byte first"),
     ("MASKMOV with an all-zero mask on an invalid address", "a page fault is accepted either way"),
     ("PUSH of a segment register with 32-bit operands, 0F 0D with a register", "not generated"),
@@ -123,10 +128,11 @@ pub(super) fn raised_at(instructions: &[Instruction], native: &Outcome, subject:
 /// Whether the two sides raised different exceptions, both of which the manual allows.
 pub(super) fn accepted(instructions: &[Instruction], native: &Outcome, subject: &Outcome) -> bool {
     let first = raised_at(instructions, native, subject);
-    // With a loop, the exception at the higher address may have been the first.
-    let looped = first != 0 && instructions.iter().any(leads_back);
+    // With a loop, the exception at the higher address may have been the first; or it is the same one, in another turn.
+    let looped = instructions.iter().any(leads_back);
+    let turns = native.regs.gpr[1] != subject.regs.gpr[1];
     let other = native.regs.rip.max(subject.regs.rip);
-    [Some(first), looped.then_some(other)]
+    [Some(first), (looped && (first != 0 || turns)).then_some(other)]
         .into_iter()
         .flatten()
         .filter_map(|at| instructions.iter().find(|i| i.ip() == at))
@@ -319,12 +325,35 @@ pub(super) fn piecewise_wrap(case: &Case, native: &Outcome, instructions: &[Inst
     })
 }
 
-/// Whether the result of LSL, which may be the number of the host's CPU, becomes part of an address.
+/// Whether an image is loaded whose MXCSR sets bit 17 and nothing else that is reserved.
+pub(super) fn misaligned_mode(case: &Case, native: &Outcome, instructions: &[Instruction]) -> bool {
+    instructions.iter().any(|i| {
+        let offset = match i.mnemonic() {
+            M::Ldmxcsr | M::Vldmxcsr => 0,
+            M::Fxrstor | M::Fxrstor64 | M::Xrstor | M::Xrstor64 => 24,
+            _ => return false,
+        };
+        // Upper half of the register.
+        let high = |at: u64| Some([case.byte(at.wrapping_add(offset + 2))?, case.byte(at.wrapping_add(offset + 3))?]);
+        linear(case, native, i).any(|at| high(at) == Some([2, 0]))
+    })
+}
+
+/// Whether another instruction reads the result of LSL, which may be the number of the host's CPU.
 pub(super) fn limit_escapes(instructions: &[Instruction]) -> bool {
-    let used =
-        |i: &Instruction, r: Register| [i.memory_base(), i.memory_index()].iter().any(|m| m.full_register() == r);
-    instructions.iter().enumerate().any(|(n, lsl)| {
-        lsl.mnemonic() == M::Lsl && instructions.iter().skip(n + 1).any(|i| used(i, lsl.op0_register().full_register()))
+    let mut factory = InstructionInfoFactory::new();
+    let mut reads = |i: &Instruction, r: Register| {
+        let is_read =
+            |a: OpAccess| !matches!(a, OpAccess::Write | OpAccess::CondWrite | OpAccess::None | OpAccess::NoMemAccess);
+        factory.info(i).used_registers().iter().any(|u| u.register().full_register() == r && is_read(u.access()))
+    };
+    let results = instructions.iter().enumerate().filter(|(_, i)| i.mnemonic() == M::Lsl);
+    // A loop leads back to what stands before it.
+    let looped = instructions.iter().any(leads_back);
+    results.into_iter().any(|(n, lsl)| {
+        let result = lsl.op0_register().full_register();
+        let behind = if looped { 0 } else { n + 1 };
+        instructions.iter().skip(behind).any(|i| reads(i, result))
     })
 }
 

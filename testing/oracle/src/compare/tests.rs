@@ -75,3 +75,46 @@ fn a_report_names_case_instruction_and_difference() {
         assert!(text.contains(part), "{part} in {text}");
     }
 }
+
+#[test]
+fn masked_stores_may_fault_in_any_turn_of_a_loop() {
+    let differs = |code: &[u8]| {
+        let mut c = case(code);
+        (c.regs.gpr[7], c.regs.gpr[1]) = (0x3000_0000, 3);
+        let n = native(&c);
+        assert_eq!(n.vector, 14);
+        kinds(&c, &n, |o| o.regs.gpr[1] -= 1)
+    };
+    // maskmovq mm0, mm0, whose mask is zero; loop
+    assert_eq!(differs(&[0x0f, 0xf7, 0xc0, 0xe2, 0xfb]), None);
+    // mov [rdi], eax; loop
+    assert_eq!(differs(&[0x89, 0x07, 0xe2, 0xfc]).as_deref(), Some("rcx"));
+}
+
+#[test]
+fn images_for_misaligned_sse_are_not_judged() {
+    let differs = |mxcsr: u32| {
+        let mut c = case(&[0x0f, 0xae, 0x0f]); // fxrstor [rdi]
+        assert!(c.patch(c.regs.gpr[7] + 24, &mxcsr.to_le_bytes()));
+        let n = native(&c);
+        let other = if n.vector == 3 { 13 } else { 3 };
+        kinds(&c, &n, |o| o.vector = other)
+    };
+    assert_eq!(differs(0x1f80).as_deref(), Some("exception 3 here 13"));
+    assert_eq!(differs(0x11f80).as_deref(), Some("exception 13 here 3"));
+    assert_eq!(differs(0x21f80), None);
+}
+
+#[test]
+fn the_number_of_the_host_cpu_decides_nothing() {
+    let differs = |code: &[u8]| {
+        let mut c = case(code);
+        c.regs.gpr[0] = 0x7b;
+        let n = native(&c);
+        kinds(&c, &n, |o| o.regs.gpr[3] = 0xf00)
+    };
+    // lsl ecx, eax; mov [rdi], ecx
+    assert_eq!(differs(&[0x0f, 0x03, 0xc8, 0x89, 0x0f]), None);
+    // lsl ecx, eax; mov [rdi], edx
+    assert_eq!(differs(&[0x0f, 0x03, 0xc8, 0x89, 0x17]).as_deref(), Some("rbx"));
+}

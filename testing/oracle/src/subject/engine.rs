@@ -44,6 +44,11 @@ impl EngineSubject {
         Ok(EngineSubject { name: engine.caps().name.into(), guest, vcpu, template, image, watchdog, _vm: vm })
     }
 
+    /// From now on another thread interrupts the CPU every few microseconds, which must change nothing.
+    pub fn kick_always(&mut self) {
+        self.watchdog.kick_always(self.vcpu.kicker());
+    }
+
     fn run_case(&mut self, case: &Case) -> anyhow::Result<Outcome> {
         self.guest.set_code(case.regs.rip, case.code())?;
         for patch in case.patches() {
@@ -228,6 +233,17 @@ impl Watchdog {
             }
         });
         Watchdog { cases, stop }
+    }
+
+    /// Kicks every few microseconds as long as this lives.
+    fn kick_always(&self, kicker: Kicker) {
+        let stopped = self.stop.clone();
+        std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                kicker.kick();
+                (0..200).for_each(|_| std::hint::spin_loop());
+            }
+        });
     }
 
     fn next_case(&self) {

@@ -20,8 +20,8 @@ use visor_machine::Machine;
 use super::hub::Hub;
 use super::live::{Live, Wishes};
 use super::network::Attached;
-use crate::args::RunArgs;
 use crate::report::Failure;
+use crate::run::RunArgs;
 
 /// What verbs work on.
 pub(super) struct Context {
@@ -93,25 +93,29 @@ impl Named {
 
 fn record(name: &str, args: &RunArgs) -> MachineRecord {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let file = |kind: &str, path: &std::path::Path| {
-        format!("{kind} {}", path.file_name().unwrap_or(path.as_os_str()).to_string_lossy())
-    };
-    let image = match (&args.image, &args.kernel, args.iso.first(), args.disk.first()) {
-        (Some(image), ..) => image.clone(),
-        (_, Some(kernel), ..) => file("kernel", kernel),
-        (_, _, Some(iso), _) => file("iso", iso),
-        (_, _, _, Some(disk)) => file("disk", disk.split(',').next().unwrap_or(disk).as_ref()),
-        _ => "firmware".into(),
-    };
     MachineRecord {
         name: name.into(),
         pid: std::process::id(),
         started: now.as_secs(),
         visor: env!("CARGO_PKG_VERSION").into(),
-        image,
+        image: boots(args),
         memory: args.memory,
         cpus: args.cpus,
         detached: args.detach,
         ..MachineRecord::default()
+    }
+}
+
+/// What is started, in a few words.
+pub(super) fn boots(args: &RunArgs) -> String {
+    let file = |kind: &str, path: &std::path::Path| {
+        format!("{kind} {}", path.file_name().unwrap_or(path.as_os_str()).to_string_lossy())
+    };
+    match (&args.image, &args.kernel, args.iso.first(), args.disk.first()) {
+        (Some(image), ..) => image.clone(),
+        (_, Some(kernel), ..) => file("kernel", kernel),
+        (_, _, Some(iso), _) => file("iso", iso),
+        (_, _, _, Some(disk)) => file("disk", disk.split(',').next().unwrap_or(disk).as_ref()),
+        _ => "empty machine".into(),
     }
 }

@@ -1,7 +1,7 @@
 //! Code behind the rest: what a translation does where something is not as usual.
 
 use super::{Build, Built};
-use crate::translate::asm::Hole;
+use crate::translate::asm::{Hole, Holes};
 use crate::translate::cache::At;
 use crate::translate::regs::Host;
 
@@ -9,16 +9,16 @@ use crate::translate::regs::Host;
 pub(super) enum Cold {
     /// The instruction, which begins at `start`, is tried again once the TLB has its pages; or goes on at `ready`, behind its check,
     /// where it finds bytes of two pages; or is interpreted and goes on at `back`.
-    Interpret { from: Vec<Hole>, site: u32, start: usize, ready: Option<usize>, back: usize },
+    Interpret { from: Holes, site: u32, start: usize, ready: Option<usize>, back: usize },
     /// The range of a group is not served: once the TLB has the page of the access itself, its code at `start` is tried again;
-    /// otherwise it goes on at instruction `insn` of the other version.
-    Range { from: Vec<Hole>, site: u32, start: usize, insn: usize },
+    /// otherwise it goes on at offset `off` of the page, where every access checks for itself.
+    Range { from: Holes, site: u32, start: usize, off: u16 },
     /// A store hit a frame with code.
     WroteCode { from: Hole, at: i32, size: u32, site: u32, back: usize },
     /// A way out.
-    Way { from: Vec<Hole>, way: u32, poll: bool },
+    Way { from: Holes, way: u32, poll: bool },
     /// The branch, which begins at `start`, is tried again or interpreted, which ends the code.
-    Leave { from: Vec<Hole>, site: u32, start: usize },
+    Leave { from: Holes, site: u32, start: usize },
 }
 
 impl Build<'_> {
@@ -41,12 +41,12 @@ impl Build<'_> {
                         self.asm.fill(on, ready as i64);
                     }
                 }
-                Cold::Range { from, site, start, insn } => {
+                Cold::Range { from, site, start, off } => {
                     from.into_iter().for_each(|h| self.asm.fill_here(h));
                     self.asm.constant(Host::R14, site.into());
                     self.call_stub(self.stubs.only_refill);
                     let apart = self.asm.jmp();
-                    self.asm.fill(apart, self.starts.1[insn - self.starts.0] as i64);
+                    self.apart.push((apart, off));
                     let again = self.asm.jmp();
                     self.asm.fill(again, start as i64);
                 }
@@ -78,9 +78,28 @@ impl Build<'_> {
                 }
             }
         }
+        self.ways_apart();
         let leave = self.asm.here() as u32;
         self.asm.constant(Host::R14, way.into());
         self.jump_to_stub(self.stubs.link);
         Built { code: self.asm.bytes, sites: self.sites, ways: self.ways, entry, leave, instructions }
+    }
+
+    /// What goes on where every access checks for itself leaves to there, or once that is linked jumps.
+    fn ways_apart(&mut self) {
+        let mut apart = std::mem::take(&mut self.apart);
+        apart.sort_by_key(|(_, off)| *off);
+        for same in apart.chunk_by(|a, b| a.1 == b.1) {
+            let way = self.way(same[0].1.into());
+            same.iter().for_each(|(h, _)| self.asm.fill_here(*h));
+            let jump = self.asm.jmp();
+            self.asm.fill_here(jump);
+            let at = |offset: usize| At(self.at.0 + offset as u32);
+            let (jump, cold) = (Some(at(jump.field())), at(self.asm.here()));
+            let made = &mut self.ways[(way - self.first.1) as usize];
+            (made.jump, made.cold, made.apart) = (jump, cold, true);
+            self.asm.constant(Host::R14, way.into());
+            self.jump_to_stub(self.stubs.link);
+        }
     }
 }

@@ -1,15 +1,29 @@
 //! Guest registers and words of the guest's size in code under construction.
 
-use super::Build;
+use super::{Build, Version};
 use crate::translate::asm::{Rm, Sum};
 use crate::translate::regs::{self, Host, Place};
 
 impl Build<'_> {
     /// Register `r` gets another value.
     pub(in crate::translate) fn loses(&mut self, r: Host) {
-        if r == Host::R14 {
-            self.r14 = None;
-        }
+        self.known.loses(r);
+    }
+
+    /// Whether R14 holds the host address of the range of group `n`.
+    pub(in crate::translate) fn has_range(&self, n: u8) -> bool {
+        self.known.range == Some(n)
+    }
+
+    /// R14 holds the host address of the range of group `n` now.
+    pub(in crate::translate) fn set_range(&mut self, n: u8) {
+        self.known.loses(Host::R14);
+        self.known.range = Some(n);
+    }
+
+    /// Which version is at work.
+    pub(in crate::translate) fn version(&self) -> Version {
+        self.version
     }
 
     /// Bytes that the stack pointer moves by.

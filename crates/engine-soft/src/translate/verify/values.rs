@@ -46,7 +46,7 @@ pub(super) enum Val {
         store: bool,
         size: i64,
     },
-    /// What leads to a page of a loop.
+    /// What leads to a page of a loop, perhaps plus a value of the guest's.
     Walk,
     /// A `u32` that may be read.
     Mark,
@@ -78,6 +78,14 @@ pub(super) struct State {
 pub(super) const NOTHING: State = State { rcx: Val::Any, r14: Val::Any, spill: Val::Any, compared: None };
 
 impl State {
+    pub(super) fn value(&self, r: Register) -> Val {
+        match r {
+            Register::RCX => self.rcx,
+            Register::R14 => self.r14,
+            _ => Val::Any,
+        }
+    }
+
     pub(super) fn meet(self, o: State) -> State {
         State {
             rcx: self.rcx.meet(o.rcx),
@@ -99,8 +107,17 @@ pub(super) enum Array {
     TargetCode,
 }
 
-/// LEA of the two scratch registers.
+/// A register of the guest.
+pub(super) fn is_guests(r: Register) -> bool {
+    r.is_gpr64() && !matches!(r, Register::RCX | Register::R14 | Register::RSP)
+}
+
+/// LEA of scratch registers.
 pub(super) fn sum(ins: &Instruction, s: &State, to: Register) -> Val {
+    let of_guests = ins.memory_base() == Register::RCX && is_guests(ins.memory_index());
+    if of_guests && to == Register::RCX && matches!(s.rcx, Val::Addend { .. }) && ins.memory_displacement64() == 0 {
+        return Val::Walk;
+    }
     let both = [ins.memory_base(), ins.memory_index()];
     if ins.memory_index_scale() != 1 || !both.contains(&Register::RCX) || !both.contains(&Register::R14) {
         return Val::Any;

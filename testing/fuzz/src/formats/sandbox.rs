@@ -1,0 +1,61 @@
+//! A folder for hostile images, and beside it what they must not reach.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use visor_qcow2::Source;
+
+/// What is outside.
+const SECRET: [u8; 16] = *b"NOBODY MAY READ!";
+
+/// The folder.
+pub(super) struct Sandbox {
+    _root: tempfile::TempDir,
+    folder: PathBuf,
+}
+
+/// The process's.
+pub(super) static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
+    // Images are written for each input: memory is faster than a disk.
+    let shm = Path::new("/dev/shm");
+    let parent = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
+    let root = tempfile::Builder::new().prefix("visor-fuzz-").tempdir_in(parent).expect("a folder can be made");
+    let folder = root.path().join("box");
+    std::fs::create_dir(&folder).expect("a folder can be made");
+    let secret = SECRET.repeat(4096);
+    std::fs::write(root.path().join("secret"), &secret).expect("a file can be written");
+    std::fs::write(folder.join("base"), vec![0x11; 1 << 16]).expect("a file can be written");
+    std::os::unix::fs::symlink("../secret", folder.join("link")).expect("a link can be made");
+    Sandbox { _root: root, folder }
+});
+
+impl Sandbox {
+    /// A path in the folder.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Writes the image under attack.
+    pub(super) fn image(&self, content: &[u8]) -> PathBuf {
+        let path = self.path("image");
+        std::fs::write(&path, content).expect("a file can be written");
+        path
+    }
+}
+
+/// Reads `source` here and there, as `places` say; it shows nothing of what is outside.
+pub(super) fn look(source: &dyn Source, places: &[u64]) {
+    let size = source.size();
+    let mut data = vec![0; 8192];
+    for at in [0, size / 2, size.saturating_sub(4096)].iter().chain(places) {
+        let at = at % size.max(1);
+        let part = data.len().min((size - at) as usize);
+        let _ = source.read(at, &mut data[..part]);
+        assert!(!data.windows(16).any(|w| w == SECRET), "the image shows what lies outside of its folder");
+        if part > 0
+            && let Ok((_, len)) = source.is_zero(at, part as u64)
+        {
+            assert!(len > 0 && len <= part as u64, "zero for {len} of {part}");
+        }
+    }
+}
