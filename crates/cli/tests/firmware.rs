@@ -18,7 +18,7 @@ fn engines() -> &'static [&'static str] {
 }
 
 fn with<'a>(engine: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
-    let mut args = vec!["run", "--engine", engine, "--timeout", "120s"];
+    let mut args = vec!["run", "--engine", engine, "--timeout", "600s"];
     args.extend(rest);
     args
 }
@@ -205,7 +205,7 @@ fn an_interrupt_presses_the_power_button_first() {
     let output = std::fs::File::create(&out).unwrap();
     let mut child = visor(&with("soft", &["--disk", text(&disk)])).stdout(output).spawn().unwrap();
     let said = || std::fs::read_to_string(&out).unwrap();
-    let end = Instant::now() + Duration::from_secs(120);
+    let end = Instant::now() + Duration::from_secs(600);
     while !said().contains("[waiting]") {
         assert!(Instant::now() < end && child.try_wait().unwrap().is_none(), "{}", said());
         std::thread::sleep(Duration::from_millis(20));

@@ -1,4 +1,4 @@
-//! Connections that have to wait: a machine that is paused, a reader that is slow, and devices with several queues or of another kind.
+//! Connections that have to wait: a machine that is paused, a reader that is slow, and devices with several queues.
 #![allow(missing_docs, clippy::unwrap_used, dead_code)]
 
 mod common;
@@ -47,21 +47,16 @@ fn a_download_survives_a_pause_and_slow_readers_on_both_sides() {
 }
 
 #[test]
-fn four_queues_and_a_card_that_everybody_knows_carry_the_same_bytes() {
-    let home = Home::new("cards");
+fn four_queues_of_four_cpus_carry_the_same_bytes() {
+    let home = Home::new("queues");
     let port = serve("127.0.0.1");
     let sum = sha256(&big());
     let at = format!("http://10.0.2.2:{port}");
     let get = "for i in 1 2 3 4; do (curl -sS -m 250 AT/big | sha256sum) & done; wait;".replace("AT", &at);
-    let put = format!("curl -sS -m 250 {at}/big | curl -sS -m 250 -T - -H 'Content-Length: {BIG}' {at}/up;");
-    let queues = "ls -d /sys/class/net/eth0/queues/rx-* | wc -l; grep -c 'virtio.*-input' /proc/interrupts;";
+    let put = format!("curl -sS -m 250 -o /tmp/f {at}/big; curl -sS -m 250 -T /tmp/f {at}/up;");
+    let queues = "ls -d /sys/class/net/eth0/queues/rx-* | wc -l; grep -c 'virtio.*-input.3' /proc/interrupts;";
     let options = ["--cpus", "4", "--allow-host-loopback"];
     let four = home.start("four", &options, &format!("{queues} {get} {put}"));
-    assert!(four.before.starts_with("4\n4\n"), "{}", four.before);
+    assert!(four.before.starts_with("4\n1\n"), "{}", four.before);
     assert_eq!(four.before.matches(&sum).count(), 5, "{}", four.before);
-    drop(four);
-    let script = format!("basename $(readlink /sys/class/net/eth0/device/driver); {get} {put}");
-    let card = home.start("card", &["--nic", "e1000", "--allow-host-loopback"], &script);
-    assert!(card.before.starts_with("e1000\n"), "{}", card.before);
-    assert_eq!(card.before.matches(&sum).count(), 5, "{}", card.before);
 }

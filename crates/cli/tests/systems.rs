@@ -13,7 +13,7 @@ use common::{file, run, stderr, stdout, visor};
 use visor_image::{ImageStore, Silent, Unpacked};
 
 /// Many times what any of them needs.
-const LIMIT: &str = "480s";
+const LIMIT: &str = "1200s";
 
 fn packages(names: &[&str]) -> Unpacked {
     Unpacked::get(&ImageStore::open(&ImageStore::default_directory()), names, &mut Silent).unwrap()

@@ -84,7 +84,13 @@ impl Waker {
         if self.shared.fired.swap(false, Ordering::SeqCst) {
             self.watch(self.interest);
         }
-        let Some(at) = at else { return };
+        if let Some(at) = at {
+            self.alarm(at);
+        }
+    }
+
+    /// Wakes the owner at `at` at the latest.
+    pub(crate) fn alarm(&mut self, at: Instant) {
         // An earlier alarm that comes to nothing costs less than setting it anew for every frame.
         let now = Instant::now();
         if self.armed.is_some_and(|t| t <= at && t > now) {

@@ -101,11 +101,17 @@ impl<H: Host> NatEngine<H> {
 
     /// True if a frame waits for a guest or a datagram for the host, so that [`NatEngine::poll`] should be called soon.
     pub fn has_output(&self) -> bool {
-        self.core.has_replies()
-            || self.tcp.has_ready()
-            || !self.datagrams.inbox.is_empty()
-            || !self.datagrams.outbox.is_empty()
-            || !self.waiting.is_empty()
+        self.has_answers() || self.has_collected()
+    }
+
+    /// True if datagrams for the host are being collected: others in a row go along if [`NatEngine::poll`] comes a little later.
+    pub fn has_collected(&self) -> bool {
+        !self.datagrams.outbox.is_empty()
+    }
+
+    /// True if a frame waits for a guest.
+    pub fn has_answers(&self) -> bool {
+        self.core.has_replies() || self.tcp.has_ready() || !self.datagrams.inbox.is_empty() || !self.waiting.is_empty()
     }
 
     fn news(&mut self) {

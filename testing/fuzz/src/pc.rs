@@ -47,6 +47,9 @@ impl MsiSink for Interrupts {
     }
 }
 
+/// A timer, and whom it wakes.
+type Alarm = (Arc<ManualTimer>, Arc<Mutex<dyn Device>>);
+
 /// The mainboard.
 pub(crate) struct Pc {
     pub(crate) pio: Arc<Bus<Pio>>,
@@ -57,7 +60,7 @@ pub(crate) struct Pc {
     pub(crate) pci: Option<Arc<Mutex<PciBus>>>,
     ports: Vec<(u16, u16)>,
     areas: Vec<(u64, u64)>,
-    alarms: Vec<(Arc<ManualTimer>, Arc<Mutex<dyn Device>>)>,
+    alarms: Vec<Alarm>,
     devices: Vec<Arc<Mutex<dyn Device>>>,
     functions: Vec<(PciAddress, Arc<Mutex<dyn PciDevice>>)>,
 }

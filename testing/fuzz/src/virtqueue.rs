@@ -79,7 +79,7 @@ impl Driver {
         let head = *next;
         for part in 0..parts {
             let (flags, len) = (input.u8(), u32::from(input.u16()) << (input.u8() % 20));
-            let at = 0x8_0000 + u64::from(q) * 0x8000 + u64::from(*next % 64) * 0x200;
+            let at = 0x8_0000 + q * 0x8000 + u64::from(*next % 64) * 0x200;
             if flags & 2 == 0 {
                 pc.write(at, input.bytes());
             }

@@ -26,13 +26,13 @@ impl Build<'_> {
             return;
         }
         self.linear(Host::R14, off);
-        let Some(missing) = self.find_target() else {
+        let Some((missing, at)) = self.find_target() else {
             let way = self.way(off);
             let out = self.asm.jmp();
             self.leaves_to(out, way);
             return;
         };
-        self.asm.raw(&[0xff, 0xe1]); // jmp rcx
+        self.go_to_target(at);
         let way = self.way(off);
         self.looks_up(missing, way);
     }
@@ -123,7 +123,8 @@ impl Build<'_> {
     /// Indirect jump or call, or return.
     pub(super) fn indirect(&mut self, insn: &Insn) {
         self.poll_here_if(insn, true);
-        if self.context.privilege() == Privilege::SupervisorAc {
+        // For others there is no table.
+        if !matches!(self.context.privilege(), Privilege::Supervisor | Privilege::User) {
             self.interpret_and_leave(insn);
             return;
         }
@@ -131,9 +132,13 @@ impl Build<'_> {
         self.loses(Host::R14);
         let start = self.asm.here();
         let mut misses = self.target(insn);
-        misses.extend(self.find_target());
+        let Some((missing, at)) = self.find_target() else { return };
+        misses.push(missing);
         match insn.kind {
             Kind::CallIndirect => {
+                if self.host.pext {
+                    self.asm.load(Host::RCX, Rm::Table8(at.code));
+                }
                 self.asm.store(Rm::State(field!(jump_to)), Host::RCX);
                 self.asm.store(Rm::State(field!(jump_lin)), Host::R14);
                 misses.extend(self.push_return(insn));
@@ -143,9 +148,9 @@ impl Build<'_> {
             Kind::Return => {
                 let more = if insn.ins.op_count() == 1 { i32::from(insn.ins.immediate16()) } else { 0 };
                 self.move_stack(self.word() + more);
-                self.asm.raw(&[0xff, 0xe1]); // jmp rcx
+                self.go_to_target(at);
             }
-            _ => self.asm.raw(&[0xff, 0xe1]),
+            _ => self.go_to_target(at),
         }
         self.or_leave(misses, start, insn);
     }
@@ -172,16 +177,16 @@ impl Build<'_> {
         misses
     }
 
-    /// RCX becomes the code for linear address R14; the jump returned is taken if it is not in the table. Keeps the flags.
-    /// `None`: there is no table for this context, and nothing has been emitted.
-    fn find_target(&mut self) -> Option<Hole> {
+    /// RCX selects the entry of linear address R14 in the table of branch targets, or without PEXT becomes the code itself; the jump
+    /// returned is taken if it is not there. Keeps the flags. `None`: there is no table for this context, and nothing has been emitted.
+    fn find_target(&mut self) -> Option<(Hole, TargetsAt)> {
         let (mask, at) = match self.context.privilege() {
             Privilege::Supervisor => (field!(kernel_targets_mask), KERNEL_TARGETS_AT),
             Privilege::User => (field!(user_targets_mask), USER_TARGETS_AT),
             _ => return None,
         };
         if !self.host.pext {
-            return Some(self.find_target_slowly(mask, at));
+            return Some((self.find_target_slowly(mask, at), at));
         }
         let a = &mut self.asm;
         a.pext(Host::RCX, Host::R14, mask);
@@ -191,8 +196,16 @@ impl Build<'_> {
         let missing = a.jmp();
         a.land(hit);
         a.pext(Host::RCX, Host::R14, mask);
-        a.load(Host::RCX, Rm::Table8(at.code));
-        Some(missing)
+        Some((missing, at))
+    }
+
+    /// Goes where [`Build::find_target`] has found.
+    fn go_to_target(&mut self, at: TargetsAt) {
+        if self.host.pext {
+            self.asm.op(false, &[0xff], 4, Rm::Table8(at.code)); // jmp [table + rcx * 8]
+        } else {
+            self.asm.raw(&[0xff, 0xe1]); // jmp rcx
+        }
     }
 
     /// As `find_target`, for hosts without a fast PEXT.

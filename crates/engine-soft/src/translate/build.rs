@@ -364,9 +364,10 @@ impl<'a> Build<'a> {
     pub(super) fn or_tell_write(&mut self, from: Hole, at: i32, size: u32, insn: Option<&Insn>) {
         let site = insn.map_or(NO_SITE, |insn| self.site(insn));
         let back = self.asm.here();
-        self.cold.push(Cold::WroteCode { from, at, size, site, back });
-        // The way back from there has lost them.
-        self.known = Known::default();
+        // The way back from there has lost all but this.
+        let range = self.known.range.filter(|_| self.version == Version::Shared);
+        self.cold.push(Cold::WroteCode { from, at, size, site, back, range });
+        self.known = Known { range, ..Known::default() };
     }
 
     /// The interpreter executes `insn` here, and the code goes on.

@@ -2,8 +2,8 @@
 //!
 //! Accesses whose addresses differ by constants - fields of a structure, slots of a stack frame, pushes in a row - form a group if
 //! they lie within [`SPAN`] bytes. The first one checks the whole range and keeps its host address; the others use that. If the
-//! range is not served as a whole (it crosses a page, say), the code goes on in a second version of the unit in which
-//! every access checks for itself.
+//! range is not served as a whole (it crosses a page, say), the interpreter goes on there, and in the end another
+//! translation, in which every access checks for itself.
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 

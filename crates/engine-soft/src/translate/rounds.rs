@@ -5,7 +5,7 @@
 //! is left; nothing of what setup found is used again.
 //!
 //! What it found stays true meanwhile, since only these turns run: nothing in them calls the page walk or the interpreter (an access
-//! without a constant advance that misses goes on in the version in which each access checks for itself), so this CPU flushes
+//! without a constant advance that misses leaves for another translation or the interpreter), so this CPU flushes
 //! nothing. What other CPUs do to the page tables counts for this one when it says so by flushing, which an interrupt makes it do; that
 //! waits for at most [`MOST`] turns. Code marks are tested after every store, as anywhere, since
 //! those who mark wait for nobody's turn to end; in a machine with one CPU nobody marks meanwhile, and setup looks at them (`anchors`).

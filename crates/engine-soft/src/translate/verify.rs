@@ -224,7 +224,14 @@ impl Verifier<'_> {
                 && ins.memory_segment() == Register::GS
                 && (ins.memory_base(), ins.memory_index()) == (Register::None, Register::None)
                 && ins.memory_displacement64() == field!(jump_to) as u64;
-            let ok = to_register && s.rcx == Val::Code || to_frame;
+            let array = i32::try_from(ins.memory_displacement64() as i64).ok().and_then(|d| self.arrays.get(&d));
+            let to_entry = ins.op0_kind() == OpKind::Memory
+                && ins.memory_segment() == Register::GS
+                && (ins.memory_base(), ins.memory_index()) == (Register::None, Register::RCX)
+                && ins.memory_index_scale() == 8
+                && s.rcx == (Val::Index { times: true, targets: true })
+                && array == Some(&Array::TargetCode);
+            let ok = to_register && s.rcx == Val::Code || to_frame || to_entry;
             return if ok { Ok(()) } else { Err("jumps anywhere".to_owned()) };
         }
         let system = [M::Wrgsbase, M::Wrfsbase, M::Swapgs, M::Xsetbv, M::Cpuid, M::Syscall, M::Sysenter, M::Wrpkru];

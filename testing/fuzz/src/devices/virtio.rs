@@ -84,18 +84,11 @@ fn command(s: Script, target: u8, cdb: &[u8], data: &[Piece<'_>]) -> Script {
     chain(s, 2, &[vec![Piece::Out(&head)], out, vec![Piece::In(108)], room].concat())
 }
 
-pub(super) fn scsi_seeds() -> Vec<Vec<u8>> {
+/// Commands that want data of the disk (target 0) and of the drive (1).
+fn reads() -> Vec<Vec<u8>> {
     let read = |cdbs: &[&[u8]], target| {
         cdbs.iter().fold(started(), |s, cdb| command(s, target, cdb, &[Piece::In(4096)])).end()
     };
-    let write10 = [0x2a, 0, 0, 0, 0, 3, 0, 0, 2, 0];
-    let write16 = [0x8a, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0];
-    let unmap = [0, 22, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 8, 0, 0, 0, 0];
-    let writes = command(started(), 0, &write10, &[Piece::Out(&[1; 1024])]);
-    let writes = command(writes, 0, &write16, &[Piece::Out(&[2; 512])]);
-    let writes = command(writes, 0, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], &[Piece::Out(&unmap)]);
-    let writes = command(writes, 0, &[0x41, 0, 0, 0, 0, 1, 0, 0, 9, 0], &[Piece::Out(&[3; 512])]);
-    let select = [0, 0, 0, 0, 8, 10, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     vec![
         read(
             &[
@@ -138,6 +131,20 @@ pub(super) fn scsi_seeds() -> Vec<Vec<u8>> {
             ],
             1,
         ),
+    ]
+}
+
+pub(super) fn scsi_seeds() -> Vec<Vec<u8>> {
+    let write10 = [0x2a, 0, 0, 0, 0, 3, 0, 0, 2, 0];
+    let write16 = [0x8a, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0];
+    let unmap = [0, 22, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 8, 0, 0, 0, 0];
+    let writes = command(started(), 0, &write10, &[Piece::Out(&[1; 1024])]);
+    let writes = command(writes, 0, &write16, &[Piece::Out(&[2; 512])]);
+    let writes = command(writes, 0, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], &[Piece::Out(&unmap)]);
+    let writes = command(writes, 0, &[0x41, 0, 0, 0, 0, 1, 0, 0, 9, 0], &[Piece::Out(&[3; 512])]);
+    let select = [0, 0, 0, 0, 8, 10, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut seeds = reads();
+    seeds.extend([
         command(writes, 0, &[0x15, 0x10, 0, 0, 16, 0], &[Piece::Out(&select)]).end(),
         chain(started(), 0, &[Piece::Out(&[0; 24]), Piece::In(5)])
             .extra(MORE)
@@ -147,7 +154,8 @@ pub(super) fn scsi_seeds() -> Vec<Vec<u8>> {
             .extra(MORE + 2)
             .raw(&[0])
             .end(),
-    ]
+    ]);
+    seeds
 }
 
 /// The far end of a cable.

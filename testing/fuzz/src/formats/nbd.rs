@@ -148,7 +148,7 @@ pub(super) fn client_seeds() -> Vec<Vec<u8>> {
         be(&[&hello, &info(u64::MAX, 0xffff), &ack, &data]),
         be(&[&hello, &reply(7, 0x8000_0006, b"no such export")]),
         be(&[&hello, &reply(7, 0x8000_0001, &[]), &be(&[&(1u64 << 20).to_be_bytes(), &[0, 1], &[0; 124]])]),
-        be(&[&MAGIC.to_be_bytes(), &0x0042_0281_8612_53u64.to_be_bytes(), &[0; 140]]),
+        be(&[&MAGIC.to_be_bytes(), &0x0000_4202_8186_1253u64.to_be_bytes(), &[0; 140]]),
         Script::new().raw(&hello).end(),
     ]
 }

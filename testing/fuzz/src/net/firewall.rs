@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use visor_firewall::{Guest, Policy, PortFilter, Reach, Rule, RuleSet};
+use visor_firewall::{Address, Guest, HOME, Policy, PortFilter, Reach, Rule, RuleSet};
 use visor_net::{Direction, FrameFilter};
 use visor_network::ForwardSpec;
 
@@ -52,7 +52,7 @@ pub(super) fn rule_seeds() -> Vec<Vec<u8>> {
 pub(super) fn run_filter(data: &[u8]) {
     let policy = Policy::new(Reach::Direct);
     let mut guest = Guest::default();
-    guest.addresses.insert(frames::GUEST.into());
+    guest.addresses.insert(Address { vlan: HOME, ip: frames::GUEST.into() });
     let rules = RULES.iter().filter_map(|r| r.parse().ok());
     rules.for_each(|r| _ = guest.firewall.add(visor_firewall::Scope::Runtime, Direction::Inbound, r));
     policy.set_guest("web", guest);

@@ -185,7 +185,7 @@ fn all() -> Vec<Vec<u8>> {
         frames::udp_to(dns, 3000, 53, &frames::dns_question("example.org", 1)),
         frames::udp_to(dns, 3001, 53, &frames::dns_question("web.visor", 28)),
         in_ip4(6, dns, segment(53, 2, 9, 0, &[2, 4, 5, 0xb4], &[]), 16),
-        tftp(b"\0\x01boot\0octet\0blksize\01024\0tsize\00\0timeout\03\0"),
+        tftp(b"\0\x01boot\0octet\0blksize\x001024\0tsize\x000\0timeout\x003\0"),
         tftp(&[0, 4, 0, 1]),
         tftp(b"\0\x02../etc/passwd\0octet\0"),
         fragment,

@@ -1,8 +1,9 @@
 //! Code behind the rest: what a translation does where something is not as usual.
 
 use super::{Build, Built};
-use crate::translate::asm::{Hole, Holes};
+use crate::translate::asm::{Hole, Holes, Rm};
 use crate::translate::cache::At;
+use crate::translate::frame::field;
 use crate::translate::regs::Host;
 
 /// Code to be put behind the rest.
@@ -13,8 +14,8 @@ pub(super) enum Cold {
     /// The range of a group is not served: once the TLB has the page of the access itself, its code at `start` is tried again;
     /// otherwise it goes on at offset `off` of the page, where every access checks for itself.
     Range { from: Holes, site: u32, start: usize, off: u16 },
-    /// A store hit a frame with code.
-    WroteCode { from: Hole, at: i32, size: u32, site: u32, back: usize },
+    /// A store hit a frame with code. R14 is to hold the host address of `range` behind it.
+    WroteCode { from: Hole, at: i32, size: u32, site: u32, back: usize, range: Option<u8> },
     /// A way out.
     Way { from: Holes, way: u32, poll: bool },
     /// The branch, which begins at `start`, is tried again or interpreted, which ends the code.
@@ -50,11 +51,14 @@ impl Build<'_> {
                     let again = self.asm.jmp();
                     self.asm.fill(again, start as i64);
                 }
-                Cold::WroteCode { from, at, size, site, back } => {
+                Cold::WroteCode { from, at, size, site, back, range } => {
                     self.asm.fill_here(from);
                     self.asm.add_constant(Host::R14, at);
                     self.asm.constant(Host::RCX, u64::from(size) << 32 | u64::from(site));
                     self.call_stub(self.stubs.wrote_code);
+                    if let Some(n) = range {
+                        self.asm.load(Host::R14, Rm::State(field!(ranges) + 8 * i32::from(n)));
+                    }
                     let hole = self.asm.jmp();
                     self.asm.fill(hole, back as i64);
                 }
