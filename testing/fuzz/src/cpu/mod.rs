@@ -20,6 +20,6 @@ pub(crate) const TARGETS: &[Target] = &[
         code::run,
         code::seeds,
     )
-    .inputs(600)
+    .inputs(250)
     .heap(64 << 20),
 ];

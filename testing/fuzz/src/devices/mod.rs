@@ -42,20 +42,22 @@ pub(crate) const TARGETS: &[Target] = &[
         iommu::run,
         iommu::seeds,
     ),
-    Target::new("ide", "PIIX IDE with a disk and a CD-ROM drive", ide::run, ide::seeds),
-    Target::new("virtio-blk", "virtio block device", virtio::blk, virtio::blk_seeds),
-    Target::new("virtio-scsi", "virtio SCSI adapter with a disk and a CD-ROM drive", virtio::scsi, virtio::scsi_seeds),
+    Target::new("ide", "PIIX IDE with a disk and a CD-ROM drive", ide::run, ide::seeds).inputs(600),
+    Target::new("virtio-blk", "virtio block device", virtio::blk, virtio::blk_seeds).inputs(800),
+    Target::new("virtio-scsi", "virtio SCSI adapter with a disk and a CD-ROM drive", virtio::scsi, virtio::scsi_seeds)
+        .inputs(500),
     Target::new("virtio-net", "virtio network device, with frames from outside", virtio::net, virtio::net_seeds),
     Target::new(
         "virtio-console",
         "virtio console of two ports, with bytes from outside",
         virtio::console,
         virtio::console_seeds,
-    ),
+    )
+    .inputs(800),
     Target::new("virtio-rng", "virtio entropy device", virtio::rng, virtio::rng_seeds),
     Target::new("virtio-input", "virtio tablet, with events from outside", virtio::tablet, virtio::tablet_seeds),
     Target::new("e1000", "Intel 82540EM, with frames from outside", e1000::run, e1000::seeds),
-    Target::new("vga", "VGA with Bochs extensions, looked at", vga::run, vga::seeds).heap(64 << 20),
+    Target::new("vga", "VGA with Bochs extensions, looked at", vga::run, vga::seeds).inputs(300).heap(64 << 20),
     Target::new("fw-cfg", "fw_cfg with its DMA", fw_cfg::run, fw_cfg::seeds),
     Target::new("flash", "the flash with UEFI's variables", flash::run, flash::seeds),
 ];

@@ -26,9 +26,9 @@ pub(crate) const TARGETS: &[Target] = &[
     Target::new("vmdk", "VMware disk", foreign::vmdk, foreign::vmdk_seeds).inputs(800).longest(1 << 14),
     Target::new("vdi", "VirtualBox disk", foreign::vdi, foreign::vdi_seeds).inputs(800).longest(1 << 14),
     Target::new("vhd", "Virtual PC disk", foreign::vhd, foreign::vhd_seeds).inputs(800).longest(1 << 14),
-    Target::new("vhdx", "Hyper-V disk, with its log", foreign::vhdx, foreign::vhdx_seeds).inputs(800).longest(1 << 14),
+    Target::new("vhdx", "Hyper-V disk, with its log", foreign::vhdx, foreign::vhdx_seeds).inputs(200).longest(1 << 14),
     Target::new("raw", "a file whose format is found out", foreign::raw, foreign::raw_seeds)
-        .inputs(800)
+        .inputs(300)
         .longest(1 << 14),
     Target::new("luks", "header of an encrypted volume", luks::run, luks::seeds).inputs(400).longest(1 << 16),
     Target::new("pool", "what is kept of a pool and on its members", pool::run, pool::seeds)
