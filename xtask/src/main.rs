@@ -10,6 +10,7 @@
 
 mod bench;
 mod fuzz;
+mod judges;
 mod kvm_svm;
 mod shell;
 mod stress;
