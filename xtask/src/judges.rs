@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::shell::{cargo, root, step};
 
 /// Debian packages and the programs of them that tests run.
-const JUDGES: [(&str, &[&str]); 10] = [
+const JUDGES: [(&str, &[&str]); 12] = [
     ("acpica-tools", &["iasl"]),
     ("bind9-dnsutils", &["dig"]),
     ("busybox", &["busybox"]),
@@ -16,7 +16,9 @@ const JUDGES: [(&str, &[&str]); 10] = [
     ("e2fsprogs", &["debugfs", "e2fsck", "mke2fs"]),
     ("iperf3", &["iperf3"]),
     ("iproute2", &["ip", "ss"]),
+    ("iputils-ping", &["ping"]),
     ("libnbd-bin", &["nbdcopy"]),
+    ("procps", &["sysctl"]),
     ("qemu-utils", &["qemu-img", "qemu-io", "qemu-nbd"]),
 ];
 
