@@ -31,7 +31,8 @@ fn iasl(directory: &Path, args: &[&str]) -> String {
 fn the_tables_are_taken_apart_and_put_together_without_a_warning() {
     let directory = std::env::temp_dir().join(format!("visor-acpi-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
-    let script = "cd /sys/firmware/acpi/tables && for t in *; do [ -f $t ] && echo $t $(od -An -v -tx1 $t); done";
+    let script =
+        "cd /sys/firmware/acpi/tables && for t in *; do if [ -f $t ]; then echo $t $(od -An -v -tx1 $t); fi; done";
     let machine = ["--engine", "soft", "--timeout", "600s", "--cpus", "2", "--iommu", "--net", "none", "tiny"];
     let out = run(&[&["-q", "run"], &machine[..], &["--", "sh", "-c", script]].concat());
     assert!(out.status.success(), "{}", stderr(&out));
