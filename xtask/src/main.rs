@@ -10,6 +10,7 @@
 
 mod bench;
 mod fuzz;
+mod judges;
 mod kvm_svm;
 mod model_disk;
 mod shell;
