@@ -78,7 +78,7 @@ fn used_of(source: &dyn Source) -> visor_qcow2::Result<u64> {
 type Row = (String, PathBuf, Result<(Format, Usage), String>);
 
 pub(super) fn list(disks: &[String], as_json: bool) -> Result<u8, Failure> {
-    let disks = match disks {
+    let disks: Vec<(String, PathBuf)> = match disks {
         [] => {
             let volumes = crate::pool::all_volumes()?.into_iter().map(|v| (v.clone(), v.into()));
             names::all()?.into_iter().chain(volumes).collect()
