@@ -156,15 +156,15 @@ fn a_pool_warns_before_it_is_full_and_stops_the_guest_when_it_is() {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
     let process = home.spawn(command, "full").to_string();
-    let some = "dd if=/dev/urandom of=/tmp/x bs=1M count=60 2> /dev/null; dd if=/tmp/x of=/dev/vdb bs=1M count=43 oflag=direct 2> /dev/null; echo ok";
-    assert_eq!(home.guest("full", &format!("{}{some}", WAIT.replace("sdb", "vdb"))), "ok\n");
+    let some = "dd if=/dev/urandom of=/tmp/x bs=1M count=60 2> /dev/null; dd if=/tmp/x of=/dev/sdb bs=1M count=43 oflag=direct 2> /dev/null; echo ok";
+    assert_eq!(home.guest("full", &format!("{WAIT}{some}")), "ok\n");
     // Something is written from time to time until somebody has looked.
     home.until(|h| {
-        h.guest("full", "dd if=/tmp/x of=/dev/vdb bs=4k count=1 oflag=direct conv=notrunc 2> /dev/null");
+        h.guest("full", "dd if=/tmp/x of=/dev/sdb bs=4k count=1 oflag=direct conv=notrunc 2> /dev/null");
         h.log("full").contains("% full")
     });
     assert!(!home.log("full").contains("stands still"), "the warning comes first: {}", home.log("full"));
-    let rest = "dd if=/tmp/x of=/dev/vdb bs=1M oflag=direct conv=fsync 2> /tmp/dd; echo $? > /tmp/done";
+    let rest = "dd if=/tmp/x of=/dev/sdb bs=1M oflag=direct conv=fsync 2> /tmp/dd; echo $? > /tmp/done";
     home.guest("full", &format!("({rest}) > /dev/null 2>&1 &"));
     home.until(|h| h.log("full").contains("stands still"));
     assert!(home.ok(&["info", "full", "--json"]).contains("\"paused\""));
@@ -175,7 +175,7 @@ fn a_pool_warns_before_it_is_full_and_stops_the_guest_when_it_is() {
     assert!(grown.status.success(), "{}", stderr(&grown));
     home.until(|h| h.log("full").contains("room again"));
     let same = "while [ ! -e /tmp/done ]; do sleep 0.2; done; cat /tmp/done; \
-                dd if=/dev/vdb bs=1M count=60 iflag=direct 2> /dev/null | cmp - /tmp/x && echo same; dmesg | grep -c 'I/O error'";
+                dd if=/dev/sdb bs=1M count=60 iflag=direct 2> /dev/null | cmp - /tmp/x && echo same; dmesg | grep -c 'I/O error'";
     assert!(home.run(&["exec", "full", "--", "sh", "-c", same]).stdout.starts_with(b"0\nsame\n0\n"), "nothing is lost");
 }
 
