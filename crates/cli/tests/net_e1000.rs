@@ -24,12 +24,12 @@ const LEASE: &str = "#!/bin/busybox sh\n\
 /// The program that the guest runs first; `WEB` is the address of the host's server.
 const INIT: &str = "#!/bin/busybox sh
 export PATH=/bin
-busybox --install -s /bin
+/bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev 2>/dev/null
 insmod /e1000.ko
 ip link set lo up; ip link set eth0 up
 echo driver $(basename $(readlink /sys/class/net/eth0/device/driver))
-udhcpc -i eth0 -q -n -t 20 -s /lease >/dev/null 2>&1 && cat /dev/null; cat /leased
+udhcpc -i eth0 -q -n -t 20 -s /lease >/dev/null 2>&1; cat /leased
 ping -c 2 -W 20 10.0.2.2 | grep received
 curl -sS -o /c http://WEB/big; echo curl $(sha256sum < /c)
 wget -q -O /w http://WEB/big; echo wget $(sha256sum < /w)
