@@ -4,7 +4,6 @@
 mod common;
 
 use std::path::Path;
-use std::process::Command;
 
 use common::{run, stderr};
 use visor_test_linux::packages;
@@ -18,12 +17,7 @@ const HEADER: usize = 36;
 
 /// Runs iasl of Debian's package with its own libraries.
 fn iasl(directory: &Path, args: &[&str]) -> String {
-    let unpacked = packages(&["acpica-tools"]).unwrap();
-    let root = unpacked.directory();
-    let libraries = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"].map(|l| root.join(l).display().to_string());
-    let out = Command::new(root.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"))
-        .args(["--library-path", &libraries.join(":")])
-        .arg(root.join("usr/bin/iasl"))
+    let out = (packages(&["acpica-tools"]).unwrap().program("iasl").unwrap())
         .args(args)
         .current_dir(directory)
         .output()
@@ -37,7 +31,8 @@ fn iasl(directory: &Path, args: &[&str]) -> String {
 fn the_tables_are_taken_apart_and_put_together_without_a_warning() {
     let directory = std::env::temp_dir().join(format!("visor-acpi-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
-    let script = "cd /sys/firmware/acpi/tables && for t in *; do [ -f $t ] && echo $t $(od -An -v -tx1 $t); done";
+    let script =
+        "cd /sys/firmware/acpi/tables && for t in *; do if [ -f $t ]; then echo $t $(od -An -v -tx1 $t); fi; done";
     let machine = ["--engine", "soft", "--timeout", "600s", "--cpus", "2", "--iommu", "--net", "none", "tiny"];
     let out = run(&[&["-q", "run"], &machine[..], &["--", "sh", "-c", script]].concat());
     assert!(out.status.success(), "{}", stderr(&out));

@@ -335,12 +335,12 @@ impl Live {
         }
         let end = Instant::now() + asked.unwrap_or(FAREWELL);
         while self.stopped().is_none() && Instant::now() < end && self.timed_out().is_none() {
-            match &mut agent {
+            let next = match &mut agent {
                 Some(agent) => agent.keep_going(),
                 None => presses.repeat(&self.machine),
-            }
+            };
             show(&self.take_serial(1 << 20));
-            let until = presses.next.map_or(end, |at| at.min(end));
+            let until = next.map_or(end, |at| at.min(end));
             let happened = self.wait(&Want { input: None, outputs: &[], until: Some(until) })?;
             if !happened.signals.is_empty() {
                 break;
@@ -397,12 +397,14 @@ struct Presses {
 }
 
 impl Presses {
-    fn repeat(&mut self, machine: &Machine) {
+    /// Presses it if it is time to, and tells when to come again.
+    fn repeat(&mut self, machine: &Machine) -> Option<Instant> {
         if self.next.is_some_and(|at| at <= Instant::now()) {
             machine.power_button();
             self.left -= 1;
             self.next = (self.left > 0).then(|| Instant::now() + PRESS_AGAIN);
         }
+        self.next
     }
 }
 

@@ -126,7 +126,12 @@ pub(super) fn engine_options(args: &TuningArgs, count: bool) -> EngineOptions {
 fn boot_image(spec: &mut MachineSpec, image: &Image, job: &Job, args: &RunArgs, verbose: u8) -> Result<(), Failure> {
     spec.initrd = Some(FileSource::Path(image.initramfs()));
     spec.cmdline = kernel_args(image.kernel_args(), job, args.append.as_deref(), verbose);
-    spec.disks.insert(0, Disk::open_raw(&image.root_disk(), Access::ReadOnly)?.on(bus(args)));
+    let bus = bus(args);
+    spec.disks.insert(0, Disk::open_raw(&image.root_disk(), Access::ReadOnly)?.on(bus));
+    // An ATA disk cannot tell that it may not be written.
+    if bus == DiskBus::Ide {
+        spec.cmdline.push_str(" ro");
+    }
     // A command does not survive a restart of its machine, so that must be the end.
     spec.no_reboot |= matches!(job, Job::Command(_));
     Ok(())

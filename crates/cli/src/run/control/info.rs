@@ -28,6 +28,7 @@ fn machine(c: &Context, _: Value) -> Result<Reply, Refusal> {
     Ok(Reply::Value(json!({
         "record": c.record,
         "state": word(&m.state()),
+        "sleeps": m.sleeps(),
         "engine": c.engine,
         "reboots": m.reboots(),
         "screen": m.screen().map(|s| s.size()),
