@@ -1,11 +1,12 @@
 //! Random operations on an image and on a plain array, which must always show the same; `qemu-img` agrees.
 //!
-//! `VISOR_STEPS` sets the steps of each run.
+//! `for_long` makes images of random options one after the other (`cargo xtask model-disk`).
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use common::*;
@@ -188,36 +189,109 @@ impl Run {
         assert_sound(self.image(), false);
     }
 
-    fn go(&mut self, dir: &std::path::Path) {
-        let steps = std::env::var("VISOR_STEPS").ok().and_then(|s| s.parse().ok()).unwrap_or(1500);
+    /// Takes so many steps; all is compared every `pause` of them, and judged by QEMU's tools at the end, snapshots too.
+    fn go(&mut self, dir: &Path, steps: u64, pause: u64) {
         for i in 1..=steps {
             self.step();
-            if i % 250 == 0 {
+            if i % pause == 0 {
                 self.verify();
             }
         }
         self.verify();
         self.reopen();
         self.verify();
+        self.judge(dir);
         for (name, model) in self.snapshots.clone() {
             if self.image().revert_snapshot(&name).is_ok() || !self.small_refcounts {
                 self.model = model;
             }
             self.verify();
         }
+        self.judge(dir);
+    }
+
+    /// Closes the image; `qemu-img` says the same of it.
+    fn judge(&mut self, dir: &Path) {
         self.image = None;
-        if self.data.is_none() {
-            if let Some(b) = &self.backing {
-                std::fs::write(dir.join("base.raw"), &b.0).unwrap();
-            }
-            judge(dir, &self.file.bytes(), &self.model);
+        if let Some(b) = &self.backing {
+            std::fs::write(dir.join("base.raw"), &b.0).unwrap();
         }
+        if let Some(d) = &self.data {
+            std::fs::write(dir.join("data"), d.bytes()).unwrap();
+        }
+        judge(dir, &self.file.bytes(), &self.model);
+        self.reopen();
     }
 }
 
 fn run(options: CreateOptions, backing: Option<Vec<u8>>, external: bool, seed: u64) {
     let dir = tempfile::tempdir().unwrap();
-    Run::new(options, backing, external, seed).go(dir.path());
+    Run::new(options, backing, external, seed).go(dir.path(), 1500, 250);
+}
+
+/// An image of any options: its backing file, and whether its data lies in another file.
+fn any(rng: &mut Rng) -> (CreateOptions, Option<Vec<u8>>, bool) {
+    let version = if rng.below(6) == 0 { 2 } else { 3 };
+    let cluster_size = 512 << rng.below(13);
+    let sectors = 64 + rng.below((8 * cluster_size / 512).clamp(512, 16 << 10));
+    let mut options = CreateOptions { version, cluster_size, ..size(sectors * 512) };
+    let backing = (rng.below(3) == 0).then(|| {
+        let len = (1 + rng.below(2 * sectors)) as usize * 512;
+        rng.bytes(len)
+    });
+    let mut external = false;
+    if version == 3 {
+        options.refcount_bits = 1 << rng.below(7);
+        options.extended_l2 = cluster_size >= 16 << 10 && rng.below(3) == 0;
+        options.compression = if rng.below(2) == 0 { Compression::Zlib } else { Compression::Zstd };
+        external = backing.is_none() && rng.below(8) == 0;
+    }
+    if backing.is_none() && !external && rng.below(3) == 0 {
+        let all = [Preallocation::Metadata, Preallocation::Falloc, Preallocation::Full];
+        options.preallocation = all[rng.below(3) as usize];
+    }
+    (options, backing, external)
+}
+
+/// A number from the environment.
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |s| s.parse().unwrap())
+}
+
+/// `VISOR_STEPS` steps, of which each image takes 20,000; image n is made from `VISOR_SEED` + n alone.
+#[test]
+#[ignore = "takes minutes: cargo xtask model-disk"]
+fn for_long() {
+    const EACH: u64 = 20_000;
+    let (steps, seed) = (number("VISOR_STEPS", 1_000_000), number("VISOR_SEED", 1));
+    for n in 0..steps.div_ceil(EACH) {
+        let dir = tempfile::tempdir().unwrap();
+        let (options, backing, external) = any(&mut Rng(seed.wrapping_add(n)));
+        println!(
+            "seed {}: version {}, {} bytes in clusters of {}, {} bits, subclusters {}, {:?}, {:?}, backing {:?}, data file {external}",
+            seed.wrapping_add(n),
+            options.version,
+            options.size,
+            options.cluster_size,
+            options.refcount_bits,
+            options.extended_l2,
+            options.compression,
+            options.preallocation,
+            backing.as_ref().map(Vec::len),
+        );
+        Run::new(options, backing, external, seed.wrapping_add(n)).go(dir.path(), EACH.min(steps - n * EACH), 1000);
+    }
+}
+
+/// The same, a little of it.
+#[test]
+fn images_of_any_kind() {
+    for seed in 100..124 {
+        let dir = tempfile::tempdir().unwrap();
+        let (options, backing, external) = any(&mut Rng(seed));
+        println!("seed {seed}");
+        Run::new(options, backing, external, seed).go(dir.path(), 600, 200);
+    }
 }
 
 fn size(n: u64) -> CreateOptions {
