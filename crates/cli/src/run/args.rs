@@ -158,7 +158,8 @@ pub(crate) struct FirmwareArgs {
     /// Let the firmware show its boot menu.
     #[arg(long, conflicts_with = "image")]
     pub(crate) boot_menu: bool,
-    /// Keep UEFI's variables in this file, made if it is missing; without it they are forgotten.
+    /// Keep UEFI's variables in this file, made if it is missing. Without it a machine with a name keeps them beside the user's disks,
+    /// and others forget them.
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     pub(crate) efi_vars: Option<PathBuf>,
     /// Write the boot's timeline to this file as an SVG picture, or with `-` print it when the machine ends.
