@@ -223,6 +223,37 @@ fn a_guest_works_on_a_disk_over_a_file_of_a_web_server() {
     assert!(std::fs::read(&raw).unwrap() == *content.lock().unwrap(), "the server's file is as it was");
 }
 
+/// The guest reads through TLS what nobody may see on the way, and writes to its own disk; a server that cannot show who it is gives nothing.
+#[test]
+fn a_guest_works_on_a_disk_over_a_file_of_a_server_with_tls() {
+    let mut home = Home::new();
+    let data: Vec<u8> = (0..24u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 21) as u8).collect();
+    let port = web::web_tls(&home.folder, Arc::new(Mutex::new(data.clone())));
+    let url = format!("https://localhost:{port}/base.raw");
+    let text = home.fails(&["disk", "create", "no", "--backing", &url]);
+    assert!(text.contains("certificate"), "an authority that nobody knows: {text}");
+    let ca = home.folder.join("ca.pem");
+    let ca = ca.to_str().unwrap();
+    let wrong =
+        home.fails(&["disk", "create", "no", "--backing", &url.replace("localhost", "127.0.0.1"), "--backing-ca", ca]);
+    assert!(wrong.contains("certificate"), "a certificate of somebody else: {wrong}");
+    home.ok(&["disk", "create", "over", "--backing", &url, "--backing-ca", ca]);
+    home.start("web", &[]);
+    home.ok(&["disk", "attach", "web", "over"]);
+    std::fs::write(home.folder.join("data"), &data).unwrap();
+    let sum = Command::new("md5sum").arg(home.folder.join("data")).output().unwrap();
+    let sum = stdout(&sum).split(' ').next().unwrap().to_owned();
+    let read = "md5sum < /dev/sdb | cut -d' ' -f1";
+    assert_eq!(home.guest("web", &format!("{WAIT}{read}")), format!("{sum}\n"));
+    let write = "echo mine | dd of=/dev/sdb bs=512 seek=9 conv=sync,notrunc,fsync 2> /dev/null; echo 3 > /proc/sys/vm/drop_caches; \
+                 dd if=/dev/sdb bs=512 skip=9 count=1 2> /dev/null | head -c 5; grep -rl localhost /sys/block/sdb/device/ 2> /dev/null || echo none";
+    assert_eq!(home.guest("web", write), "mine\nnone\n");
+    home.ok(&["kill", "web"]);
+    home.ok(&["disk", "convert", "over", "./all.raw", "--format", "raw"]);
+    let all = std::fs::read(home.folder.join("all.raw")).unwrap();
+    assert!(all[9 * 512..].starts_with(b"mine\n") && all[10 * 512..] == data[10 * 512..]);
+}
+
 #[test]
 fn an_address_of_iscsi_says_what_to_do() {
     let home = Home::new();

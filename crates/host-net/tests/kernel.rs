@@ -69,6 +69,15 @@ struct Guest {
 impl Guest {
     /// A network namespace with the tap device inside, configured as a guest that knows its address.
     fn new(config: NatConfig, resolvers: Vec<SocketAddr>, offloads: bool) -> (Guest, Nat) {
+        Self::behind(|| TapPort::open("tap%d").unwrap(), config, resolvers, offloads)
+    }
+
+    fn behind(
+        open: impl FnOnce() -> TapPort,
+        config: NatConfig,
+        resolvers: Vec<SocketAddr>,
+        offloads: bool,
+    ) -> (Guest, Nat) {
         run("ip link set lo up");
         run(&format!("ip addr add {OUTSIDE}/32 dev lo; ip -6 addr add {OUTSIDE6}/128 dev lo nodad"));
         run("sysctl -qw net.ipv4.ping_group_range='0 0'; sysctl -qw net.ipv4.ip_forward=0");
@@ -80,7 +89,7 @@ impl Guest {
         while net(&pid.to_string()) == net("self") {
             thread::sleep(Duration::from_millis(5));
         }
-        let tap = TapPort::open("tap%d").unwrap();
+        let tap = open();
         run(&format!("ip link set {} netns {pid} name eth0 address 52:54:00:00:00:01", tap.name()));
         let (nat, port) = Nat::with_resolvers(config, Resolvers::fixed(resolvers)).unwrap();
         cable(port, tap, offloads);
@@ -232,7 +241,11 @@ fn echo_server(port: u16) {
 }
 
 fn all_protocols(offloads: bool) {
-    let (guest, nat) = Guest::new(NatConfig::default(), Vec::new(), offloads);
+    all_protocols_behind(|| TapPort::open("tap%d").unwrap(), offloads);
+}
+
+fn all_protocols_behind(open: impl FnOnce() -> TapPort, offloads: bool) {
+    let (guest, nat) = Guest::behind(open, NatConfig::default(), Vec::new(), offloads);
     server(7001, 7, UP, DOWN);
     server(7002, 9, 100_000, 200_000);
     echo_server(7003);
@@ -268,6 +281,13 @@ fn every_protocol_with_offloads() {
 fn every_protocol_without_offloads() {
     if inside("every_protocol_without_offloads") {
         all_protocols(false);
+    }
+}
+
+#[test]
+fn every_protocol_over_a_pair_of_devices() {
+    if inside("every_protocol_over_a_pair_of_devices") {
+        all_protocols_behind(|| TapPort::pair("near").unwrap(), true);
     }
 }
 

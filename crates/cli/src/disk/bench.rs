@@ -80,7 +80,9 @@ fn row(r: &Row) -> Value {
 
 fn print(s: &Row, d: &Row) {
     let ms = |t: Duration| format!("{:.3} ms", t.as_secs_f64() * 1e3);
-    let line = |what: &str, a: String, b: String, say: String| println!("{what:<24} {a:>18} {b:>18}   {say}");
+    let line = |what: &str, a: String, b: String, say: String| {
+        println!("{}", format!("{what:<24} {a:>18} {b:>18}   {say}").trim_end())
+    };
     let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
     line("", "static".into(), "dynamic".into(), String::new());
     let create = ratio(s.create.as_secs_f64(), d.create.as_secs_f64());

@@ -41,7 +41,9 @@ pub(super) fn usage(path: &Path, image: &Opened) -> Result<Usage, Failure> {
         Opened::Qcow2(image) => used_by(image).map_err(image_failure(path))?,
         _ => used_of(&*source).map_err(image_failure(path))?,
     };
-    Ok(Usage { capacity: source.size(), allocated, used })
+    // A cluster of which the guest has written a part takes less of the host than its length. Data in a file of its own is not of this one.
+    let beside = matches!(image, Opened::Qcow2(i) if i.describe().data_file.is_some());
+    Ok(Usage { capacity: source.size(), allocated, used: if beside { used } else { used.min(allocated) } })
 }
 
 fn usage_of_volume(pool: &str, volume: &str) -> Result<Usage, Failure> {
@@ -80,7 +82,7 @@ type Row = (String, PathBuf, Result<(Format, Usage), String>);
 pub(super) fn list(disks: &[String], as_json: bool) -> Result<u8, Failure> {
     let disks: Vec<(String, PathBuf)> = match disks {
         [] => {
-            let volumes = crate::pool::all_volumes()?.into_iter().map(|v| (v.clone(), v.into()));
+            let volumes = crate::pool::all_volumes()?.into_iter().map(|v| (v.clone(), PathBuf::from(v)));
             names::all()?.into_iter().chain(volumes).collect()
         }
         some => some.iter().map(|d| Ok((d.clone(), find(d)?))).collect::<Result<_, Failure>>()?,

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// The packages, and the programs of them.
-const PACKAGES: [&str; 4] = ["iperf3", "bind9-dnsutils", "netcat-openbsd", "isc-dhcp-client"];
+const PACKAGES: [&str; 5] = ["iperf3", "bind9-dnsutils", "netcat-openbsd", "isc-dhcp-client", "tcpdump"];
 const PROGRAMS: [&str; 4] = ["usr/bin/iperf3", "usr/bin/dig", "bin/nc.openbsd", "sbin/dhclient"];
 /// What a guest's script begins with: after it `t PROGRAM ARGUMENTS` runs a program of the disc.
 pub(crate) const MOUNT: &str = "mkdir -p /tmp/t; mount -t iso9660 -o ro /dev/sdb /tmp/t; t() { p=$1; shift; \
