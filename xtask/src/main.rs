@@ -3,14 +3,16 @@
 //! - `tidy`: the rules of ARCHITECTURE.md that a program can check;
 //! - `test`: everything that must pass, in the order in which failures are cheapest;
 //! - `bench`: comparisons, both sides in one run;
-//! - `fuzz`, `stress`: long runs of what the tests run briefly;
+//! - `fuzz`, `stress`, `model-disk`: long runs of what the tests run briefly;
 //! - `kvm-svm`: the KVM engine on `kvm_amd`, inside a machine with SVM that QEMU emulates.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bench;
 mod fuzz;
+mod judges;
 mod kvm_svm;
+mod model_disk;
 mod shell;
 mod stress;
 mod test;
@@ -48,6 +50,8 @@ enum Task {
     },
     /// Run the stress guest: changing code, faults, debuggers, memory order, a kernel that patches itself, compilers.
     Stress(stress::StressArgs),
+    /// Run random operations on disk images and on plain arrays, for long; QEMU's tools judge each image.
+    ModelDisk(model_disk::ModelDiskArgs),
     /// Run the KVM engine on a real kvm_amd inside an emulated machine with SVM: conformance suite and Linux boots.
     KvmSvm {
         /// Only conformance programs whose name contains this.
@@ -72,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test { lint } => test::run(lint),
         Task::Bench { what } => bench::run(what),
         Task::Stress(args) => stress::run(&args),
+        Task::ModelDisk(args) => model_disk::run(&args),
         Task::KvmSvm { guest } => kvm_svm::run(&guest),
         Task::Fuzz { target, rest } => fuzz::run(&target, &rest),
     }

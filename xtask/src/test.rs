@@ -1,12 +1,13 @@
 //! Everything that must pass.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, bail};
 
 use crate::shell::{cargo, step};
-use crate::tidy;
+use crate::{judges, tidy};
 
 /// Runs the checks, then the tests.
 pub(crate) fn run(lint_only: bool) -> anyhow::Result<()> {
@@ -24,31 +25,17 @@ pub(crate) fn run(lint_only: bool) -> anyhow::Result<()> {
     if lint_only {
         return Ok(());
     }
-    outside_judges()?;
+    let path = judges::search_path()?;
     // The program itself is built optimised first: the end-to-end tests run it.
     step("build", &mut cargo(&["build", "--release", "--locked", "--package", "visor"]))?;
-    tests()
-}
-
-/// Disk images are judged by QEMU's tools; where they are missing, root installs their package by name.
-fn outside_judges() -> anyhow::Result<()> {
-    let there = || Command::new("qemu-img").arg("--version").output().is_ok_and(|o| o.status.success());
-    if there() {
-        return Ok(());
-    }
-    let mut install = Command::new("apt-get");
-    let _ = step("qemu-utils", install.args(["install", "-y", "--no-install-recommends", "qemu-utils"]));
-    if !there() {
-        bail!("the tests of disk images need QEMU's tools: apt-get install qemu-utils");
-    }
-    Ok(())
+    tests(&path)
 }
 
 /// Runs all tests and closes with their number, which cargo itself tells only binary by binary.
-fn tests() -> anyhow::Result<()> {
+fn tests(path: &OsStr) -> anyhow::Result<()> {
     eprintln!("--- tests");
     let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let mut child = command.env("PATH", path).stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let (mut passed, mut failed) = (0, 0);
     for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
         let line = line?;

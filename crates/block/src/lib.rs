@@ -4,11 +4,13 @@
 //! that is dropped instead reports [`BlockErrorKind::Lost`], so that no guest waits for ever.
 #![forbid(unsafe_code)]
 
+mod buffer;
 mod control;
 
 use std::fmt;
 use std::sync::Arc;
 
+pub use buffer::{SharedBuffer, run};
 pub use control::{DiskLimits, DiskResize, DiskSnapshots, Rescue};
 
 /// Bytes in a sector, the unit of all positions.

@@ -6,7 +6,9 @@ use clap::Subcommand;
 use serde_json::json;
 use visor_block::BlockBackend;
 use visor_disk::Alloc;
-use visor_pool::{Event, Health, MemberState, NewVolume, Place, Pool, PoolError, PoolErrorKind, PoolInfo, Registry};
+use visor_pool::{
+    Event, Health, MemberState, NewVolume, Place, Pool, PoolError, PoolErrorKind, PoolInfo, Registry, VolumeInfo,
+};
 
 use crate::disk::{Work, directory, human};
 use crate::progress::Unit;
@@ -156,6 +158,21 @@ pub(crate) fn create(pool: &str, volume: &str, size: u64, alloc: Alloc, overcomm
         eprintln!("visor: {} is {} % full", m.place, m.percent);
     }
     Ok(())
+}
+
+/// A volume as it is, without opening it.
+pub(crate) fn volume_info(pool: &str, volume: &str) -> Result<VolumeInfo, Failure> {
+    let volumes = Pool::open(&registry()?, pool).map_err(failure)?.info().volumes;
+    volumes.into_iter().find(|v| v.name == volume).ok_or_else(|| {
+        Failure::new(format!("no volume `{pool}/{volume}`")).hint(format!("visor pool info {pool} lists them"))
+    })
+}
+
+/// The names of all volumes as disks.
+pub(crate) fn all_volumes() -> Result<Vec<String>, Failure> {
+    let registry = registry()?;
+    let pools = registry.names().into_iter().filter_map(|p| Pool::open(&registry, &p).ok().map(|opened| (p, opened)));
+    Ok(pools.flat_map(|(p, opened)| opened.volumes().into_iter().map(move |v| format!("pool:{p}/{v}"))).collect())
 }
 
 /// Removes a volume.

@@ -75,7 +75,11 @@ impl Phases {
         }
         let line = format!("{:<24} {:.1} s", self.name, self.started.elapsed().as_secs_f64());
         match &self.bar {
-            Some(bar) => bar.println(line),
+            // What comes on standard output next must not find the bar in its place.
+            Some(bar) => {
+                bar.println(line);
+                bar.finish_and_clear();
+            }
             None if self.plain => eprintln!("{line}"),
             None => {}
         }

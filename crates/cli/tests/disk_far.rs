@@ -156,15 +156,15 @@ fn a_pool_warns_before_it_is_full_and_stops_the_guest_when_it_is() {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
     let process = home.spawn(command, "full").to_string();
-    let some = "dd if=/dev/urandom of=/tmp/x bs=1M count=60 2> /dev/null; dd if=/tmp/x of=/dev/vdb bs=1M count=43 oflag=direct 2> /dev/null; echo ok";
-    assert_eq!(home.guest("full", &format!("{}{some}", WAIT.replace("sdb", "vdb"))), "ok\n");
+    let some = "dd if=/dev/urandom of=/tmp/x bs=1M count=60 2> /dev/null; dd if=/tmp/x of=/dev/sdb bs=1M count=43 oflag=direct 2> /dev/null; echo ok";
+    assert_eq!(home.guest("full", &format!("{WAIT}{some}")), "ok\n");
     // Something is written from time to time until somebody has looked.
     home.until(|h| {
-        h.guest("full", "dd if=/tmp/x of=/dev/vdb bs=4k count=1 oflag=direct conv=notrunc 2> /dev/null");
+        h.guest("full", "dd if=/tmp/x of=/dev/sdb bs=4k count=1 oflag=direct conv=notrunc 2> /dev/null");
         h.log("full").contains("% full")
     });
     assert!(!home.log("full").contains("stands still"), "the warning comes first: {}", home.log("full"));
-    let rest = "dd if=/tmp/x of=/dev/vdb bs=1M oflag=direct conv=fsync 2> /tmp/dd; echo $? > /tmp/done";
+    let rest = "dd if=/tmp/x of=/dev/sdb bs=1M oflag=direct conv=fsync 2> /tmp/dd; echo $? > /tmp/done";
     home.guest("full", &format!("({rest}) > /dev/null 2>&1 &"));
     home.until(|h| h.log("full").contains("stands still"));
     assert!(home.ok(&["info", "full", "--json"]).contains("\"paused\""));
@@ -175,7 +175,7 @@ fn a_pool_warns_before_it_is_full_and_stops_the_guest_when_it_is() {
     assert!(grown.status.success(), "{}", stderr(&grown));
     home.until(|h| h.log("full").contains("room again"));
     let same = "while [ ! -e /tmp/done ]; do sleep 0.2; done; cat /tmp/done; \
-                dd if=/dev/vdb bs=1M count=60 iflag=direct 2> /dev/null | cmp - /tmp/x && echo same; dmesg | grep -c 'I/O error'";
+                dd if=/dev/sdb bs=1M count=60 iflag=direct 2> /dev/null | cmp - /tmp/x && echo same; dmesg | grep -c 'I/O error'";
     assert!(home.run(&["exec", "full", "--", "sh", "-c", same]).stdout.starts_with(b"0\nsame\n0\n"), "nothing is lost");
 }
 
@@ -221,6 +221,37 @@ fn a_guest_works_on_a_disk_over_a_file_of_a_web_server() {
         .unwrap();
     assert_eq!(stdout(&own), "mine\n");
     assert!(std::fs::read(&raw).unwrap() == *content.lock().unwrap(), "the server's file is as it was");
+}
+
+/// The guest reads through TLS what nobody may see on the way, and writes to its own disk; a server that cannot show who it is gives nothing.
+#[test]
+fn a_guest_works_on_a_disk_over_a_file_of_a_server_with_tls() {
+    let mut home = Home::new();
+    let data: Vec<u8> = (0..24u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 21) as u8).collect();
+    let port = web::web_tls(&home.folder, Arc::new(Mutex::new(data.clone())));
+    let url = format!("https://localhost:{port}/base.raw");
+    let text = home.fails(&["disk", "create", "no", "--backing", &url]);
+    assert!(text.contains("certificate"), "an authority that nobody knows: {text}");
+    let ca = home.folder.join("ca.pem");
+    let ca = ca.to_str().unwrap();
+    let wrong =
+        home.fails(&["disk", "create", "no", "--backing", &url.replace("localhost", "127.0.0.1"), "--backing-ca", ca]);
+    assert!(wrong.contains("certificate"), "a certificate of somebody else: {wrong}");
+    home.ok(&["disk", "create", "over", "--backing", &url, "--backing-ca", ca]);
+    home.start("web", &[]);
+    home.ok(&["disk", "attach", "web", "over"]);
+    std::fs::write(home.folder.join("data"), &data).unwrap();
+    let sum = Command::new("md5sum").arg(home.folder.join("data")).output().unwrap();
+    let sum = stdout(&sum).split(' ').next().unwrap().to_owned();
+    let read = "md5sum < /dev/sdb | cut -d' ' -f1";
+    assert_eq!(home.guest("web", &format!("{WAIT}{read}")), format!("{sum}\n"));
+    let write = "echo mine | dd of=/dev/sdb bs=512 seek=9 conv=sync,notrunc,fsync 2> /dev/null; echo 3 > /proc/sys/vm/drop_caches; \
+                 dd if=/dev/sdb bs=512 skip=9 count=1 2> /dev/null | head -c 5; grep -rl localhost /sys/block/sdb/device/ 2> /dev/null || echo none";
+    assert_eq!(home.guest("web", write), "mine\nnone\n");
+    home.ok(&["kill", "web"]);
+    home.ok(&["disk", "convert", "over", "./all.raw", "--format", "raw"]);
+    let all = std::fs::read(home.folder.join("all.raw")).unwrap();
+    assert!(all[9 * 512..].starts_with(b"mine\n") && all[10 * 512..] == data[10 * 512..]);
 }
 
 #[test]

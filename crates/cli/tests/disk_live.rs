@@ -132,7 +132,7 @@ fn a_full_host_stops_the_guest_until_there_is_room() {
     command.args(["-c", &script]);
     let process = home.spawn(command, "full").to_string();
     let write = "dd if=/dev/urandom of=/tmp/x bs=1M count=30 2> /dev/null; \
-                 dd if=/tmp/x of=/dev/vdb bs=64k oflag=direct conv=fsync seek=4640 2> /tmp/dd; echo $? > /tmp/done";
+                 dd if=/tmp/x of=/dev/sdb bs=64k oflag=direct conv=fsync seek=4640 2> /tmp/dd; echo $? > /tmp/done";
     home.guest("full", &format!("({write}) > /dev/null 2>&1 &"));
     home.until(|h| h.log("full").contains("stands still"));
     assert!(home.log("full").contains("d.raw"), "{}", home.log("full"));
@@ -144,7 +144,7 @@ fn a_full_host_stops_the_guest_until_there_is_room() {
     assert!(raised.success());
     home.until(|h| h.log("full").contains("room again"));
     let same = "while [ ! -e /tmp/done ]; do sleep 0.2; done; cat /tmp/done; \
-                dd if=/dev/vdb bs=1M skip=290 count=30 iflag=direct 2> /dev/null | cmp - /tmp/x && echo same; dmesg | grep -c 'I/O error'";
+                dd if=/dev/sdb bs=1M skip=290 count=30 iflag=direct 2> /dev/null | cmp - /tmp/x && echo same; dmesg | grep -c 'I/O error'";
     assert!(home.run(&["exec", "full", "--", "sh", "-c", same]).stdout.starts_with(b"0\nsame\n0\n"), "nothing is lost");
 }
 
@@ -154,21 +154,21 @@ fn errors_of_the_device_reach_the_guest_and_nothing_else_is_lost() {
     let disk = home.sparse("d.raw", 16 << 20);
     home.start("bad", &["--disk", &format!("{disk},format=raw,fault=write@8192+read@16384")]);
     let script = "dd if=/dev/urandom of=/tmp/x bs=1M count=16 2> /dev/null; \
-        dd if=/tmp/x of=/dev/vdb bs=4k oflag=direct 2> /tmp/e1 || grep -o 'Input/output error' /tmp/e1; \
-        dd if=/tmp/x of=/dev/vdb bs=4k oflag=direct seek=1025 skip=1025 2> /dev/null && echo wrote; \
-        dd if=/dev/vdb of=/dev/null bs=4k iflag=direct skip=2048 count=1 2> /tmp/e2 || grep -o 'Input/output error' /tmp/e2; \
+        dd if=/tmp/x of=/dev/sdb bs=4k oflag=direct 2> /tmp/e1 || grep -o 'Input/output error' /tmp/e1; \
+        dd if=/tmp/x of=/dev/sdb bs=4k oflag=direct seek=1025 skip=1025 2> /dev/null && echo wrote; \
+        dd if=/dev/sdb of=/dev/null bs=4k iflag=direct skip=2048 count=1 2> /tmp/e2 || grep -o 'Input/output error' /tmp/e2; \
         for at in 0 1023 1025 2047 2049 4095; do \
-            dd if=/dev/vdb bs=4k iflag=direct skip=$at count=1 of=/tmp/a 2> /dev/null; \
+            dd if=/dev/sdb bs=4k iflag=direct skip=$at count=1 of=/tmp/a 2> /dev/null; \
             dd if=/tmp/x bs=4k skip=$at count=1 of=/tmp/b 2> /dev/null; cmp /tmp/a /tmp/b && echo same; done";
     let error = "Input/output error\n";
     assert_eq!(home.guest("bad", script), format!("{error}wrote\n{error}{}", "same\n".repeat(6)));
     // An image that somebody cuts off under a machine.
     let whole = home.sparse("cut.raw", 16 << 20);
     home.ok(&["disk", "attach", "bad", &format!("{whole},format=raw")]);
-    let wait = "n=0; while [ ! -b /dev/vdc ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done";
+    let wait = "n=0; while [ ! -b /dev/sdc ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done";
     home.guest("bad", wait);
     std::fs::File::options().write(true).open(&whole).unwrap().set_len(1 << 20).unwrap();
-    let read = "dd if=/dev/vdc of=/dev/null bs=4k iflag=direct skip=2048 count=1 2>&1 | grep -o 'Input/output error'";
+    let read = "dd if=/dev/sdc of=/dev/null bs=4k iflag=direct skip=2048 count=1 2>&1 | grep -o 'Input/output error'";
     assert_eq!(home.guest("bad", read), error);
 }
 
@@ -179,7 +179,7 @@ fn a_machine_killed_under_load_leaves_a_sound_image() {
     for round in 0..3u64 {
         let name = format!("load{round}");
         home.start(&name, &["--disk", "data"]);
-        let load = "mkfs.ext4 -q -F /dev/vdb; mount /dev/vdb /mnt; echo safe > /mnt/safe; sync; touch /tmp/go; \
+        let load = "mkfs.ext4 -q -F /dev/sdb; mount /dev/sdb /mnt; echo safe > /mnt/safe; sync; touch /tmp/go; \
                     while true; do dd if=/dev/urandom of=/mnt/f bs=64k count=200 conv=fsync; rm /mnt/f; fstrim /mnt; done";
         home.guest(&name, &format!("({load}) > /dev/null 2>&1 &"));
         home.until(|h| h.run(&["exec", &name, "--", "test", "-e", "/tmp/go"]).status.success());
@@ -212,11 +212,11 @@ fn machines_from_one_image_never_see_each_others_writes() {
     home.start("b", &["--disk", "two"]);
     for (name, letter) in [("a", "A"), ("b", "B")] {
         let write =
-            format!("yes {letter} | head -c 1048576 | dd of=/dev/vdb bs=64k oflag=direct conv=fsync 2> /dev/null");
+            format!("yes {letter} | head -c 1048576 | dd of=/dev/sdb bs=64k oflag=direct conv=fsync 2> /dev/null");
         home.guest(name, &write);
     }
     for (name, letter) in [("a", "A"), ("b", "B")] {
-        let read = "dd if=/dev/vdb bs=64k count=16 iflag=direct 2> /dev/null | tr -d '\\n' | fold -w 1 | sort -u";
+        let read = "dd if=/dev/sdb bs=64k count=16 iflag=direct 2> /dev/null | tr -d '\\n' | fold -w 1 | sort -u";
         assert_eq!(home.guest(name, read), format!("{letter}\n"));
     }
     let taken = home.fails(&["disk", "attach", "b", "one"]);

@@ -234,6 +234,18 @@ fn uefi_boots_a_program_and_keeps_its_variables() {
     assert!(boot(&keep).contains("variable is new"));
     assert!(boot(&keep).contains("variable was kept"));
     assert!(boot(&[]).contains("variable is new"), "forgotten without a file");
+    // A machine with a name keeps its own.
+    let data = std::env::temp_dir().join(format!("visor-test-{}", std::process::id())).join("data");
+    let named = |name: &str| {
+        let args = with("soft", &["--firmware", "uefi", "--net", "none", "--disk", text(&disk), "--name", name]);
+        let out = visor(&args).env("XDG_DATA_HOME", &data).output().unwrap();
+        assert_eq!(out.status.code(), Some(0), "{}{}", stdout(&out), stderr(&out));
+        stdout(&out)
+    };
+    let name = |n: u32| format!("vars-{}-{n}", std::process::id());
+    assert!(named(&name(1)).contains("variable is new"));
+    assert!(named(&name(1)).contains("variable was kept"));
+    assert!(named(&name(2)).contains("variable is new"));
     std::fs::write(&vars, [0; 1000]).unwrap();
     let out = run(&with("soft", &["--firmware", "uefi", "--efi-vars", text(&vars)]));
     assert!(stderr(&out).contains("has 1000 bytes, but UEFI variables have"), "{}", stderr(&out));

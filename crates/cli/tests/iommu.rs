@@ -13,8 +13,8 @@ ls /sys/kernel/iommu_groups | wc -l
 grep -c IR-PCI-MSI /proc/interrupts
 grep -c IR-IO-APIC /proc/interrupts
 dmesg | grep -c 'DMAR: .*fault' || true
-dd if=/dev/vdb bs=64K count=16 iflag=direct 2>/dev/null | md5sum | cut -c 1-32
-dd if=/dev/vdb of=/dev/vdb bs=64K count=16 seek=16 iflag=direct oflag=direct 2>/dev/null
+dd if=/dev/sdb bs=64K count=16 iflag=direct 2>/dev/null | md5sum | cut -c 1-32
+dd if=/dev/sdb of=/dev/sdb bs=64K count=16 seek=16 iflag=direct oflag=direct 2>/dev/null
 sync
 ";
 

@@ -384,10 +384,13 @@ fn a_guest_of_ours_is_shut_down_in_order() {
         "--",
         "sh",
         "-c",
-        "mkfs.ext4 -q -F /dev/vdb && mount /dev/vdb /mnt && echo kept > /mnt/file",
+        "mkfs.ext4 -q -F /dev/sdb && mount /dev/sdb /mnt && echo kept > /mnt/file",
     ]);
+    // Not even a guest that has suspended to RAM is just switched off.
+    home.ok(&["exec", "box", "--", "sh", "-c", "(sleep 1; echo mem > /sys/power/state) > /dev/null 2>&1 &"]);
+    home.wait_for(&["info", "box"], "suspended to RAM");
     home.ok(&["stop", "box", "--timeout", "4m"]);
-    let script = "mount -o ro /dev/vdb /mnt && cat /mnt/file";
+    let script = "mount -o ro /dev/sdb /mnt && cat /mnt/file";
     let out = home.run(&[
         "run",
         "tiny",

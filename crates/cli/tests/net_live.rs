@@ -4,6 +4,8 @@
 mod common;
 #[path = "common/lab.rs"]
 mod lab;
+#[path = "common/tools.rs"]
+mod tools;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -27,6 +29,43 @@ fn get(port: u16) -> Option<String> {
 fn port_of(told: &str) -> u16 {
     let first = told.lines().next().unwrap();
     first.split(" -> ").next().unwrap().rsplit(':').next().unwrap().parse().unwrap()
+}
+
+/// Another's reader takes the capture for what it is: tcpdump finds the handshake, the request, the answer and the end.
+fn dissected(file: &std::path::Path, port: u16) {
+    let mut tcpdump = tools::on_host("usr/bin/tcpdump");
+    let out = tcpdump.args(["-nn", "-A", "-r", file.to_str().unwrap(), "tcp"]).output().unwrap();
+    let (said, complaints) = (common::stdout(&out), common::stderr(&out));
+    assert!(out.status.success() && complaints.contains("link-type EN10MB"), "{complaints}");
+    for wanted in ["> 10.0.2.15.80: Flags [S],", "Flags [S.]", "GET /name HTTP/1.0", "200 OK", "Flags [F.]"] {
+        assert!(said.contains(wanted), "no {wanted} on port {port} in\n{said}");
+    }
+    assert!(!said.contains("truncated") && !said.contains("bad-"), "{said}");
+}
+
+#[test]
+fn ports_are_forwarded_again_when_the_machine_is_started_again() {
+    let home = Home::new("ports");
+    let web = home.start("web", &[], SERVER);
+    let kept = port_of(&home.ok(&["port", "add", "web", ":80", "--permanent"]));
+    let other = port_of(&home.ok(&["port", "add", "web", ":80"]));
+    assert!(get(kept).unwrap().ends_with("web\n") && get(other).unwrap().ends_with("web\n"));
+    drop(web);
+    assert!(get(kept).is_none());
+    let listed = home.ok(&["port", "ls", "web"]);
+    assert!(listed.contains(&format!(":{kept} ")) && listed.contains("when it starts"), "{listed}");
+    // Its next life, in another process.
+    let web = home.start("web", &[], SERVER);
+    assert!(get(kept).unwrap().ends_with("web\n"), "the same port");
+    assert!(get(other).is_none(), "what was not permanent is gone");
+    let listed = home.ok(&["port", "ls", "web"]);
+    assert!(listed.contains("permanently") && !listed.contains(&format!(":{other} ")), "{listed}");
+    home.ok(&["port", "rm", "web", "80", "--permanent"]);
+    assert!(get(kept).is_none());
+    drop(web);
+    let web = home.start("web", &[], "");
+    assert!(!home.ok(&["port", "ls", "web"]).contains("127.0.0.1"));
+    drop(web);
 }
 
 #[test]
@@ -78,6 +117,7 @@ fn a_machine_behind_its_own_translator_changes_while_it_runs() {
     assert!(capture.wait().unwrap().success());
     let bytes = std::fs::read(&file).unwrap();
     assert!(bytes[..4] == [0x4d, 0x3c, 0xb2, 0xa1] && bytes.windows(9).any(|w| w == b"GET /name"), "the request");
+    dissected(&file, port);
     home.ok(&["port", "rm", "web", "80"]);
     assert!(get(port).is_none());
     let (_, err, status) = home.run(&["port", "rm", "web", "80"]);
@@ -121,10 +161,15 @@ fn permanent_rules_outlive_the_guest_and_a_reload_drops_the_others() {
     let before = address("client").unwrap();
     drop((web, client));
     until("they are still there", || (address("web").is_none() && address("client").is_none()).then_some(()));
-    let web = home.start("web", &["--net", "lab"], "");
+    let web = home.start("web", &["--net", "lab", "--fw-allow", "ssh"], "");
     let listed = home.ok(&["fw", "ls", "web"]);
-    assert!(listed.contains("permanent  port 9000-9010/udp") && !listed.contains("ssh"), "{listed}");
+    assert!(listed.contains("permanent  port 9000-9010/udp") && listed.contains("permanent  service ssh"), "{listed}");
     assert!(!before.is_empty());
+    // What it was started with is not kept anywhere, so that it can only be taken away until the next start.
+    let (_, warned, status) = home.run(&["fw", "rm", "web", "--service", "ssh", "--permanent"]);
+    assert!(status == Some(0) && warned.contains("web was started with the rule `service ssh`"), "{warned}");
+    let (_, told, _) = home.run(&["fw", "rm", "web", "--service", "http", "--permanent"]);
+    assert!(!told.contains("warning"), "{told}");
     drop(web);
 }
 

@@ -72,6 +72,14 @@ fn the_hosts_user_gets_in_by_a_shell() {
             inside(&["sh", "-c", "ping -c 1 -W 60 10.0.91.3 | grep -o '1 received'; echo $VISOR_NET; exit 7"]);
         assert_eq!(out, "1 received\nlab\n", "{err}");
         assert_eq!(inside(&["sh", "-c", "exit 7"]).2, Some(7));
+        // The same where /dev/net/tun is no tap device: as on systems that keep it from their users.
+        let shell = home.visor(&["net", "shell", "lab", "--", "curl", "-sS", "-m", "60", "http://web/name"]);
+        let hidden = "mount --bind /dev/null /dev/net/tun && exec \"$@\"";
+        let mut without = std::process::Command::new("unshare");
+        without.args(["--mount", "sh", "-ec", hidden, "sh"]).arg(shell.get_program()).args(shell.get_args());
+        without.envs(shell.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let out = without.output().unwrap();
+        assert_eq!(common::stdout(&out), "web\n", "{}", common::stderr(&out));
         // The way out is the guests', however many they are.
         let url = format!("http://{}:{world}/", netns::WORLD4);
         assert_eq!(inside(&["curl", "-sS", "-m", "60", &url]).0, "hello from the host\n");

@@ -191,6 +191,54 @@ fn a_vnc_client_sees_and_types() {
     assert!(said.contains("who? "), "{said}");
 }
 
+#[test]
+fn vnc_clients_that_lie_and_flood_disturb_nobody() {
+    // sti; l: hlt; jmp l
+    let disk = file("screen-liar.img", &BootSector::new().print("alive").code(&[0xfb, 0xf4, 0xeb, 0xfd]).disk(""));
+    let socket = place("screen-liar.socket");
+    let address = format!("unix:{}", socket.display());
+    let mut child = visor(&["run", "--engine", "soft", "--timeout", "240s", "--disk", text(&disk), "--vnc", &address])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(200);
+    let connect = || loop {
+        match UnixStream::connect(&socket) {
+            Ok(s) => break s,
+            Err(e) => assert!(Instant::now() < end, "{e}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let hello = b"RFB 003.008\n\x01\x01";
+    // A clipboard without end, requests without number, thousands of encodings, a format of nonsense, no protocol at all.
+    let cut = [&hello[..], &[6, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]].concat();
+    let requests = [&hello[..], &[3, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff].repeat(100_000)].concat();
+    let encodings = [&hello[..], &[&[2, 0, 0xff, 0xff][..], &[0x7f; 0xffff * 4]].concat().repeat(4)].concat();
+    let format = [&hello[..], &[0, 0, 0, 0, 255, 255, 7, 7, 0, 0, 0, 0, 0, 0, 255, 255, 255, 0, 0, 0]].concat();
+    let lies: [&[u8]; 7] =
+        [&[0xff; 1 << 20], b"GET / HTTP/1.1\r\n\r\n", b"RFB 999.999\n", &cut, &requests, &encodings, &format];
+    let mut held = Vec::new();
+    for lie in lies {
+        let mut liar = connect();
+        // It reads nothing; the server may hang up, or take no more.
+        liar.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+        let _ = liar.write_all(lie);
+        held.push(liar);
+    }
+    let memory = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let anonymous = memory.lines().find_map(|l| l.strip_prefix("RssAnon:")).unwrap().trim().trim_end_matches(" kB");
+    assert!(anonymous.parse::<u64>().unwrap() < 200 << 10, "{anonymous} KiB");
+    let mut client = connect();
+    client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    client.write_all(hello).unwrap();
+    client.write_all(&[&[2, 0, 0, 2, 0, 0, 0, 0][..], &(-223i32).to_be_bytes()].concat()).unwrap();
+    client.read_exact(&mut [0; 12 + 6 + 24 + 2]).unwrap();
+    update(&mut client);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// Asks for an update; the new size if there is one.
 fn update(s: &mut UnixStream) -> Option<(u16, u16)> {
     s.write_all(&[3, 1, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]).unwrap();

@@ -87,3 +87,32 @@ fn the_tools_of_the_tutorial_work_on_a_disk() {
     assert_eq!(stdout(&out), "ext4\nold\nxfs\nold\nntfs\nold\nactive\nserved\n", "{}", stderr(&out));
     assert_eq!(out.status.code(), Some(0));
 }
+
+/// Linux probes SCSI disks side by side and names them as that ends: our init makes it take turns, on every bus.
+#[test]
+fn disks_have_their_names_in_their_order() {
+    image();
+    let sizes = [30, 50, 20, 40];
+    let disks = sizes.map(|mib| {
+        let disk = common::file(&format!("order-{mib}.img"), b"");
+        std::fs::File::options().write(true).open(&disk).unwrap().set_len(mib << 20).unwrap();
+        disk
+    });
+    let script = "lsblk -bdno NAME,TYPE,SIZE | awk '$2 == \"disk\" {print $1, $3 / 1048576}' | sort";
+    let disks: Vec<&str> = disks.iter().flat_map(|d| ["--disk", d.to_str().unwrap()]).collect();
+    for (options, name, count) in [
+        (&[][..], "sd", 4),
+        (&["--bus", "scsi", "--cpus", "4"], "sd", 4),
+        (&["--bus", "ide"], "sd", 3),
+        (&["--bus", "virtio"], "vd", 4),
+    ] {
+        let base = ["run", "--engine", "soft", "--timeout", "300s"];
+        let args = [&base[..], options, &disks[..2 * count], &["tiny", "--", "sh", "-c", script]].concat();
+        let out = run(&args);
+        let said = stdout(&out);
+        let found: Vec<&str> = said.lines().skip(1).collect();
+        let wanted: Vec<String> = sizes[..count].iter().zip('b'..).map(|(s, c)| format!("{name}{c} {s}")).collect();
+        assert_eq!(found, wanted, "{options:?}: {said}{}", stderr(&out));
+        assert!(said.starts_with(&format!("{name}a ")), "the image's own is the first: {said}");
+    }
+}

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
+use visor_block::SharedBuffer;
 use visor_block::{BlockBackend, BlockOp, BlockRequest, Sector};
-use visor_disk::testing::HostBuffer;
 use visor_disk::{Access, ImageOptions, Io, open_disk};
 
 fn main() {
@@ -44,7 +44,7 @@ fn run(disk: &dyn BlockBackend, op: BlockOp, count: u64, depth: u64, bytes: u64,
         }
         *n += 1;
         drop(n);
-        let (buffer, open) = (Box::new(HostBuffer::new(vec![0x5a; bytes as usize])), open.clone());
+        let (buffer, open) = (Box::new(SharedBuffer::new(vec![0x5a; bytes as usize])), open.clone());
         disk.submit(BlockRequest::new(op, Sector(at / 512), bytes, buffer, move |r| {
             r.unwrap();
             *open.0.lock().unwrap() -= 1;
@@ -60,7 +60,7 @@ fn run(disk: &dyn BlockBackend, op: BlockOp, count: u64, depth: u64, bytes: u64,
     if op == BlockOp::Write {
         let (tx, rx) = std::sync::mpsc::channel();
         let done = move |r: Result<(), _>| tx.send(r.is_ok()).unwrap();
-        disk.submit(BlockRequest::new(BlockOp::Flush, Sector(0), 0, Box::new(HostBuffer::default()), done));
+        disk.submit(BlockRequest::new(BlockOp::Flush, Sector(0), 0, Box::new(SharedBuffer::default()), done));
         assert!(rx.recv().unwrap());
     }
     started.elapsed().as_secs_f64()

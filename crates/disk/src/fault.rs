@@ -131,8 +131,8 @@ mod tests {
     use visor_block::Sector;
 
     use super::*;
-    use crate::testing::HostBuffer;
     use crate::{Access, Alloc, RawDisk, RawOptions};
+    use visor_block::SharedBuffer;
 
     #[test]
     fn plans_are_read() {
@@ -155,7 +155,7 @@ mod tests {
         let run = |op, sector, sectors: u64| {
             let (tx, rx) = std::sync::mpsc::channel();
             let len = if op == BlockOp::Flush { 0 } else { sectors * 512 };
-            let buffer = Box::new(HostBuffer::new(vec![7; len as usize]));
+            let buffer = Box::new(SharedBuffer::new(vec![7; len as usize]));
             disk.submit(BlockRequest::new(op, Sector(sector), len, buffer, move |r| tx.send(r).unwrap()));
             rx.recv().unwrap().is_ok()
         };

@@ -125,11 +125,11 @@ mod tests {
     use visor_block::{BlockErrorKind, BlockOp, Sector};
 
     use super::*;
-    use crate::testing::HostBuffer;
+    use visor_block::SharedBuffer;
 
     fn request(to: &mpsc::Sender<Result<(), BlockErrorKind>>) -> BlockRequest {
         let to = to.clone();
-        BlockRequest::new(BlockOp::Flush, Sector(0), 0, Box::new(HostBuffer::default()), move |r| {
+        BlockRequest::new(BlockOp::Flush, Sector(0), 0, Box::new(SharedBuffer::default()), move |r| {
             to.send(r.map_err(|e| e.kind)).unwrap();
         })
     }

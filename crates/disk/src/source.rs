@@ -3,12 +3,10 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::Arc;
 
 use nix::unistd::{Whence, lseek64};
-use visor_block::{
-    BlockBackend, BlockBuffer, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, SECTOR, Sector,
-};
+use visor_block::{BlockBackend, BlockError, BlockGeometry, BlockOp, BlockRequest, SECTOR, Sector, SharedBuffer};
 use visor_qcow2::{Error, ErrorKind, FileStorage, Result, Source, Storage};
 
 use crate::error::{block_error, host_error};
@@ -75,40 +73,13 @@ impl Source for DiskSource {
         // Requests are of whole sectors.
         let start = at / SECTOR * SECTOR;
         let len = (at + data.len() as u64).next_multiple_of(SECTOR) - start;
-        let bytes = Arc::new(Mutex::new(vec![0; len as usize]));
-        let (tx, rx) = mpsc::channel();
-        let done = move |r| _ = tx.send(r);
-        let request =
-            BlockRequest::new(BlockOp::Read, Sector(start / SECTOR), len, Box::new(Bytes(bytes.clone())), done);
-        self.0.submit(request);
-        let result = rx.recv().unwrap_or_else(|_| Err(BlockError::new(BlockErrorKind::Lost, "the request was lost")));
-        result.map_err(|e| Error { kind: ErrorKind::Io, what: e.what, source: e.source })?;
-        let bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let buffer = SharedBuffer::new(vec![0; len as usize]);
+        visor_block::run(&*self.0, BlockOp::Read, Sector(start / SECTOR), len, Box::new(buffer.clone()))
+            .map_err(|e| Error { kind: ErrorKind::Io, what: e.what, source: e.source })?;
+        let bytes = buffer.take();
         let from = (at - start) as usize;
         data.copy_from_slice(&bytes[from..from + data.len()]);
         Ok(())
-    }
-}
-
-/// Data of a request.
-struct Bytes(Arc<Mutex<Vec<u8>>>);
-
-impl BlockBuffer for Bytes {
-    fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    fn put(&mut self, offset: usize, data: &[u8]) -> std::result::Result<(), BlockError> {
-        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match bytes.get_mut(offset..offset + data.len()) {
-            Some(to) => to.copy_from_slice(data),
-            None => return Err(BlockError::new(BlockErrorKind::BadBuffer, "outside the buffer")),
-        }
-        Ok(())
-    }
-
-    fn get(&self, _offset: usize, _data: &mut [u8]) -> std::result::Result<(), BlockError> {
-        Err(BlockError::new(BlockErrorKind::BadBuffer, "a buffer for reading"))
     }
 }
 

@@ -2,44 +2,11 @@
 //!
 //! The functions panic where a back end fails, as tests do.
 
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
-use visor_block::{BlockBackend, BlockBuffer, BlockError, BlockErrorKind, BlockOp, BlockRequest, SECTOR, Sector};
-
-/// Data of a request in host memory, kept by the test.
-#[derive(Clone, Default)]
-pub struct HostBuffer(Arc<Mutex<Vec<u8>>>);
-
-impl HostBuffer {
-    /// A buffer with `data`.
-    pub fn new(data: Vec<u8>) -> Self {
-        HostBuffer(Arc::new(Mutex::new(data)))
-    }
-
-    /// What it holds now.
-    pub fn bytes(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl BlockBuffer for HostBuffer {
-    fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    fn put(&mut self, offset: usize, data: &[u8]) -> Result<(), BlockError> {
-        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        bytes.get_mut(offset..offset + data.len()).ok_or_else(bad)?.copy_from_slice(data);
-        Ok(())
-    }
-
-    fn get(&self, offset: usize, data: &mut [u8]) -> Result<(), BlockError> {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        data.copy_from_slice(bytes.get(offset..offset + data.len()).ok_or_else(bad)?);
-        Ok(())
-    }
-}
+use visor_block::{
+    BlockBackend, BlockBuffer, BlockError, BlockErrorKind, BlockOp, BlockRequest, SECTOR, Sector, SharedBuffer,
+};
 
 fn bad() -> BlockError {
     BlockError::new(BlockErrorKind::BadBuffer, "outside the buffer")
@@ -73,9 +40,7 @@ pub fn run(
     len: u64,
     buffer: Box<dyn BlockBuffer>,
 ) -> Result<(), BlockError> {
-    let (tx, rx) = mpsc::channel();
-    backend.submit(BlockRequest::new(op, Sector(sector), len, buffer, move |r| _ = tx.send(r)));
-    rx.recv().expect("a request completes")
+    visor_block::run(backend, op, Sector(sector), len, buffer)
 }
 
 /// Reads `count` sectors.
@@ -83,7 +48,7 @@ pub fn run(
 /// # Errors
 /// The request's.
 pub fn read(backend: &dyn BlockBackend, sector: u64, count: u64) -> Result<Vec<u8>, BlockError> {
-    let buffer = HostBuffer::new(vec![0xcc; (count * SECTOR) as usize]);
+    let buffer = SharedBuffer::new(vec![0xcc; (count * SECTOR) as usize]);
     run(backend, BlockOp::Read, sector, count * SECTOR, Box::new(buffer.clone())).map(|()| buffer.bytes())
 }
 
@@ -92,7 +57,7 @@ pub fn read(backend: &dyn BlockBackend, sector: u64, count: u64) -> Result<Vec<u
 /// # Errors
 /// The request's.
 pub fn write(backend: &dyn BlockBackend, sector: u64, data: &[u8]) -> Result<(), BlockError> {
-    run(backend, BlockOp::Write, sector, data.len() as u64, Box::new(HostBuffer::new(data.to_vec())))
+    run(backend, BlockOp::Write, sector, data.len() as u64, Box::new(SharedBuffer::new(data.to_vec())))
 }
 
 /// Runs the whole suite. `make` gives a new writable disk of as many sectors as it is told, which reads as zeroes.
@@ -134,7 +99,7 @@ fn refuses_what_is_outside(disk: &dyn BlockBackend) {
     for op in ops {
         for (sector, len) in [(64, 512), (63, 1024), (u64::MAX, 512), (u64::MAX / 512, 512), (0, 65 * 512)] {
             let has_data = matches!(op, BlockOp::Read | BlockOp::Write);
-            let buffer = HostBuffer::new(vec![1; if has_data { len as usize } else { 0 }]);
+            let buffer = SharedBuffer::new(vec![1; if has_data { len as usize } else { 0 }]);
             let e = run(disk, op, sector, len, Box::new(buffer)).expect_err("outside the disk");
             assert_eq!(e.kind, BlockErrorKind::OutOfRange, "{op:?} at {sector}");
         }
@@ -158,7 +123,7 @@ fn completes_many_at_once(disk: &dyn BlockBackend) {
         let buffers: Vec<_> = (0..sectors)
             .map(|s| {
                 let tx = tx.clone();
-                let buffer = HostBuffer::new(if op == BlockOp::Write { content(s) } else { vec![0; 512] });
+                let buffer = SharedBuffer::new(if op == BlockOp::Write { content(s) } else { vec![0; 512] });
                 let done = move |r: Result<(), BlockError>| _ = tx.send((s, r.is_ok()));
                 disk.submit(BlockRequest::new(op, Sector(s), SECTOR, Box::new(buffer.clone()), done));
                 buffer
@@ -220,7 +185,7 @@ fn drains(disk: &dyn BlockBackend) {
     let done = Arc::new(Mutex::new(0));
     for s in 0..64 {
         let done = done.clone();
-        let buffer = Box::new(HostBuffer::new(vec![1; 512]));
+        let buffer = Box::new(SharedBuffer::new(vec![1; 512]));
         let count = move |_| *done.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         disk.submit(BlockRequest::new(BlockOp::Write, Sector(s), SECTOR, buffer, count));
     }
@@ -233,5 +198,5 @@ fn flush(disk: &dyn BlockBackend) -> Result<(), BlockError> {
 }
 
 fn empty() -> Box<dyn BlockBuffer> {
-    Box::new(HostBuffer::default())
+    Box::new(SharedBuffer::default())
 }

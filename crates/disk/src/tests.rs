@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use visor_block::{BlockBackend, BlockErrorKind, BlockOp, BlockRequest, Sector};
+use visor_block::{BlockBackend, BlockErrorKind, BlockOp, BlockRequest, Sector, SharedBuffer};
 
-use crate::testing::{HostBuffer, read, run, write};
+use crate::testing::{read, run, write};
 use crate::*;
 
 fn dir() -> (TempDir, PathBuf) {
@@ -47,9 +47,9 @@ fn space_is_taken_at_once_or_when_written_and_given_back() {
     assert_eq!((fs::metadata(&path).unwrap().len(), taken(&path)), (1 << 20, 0));
     let disk = open(&path);
     write(&disk, 0, &[1; 1 << 18]).unwrap();
-    run(&disk, BlockOp::Flush, 0, 0, Box::new(HostBuffer::default())).unwrap();
+    run(&disk, BlockOp::Flush, 0, 0, Box::new(SharedBuffer::default())).unwrap();
     assert!(taken(&path) >= 1 << 18);
-    run(&disk, BlockOp::Discard, 0, 1 << 18, Box::new(HostBuffer::default())).unwrap();
+    run(&disk, BlockOp::Discard, 0, 1 << 18, Box::new(SharedBuffer::default())).unwrap();
     assert!(taken(&path) < 1 << 18);
     assert_eq!(read(&disk, 0, 1).unwrap(), [0; 512]);
 }
@@ -99,10 +99,10 @@ fn read_only_disks_read_and_refuse_the_rest() {
     assert_eq!(read(&disk, 1, 1).unwrap(), [7; 512]);
     assert_eq!(write(&disk, 0, &[0; 512]).unwrap_err().kind, BlockErrorKind::ReadOnly);
     for op in [BlockOp::Discard, BlockOp::WriteZeroes { may_unmap: true }] {
-        let e = run(&disk, op, 0, 512, Box::new(HostBuffer::default())).unwrap_err();
+        let e = run(&disk, op, 0, 512, Box::new(SharedBuffer::default())).unwrap_err();
         assert_eq!(e.kind, BlockErrorKind::ReadOnly);
     }
-    run(&disk, BlockOp::Flush, 0, 0, Box::new(HostBuffer::default())).unwrap();
+    run(&disk, BlockOp::Flush, 0, 0, Box::new(SharedBuffer::default())).unwrap();
     assert_eq!(fs::read(&path).unwrap(), [7; 1024]);
 }
 
@@ -146,9 +146,9 @@ fn odd_requests_are_refused() {
     let (_dir, path) = dir();
     RawDisk::create(&path, 4096, Alloc::Dynamic).unwrap();
     let disk = open(&path);
-    let e = run(&disk, BlockOp::Read, 0, 100, Box::new(HostBuffer::new(vec![0; 100]))).unwrap_err();
+    let e = run(&disk, BlockOp::Read, 0, 100, Box::new(SharedBuffer::new(vec![0; 100]))).unwrap_err();
     assert_eq!(e.kind, BlockErrorKind::OutOfRange);
-    let e = run(&disk, BlockOp::Write, 0, 1024, Box::new(HostBuffer::new(vec![0; 512]))).unwrap_err();
+    let e = run(&disk, BlockOp::Write, 0, 1024, Box::new(SharedBuffer::new(vec![0; 512]))).unwrap_err();
     assert_eq!(e.kind, BlockErrorKind::BadBuffer);
     write(&disk, 8, &[]).unwrap();
 }
@@ -161,7 +161,7 @@ fn dropping_a_disk_finishes_its_requests_even_from_a_completion() {
     let (tx, rx) = std::sync::mpsc::channel();
     for s in 0..100 {
         let (tx, disk) = (tx.clone(), disk.clone());
-        let buffer = Box::new(HostBuffer::new(vec![s as u8; 512]));
+        let buffer = Box::new(SharedBuffer::new(vec![s as u8; 512]));
         let holder = disk.clone();
         let done = move |r: Result<(), _>| {
             drop(holder);
@@ -181,7 +181,7 @@ fn a_completion_that_panics_does_not_stop_the_disk() {
     RawDisk::create(&path, 4096, Alloc::Dynamic).unwrap();
     let options = RawOptions { threads: 1, ..RawOptions::default() };
     let disk = RawDisk::open(&path, Access::ReadWrite, &options).unwrap();
-    let buffer = Box::new(HostBuffer::new(vec![0; 512]));
+    let buffer = Box::new(SharedBuffer::new(vec![0; 512]));
     disk.submit(BlockRequest::new(BlockOp::Read, Sector(0), 512, buffer, |_| panic!("expected by the test")));
     disk.drain();
     assert_eq!(read(&disk, 0, 1).unwrap(), [0; 512]);

@@ -290,7 +290,7 @@ mod tests {
         let disk = Throttle::new(raw, Limits { iops: 1, bps: 0 }).unwrap();
         let (tx, rx) = std::sync::mpsc::channel();
         let write = |i: u64| {
-            let (tx, buffer) = (tx.clone(), Box::new(testing::HostBuffer::new(vec![1; 512])));
+            let (tx, buffer) = (tx.clone(), Box::new(visor_block::SharedBuffer::new(vec![1; 512])));
             let done = move |r: Result<(), _>| tx.send(r.is_ok()).unwrap();
             disk.submit(BlockRequest::new(BlockOp::Write, visor_block::Sector(i), 512, buffer, done));
         };
@@ -319,7 +319,7 @@ mod tests {
         let slow = Throttle::new(raw, Limits { iops: 1, bps: 0 }).unwrap();
         let (tx, rx) = std::sync::mpsc::channel();
         for i in 0..20u64 {
-            let (tx, buffer) = (tx.clone(), Box::new(testing::HostBuffer::new(vec![1; 512])));
+            let (tx, buffer) = (tx.clone(), Box::new(visor_block::SharedBuffer::new(vec![1; 512])));
             let done = move |r: Result<(), _>| tx.send(r.is_ok()).unwrap();
             slow.submit(BlockRequest::new(BlockOp::Write, visor_block::Sector(i), 512, buffer, done));
         }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use visor_block::SharedBuffer;
 use visor_block::{BlockErrorKind, BlockOp};
-use visor_disk::testing::{HostBuffer, block, read, run, write};
+use visor_disk::testing::{block, read, run, write};
 use visor_disk::{Access, Format, ImageOptions, Opened, Policy, Qcow2Disk, open_disk, open_image};
 use visor_qcow2::{CreateOptions, FileStorage, Image, OpenOptions};
 
@@ -233,10 +234,10 @@ fn discards_give_space_back() {
     for i in 0..16 {
         write(&*disk, i * 2048, &vec![9; 1 << 20]).unwrap();
     }
-    let flush = || run(&*disk, BlockOp::Flush, 0, 0, Box::new(HostBuffer::default())).unwrap();
+    let flush = || run(&*disk, BlockOp::Flush, 0, 0, Box::new(SharedBuffer::default())).unwrap();
     flush();
     assert!(blocks() >= 16 << 20, "{}", blocks());
-    run(&*disk, BlockOp::Discard, 0, 12 << 20, Box::new(HostBuffer::default())).unwrap();
+    run(&*disk, BlockOp::Discard, 0, 12 << 20, Box::new(SharedBuffer::default())).unwrap();
     flush();
     assert!(blocks() < 6 << 20, "{}", blocks());
     assert_eq!(read(&*disk, 0, 1).unwrap(), [0; 512]);
@@ -252,7 +253,7 @@ fn a_killed_writer_leaves_a_sound_image() {
             let sector = i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 32768;
             write(&*disk, sector, &[i as u8; 4096][..512 * (8.min(32768 - sector) as usize)]).unwrap();
             if i.is_multiple_of(16) {
-                run(&*disk, BlockOp::Flush, 0, 0, Box::new(HostBuffer::default())).unwrap();
+                run(&*disk, BlockOp::Flush, 0, 0, Box::new(SharedBuffer::default())).unwrap();
                 println!("flushed {i}");
             }
         }

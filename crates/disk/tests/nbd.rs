@@ -12,8 +12,9 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use visor_block::SharedBuffer;
 use visor_block::{BlockBackend, BlockErrorKind, BlockOp, BlockRequest, Sector};
-use visor_disk::testing::{HostBuffer, block, read, run, write};
+use visor_disk::testing::{block, read, run, write};
 use visor_disk::{
     Access, Alloc, ImageOptions, NbdAddress, NbdDisk, NbdExport, NbdOptions, NbdServer, RawDisk, open_disk,
 };
@@ -179,7 +180,7 @@ fn our_client_uses_qemu_and_loses_nothing_when_it_is_killed() {
             drop(server);
             server = Qemu::start(&socket, &image);
         }
-        let (tx, buffer) = (tx.clone(), Box::new(HostBuffer::new(vec![(i % 250) as u8 + 1; 16384])));
+        let (tx, buffer) = (tx.clone(), Box::new(SharedBuffer::new(vec![(i % 250) as u8 + 1; 16384])));
         disk.submit(BlockRequest::new(BlockOp::Write, Sector(1000 + i * 32), 16384, buffer, move |r| {
             tx.send(r.map_err(|e| e.to_string())).unwrap();
         }));
@@ -188,7 +189,7 @@ fn our_client_uses_qemu_and_loses_nothing_when_it_is_killed() {
     let results: Vec<_> = rx.iter().collect();
     assert_eq!(results.len() as u64, requests);
     assert!(results.iter().all(Result::is_ok), "{results:?}");
-    run(&*disk, BlockOp::Flush, 0, 0, Box::new(HostBuffer::default())).unwrap();
+    run(&*disk, BlockOp::Flush, 0, 0, Box::new(SharedBuffer::default())).unwrap();
     for i in 0..requests {
         assert_eq!(read(&*disk, 1000 + i * 32, 1).unwrap(), [(i % 250) as u8 + 1; 512]);
     }

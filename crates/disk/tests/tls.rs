@@ -16,8 +16,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use tempfile::TempDir;
+use visor_block::SharedBuffer;
 use visor_block::{BlockBackend, BlockOp, BlockRequest};
-use visor_disk::testing::{HostBuffer, block, read, run, write};
+use visor_disk::testing::{block, read, run, write};
 use visor_disk::{
     Access, Alloc, ImageOptions, NbdAddress, NbdDisk, NbdExport, NbdOptions, NbdServer, RawDisk, TlsClient, TlsFiles,
     TlsServer, open_disk,
@@ -172,7 +173,7 @@ fn large_requests_both_ways_at_once() {
     let mut reads = Vec::new();
     for i in 0..32u64 {
         let op = if i % 2 == 0 { BlockOp::Write } else { BlockOp::Read };
-        let buffer = HostBuffer::new(vec![i as u8; 2 << 20]);
+        let buffer = SharedBuffer::new(vec![i as u8; 2 << 20]);
         if op == BlockOp::Read {
             reads.push(buffer.clone());
         }
@@ -336,7 +337,7 @@ fn a_lost_connection_is_made_again() {
         }
     });
     write(&client, 1, &[2; 512]).unwrap();
-    run(&client, BlockOp::Flush, 0, 0, Box::new(HostBuffer::default())).unwrap();
+    run(&client, BlockOp::Flush, 0, 0, Box::new(SharedBuffer::default())).unwrap();
     assert_eq!(read(&client, 0, 1).unwrap(), [1; 512]);
     drop(again.join().unwrap());
 }
@@ -409,7 +410,7 @@ fn our_client_uses_qemus_server() {
     let client = client.unwrap();
     assert_eq!(read(&client, 7, 1).unwrap(), [6; 512]);
     write(&client, 7, &[9; 512]).unwrap();
-    run(&client, BlockOp::Flush, 0, 0, Box::new(HostBuffer::default())).unwrap();
+    run(&client, BlockOp::Flush, 0, 0, Box::new(SharedBuffer::default())).unwrap();
     drop(client);
     assert_eq!(std::fs::read(&path).unwrap()[3584..4096], [9; 512]);
     // Without a certificate.

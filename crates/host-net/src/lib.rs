@@ -4,7 +4,8 @@
 //! - [`Nat`] and [`NatPort`]: such an engine with a cable to plug a network device into;
 //! - [`CablePort`]: a cable to a device or network in another process;
 //! - [`Directory`]: files that guests fetch when they boot from their network;
-//! - [`TapPort`]: a tap device of the host, for bridges and host-only networks where that is allowed.
+//! - [`TapPort`]: a tap device of the host, for bridges and host-only networks where that is allowed, or what stands for one in a
+//!   namespace of the process's own.
 //!
 //! Nothing blocks. Whoever owns a port calls it from its own thread; the one thread that each port has of its own waits for the
 //! host's news and does nothing but wake the owner ([`visor_net::Notify`]).
@@ -20,6 +21,7 @@ mod segments;
 mod sockets;
 mod sys;
 mod tap;
+mod veth;
 mod waker;
 
 #[cfg(test)]

@@ -160,4 +160,9 @@ impl NetPort for NatPort {
     fn mtu(&self) -> u16 {
         self.shared.lock().engine.config().mtu
     }
+
+    fn collects(&self) -> bool {
+        // What is collected has set the alarm when it was sent, or rung at once for an answer besides.
+        self.shared.lock().engine.has_collected()
+    }
 }

@@ -76,9 +76,41 @@ impl TapPort {
         check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) })
             .map_err(fail("set the header of"))?;
         let mtu = bring_up(&name).map_err(fail("bring up"))?;
-        let watched = fd.try_clone().map_err(fail("watch"))?;
-        let waker = Waker::new("tap", watched, libc::EPOLLIN as u32).map_err(fail("watch"))?;
-        Ok(TapPort { waker, fd, name, buffer: vec![0; HEADER + MAX_FRAME], pending: 0, mtu })
+        Self::with(fd, &name, mtu)
+    }
+
+    /// A device `name` in a network namespace that the process has made itself: a tap device, or where `/dev/net/tun` is missing or
+    /// closed to the user a pair of virtual Ethernet devices, whose other end is called `NAMEp`.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError`]: what is against the tap device, if the pair cannot be made either.
+    pub fn in_own_namespace(name: &str) -> Result<TapPort, TapError> {
+        Self::open(name).or_else(|why| {
+            Self::pair(name).map_err(|other| {
+                tracing::debug!(error = %other, "no pair of virtual Ethernet devices either");
+                why
+            })
+        })
+    }
+
+    /// The second half of [`TapPort::in_own_namespace`], where a tap device could be had as well.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError`].
+    pub fn pair(name: &str) -> Result<TapPort, TapError> {
+        let fail =
+            |source| TapError { doing: "make a pair of virtual Ethernet devices for", name: name.to_owned(), source };
+        let (fd, mtu) = crate::veth::pair(name, &format!("{name}p")).map_err(fail)?;
+        Self::with(fd, name, mtu)
+    }
+
+    fn with(fd: OwnedFd, name: &str, mtu: u16) -> Result<TapPort, TapError> {
+        let fail = |source| TapError { doing: "watch", name: name.to_owned(), source };
+        let watched = fd.try_clone().map_err(fail)?;
+        let waker = Waker::new("tap", watched, libc::EPOLLIN as u32).map_err(fail)?;
+        Ok(TapPort { waker, fd, name: name.to_owned(), buffer: vec![0; HEADER + MAX_FRAME], pending: 0, mtu })
     }
 
     /// The device's name.
@@ -191,7 +223,7 @@ impl NetPort for TapPort {
             flags |= if accepts.tcp4 { TUN_F_TSO4 } else { 0 };
             flags |= if accepts.tcp6 { TUN_F_TSO6 } else { 0 };
         }
-        // SAFETY: no pointers. If the kernel knows less, it does more itself.
+        // SAFETY: no pointers. If the kernel knows less, it does more itself; a pair of devices leaves nothing undone.
         unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNSETOFFLOAD, flags) };
     }
 
@@ -250,7 +282,7 @@ fn open_tun(path: &str) -> io::Result<OwnedFd> {
 }
 
 /// A request about the interface `name`.
-fn request(name: &str) -> io::Result<libc::ifreq> {
+pub(crate) fn request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: all zeros are a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.is_empty() || name.len() >= request.ifr_name.len() || name.contains(['/', '\0']) {
@@ -308,7 +340,7 @@ pub fn add_default_route(router: Ipv4Addr) -> io::Result<()> {
 }
 
 /// Brings an interface up; gives its MTU.
-fn bring_up(name: &str) -> io::Result<u16> {
+pub(crate) fn bring_up(name: &str) -> io::Result<u16> {
     let control = socket(false, libc::SOCK_DGRAM, 0)?;
     let mut request = request(name)?;
     // SAFETY: the request is live, and of the type that the calls want; each call sets the part of the union that is read.

@@ -29,10 +29,6 @@ fn run(line: &str) -> String {
     text
 }
 
-fn has(program: &str) -> bool {
-    Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status().unwrap().success()
-}
-
 /// Carries frames between two ports in a thread of its own.
 fn cable(mut nat: NatPort, mut tap: TapPort, offloads: bool) {
     let bell = Arc::new((Mutex::new(true), Condvar::new()));
@@ -73,6 +69,15 @@ struct Guest {
 impl Guest {
     /// A network namespace with the tap device inside, configured as a guest that knows its address.
     fn new(config: NatConfig, resolvers: Vec<SocketAddr>, offloads: bool) -> (Guest, Nat) {
+        Self::behind(|| TapPort::open("tap%d").unwrap(), config, resolvers, offloads)
+    }
+
+    fn behind(
+        open: impl FnOnce() -> TapPort,
+        config: NatConfig,
+        resolvers: Vec<SocketAddr>,
+        offloads: bool,
+    ) -> (Guest, Nat) {
         run("ip link set lo up");
         run(&format!("ip addr add {OUTSIDE}/32 dev lo; ip -6 addr add {OUTSIDE6}/128 dev lo nodad"));
         run("sysctl -qw net.ipv4.ping_group_range='0 0'; sysctl -qw net.ipv4.ip_forward=0");
@@ -84,7 +89,7 @@ impl Guest {
         while net(&pid.to_string()) == net("self") {
             thread::sleep(Duration::from_millis(5));
         }
-        let tap = TapPort::open("tap%d").unwrap();
+        let tap = open();
         run(&format!("ip link set {} netns {pid} name eth0 address 52:54:00:00:00:01", tap.name()));
         let (nat, port) = Nat::with_resolvers(config, Resolvers::fixed(resolvers)).unwrap();
         cable(port, tap, offloads);
@@ -236,7 +241,11 @@ fn echo_server(port: u16) {
 }
 
 fn all_protocols(offloads: bool) {
-    let (guest, nat) = Guest::new(NatConfig::default(), Vec::new(), offloads);
+    all_protocols_behind(|| TapPort::open("tap%d").unwrap(), offloads);
+}
+
+fn all_protocols_behind(open: impl FnOnce() -> TapPort, offloads: bool) {
+    let (guest, nat) = Guest::behind(open, NatConfig::default(), Vec::new(), offloads);
     server(7001, 7, UP, DOWN);
     server(7002, 9, 100_000, 200_000);
     echo_server(7003);
@@ -272,6 +281,13 @@ fn every_protocol_with_offloads() {
 fn every_protocol_without_offloads() {
     if inside("every_protocol_without_offloads") {
         all_protocols(false);
+    }
+}
+
+#[test]
+fn every_protocol_over_a_pair_of_devices() {
+    if inside("every_protocol_over_a_pair_of_devices") {
+        all_protocols_behind(|| TapPort::pair("near").unwrap(), true);
     }
 }
 
@@ -324,53 +340,58 @@ fn well_known_programs() {
     nat.with(|e, _| e.set_name("web", vec![OUTSIDE.parse().unwrap()]));
     let out = guest.run(&format!("ping -c3 -i0.2 -W5 {OUTSIDE}; ping -c1 -W5 10.0.2.2; ping -c1 -s4000 -W5 {OUTSIDE}"));
     assert_eq!(out.matches(" 0% packet loss").count(), 3, "{out}");
-    if has("dig") {
-        // A resolver of the host that knows one thing.
-        let upstream = UdpSocket::bind(resolver).unwrap();
-        thread::spawn(move || {
-            let mut q = [0; 512];
-            while let Ok((n, from)) = upstream.recv_from(&mut q) {
-                let end = 12 + q[12..n].iter().position(|b| *b == 0).unwrap() + 5;
-                let mut answer = q[..end].to_vec();
-                answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 203, 0, 113, 5]);
-                upstream.send_to(&answer, from).unwrap();
-            }
-        });
-        let ask = |name: &str| guest.run(&format!("dig +time=10 +tries=1 +short @10.0.2.3 {name}"));
-        assert_eq!(ask("example.org"), "203.0.113.5\n");
-        assert_eq!(ask("web.internal"), format!("{OUTSIDE}\n"));
-    }
-    if has("iperf3") {
-        for reverse in ["", "-R", "-P 8"] {
-            let mut served =
-                Command::new("iperf3").args(["-s", "-1", "-B", OUTSIDE]).stdout(Stdio::null()).spawn().unwrap();
-            let limit = std::time::Instant::now() + Duration::from_secs(30);
-            while !run("ss -ltn").contains(":5201") {
-                assert!(std::time::Instant::now() < limit);
-                thread::sleep(Duration::from_millis(20));
-            }
-            let out = guest.run(&format!("iperf3 -c {OUTSIDE} -n 20M {reverse}"));
-            assert!(out.contains("receiver"), "{out}");
-            served.wait().unwrap();
+    a_name_is_resolved(&guest, resolver);
+    iperf_measures(&guest);
+    // A DHCP client: it must be given what the guest has already.
+    let out = guest.run("busybox udhcpc -i eth0 -n -q -f -s /bin/true 2>&1");
+    assert!(out.contains("lease of 10.0.2.15 obtained"), "{out}");
+    curl_keeps_a_file(&guest);
+}
+
+/// By the host's resolver, or by a name that the translator knows.
+fn a_name_is_resolved(guest: &Guest, resolver: SocketAddr) {
+    // A resolver of the host that knows one thing.
+    let upstream = UdpSocket::bind(resolver).unwrap();
+    thread::spawn(move || {
+        let mut q = [0; 512];
+        while let Ok((n, from)) = upstream.recv_from(&mut q) {
+            let end = 12 + q[12..n].iter().position(|b| *b == 0).unwrap() + 5;
+            let mut answer = q[..end].to_vec();
+            answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 203, 0, 113, 5]);
+            upstream.send_to(&answer, from).unwrap();
         }
+    });
+    let ask = |name: &str| guest.run(&format!("dig +time=10 +tries=1 +short @10.0.2.3 {name}"));
+    assert_eq!(ask("example.org"), "203.0.113.5\n");
+    assert_eq!(ask("web.internal"), format!("{OUTSIDE}\n"));
+}
+
+fn iperf_measures(guest: &Guest) {
+    for reverse in ["", "-R", "-P 8"] {
+        let mut served =
+            Command::new("iperf3").args(["-s", "-1", "-B", OUTSIDE]).stdout(Stdio::null()).spawn().unwrap();
+        let limit = std::time::Instant::now() + Duration::from_secs(30);
+        while !run("ss -ltn").contains(":5201") {
+            assert!(std::time::Instant::now() < limit);
+            thread::sleep(Duration::from_millis(20));
+        }
+        let out = guest.run(&format!("iperf3 -c {OUTSIDE} -n 20M {reverse}"));
+        assert!(out.contains("receiver"), "{out}");
+        served.wait().unwrap();
     }
-    if has("busybox") {
-        // A DHCP client: it must be given what the guest has already.
-        let out = guest.run("busybox udhcpc -i eth0 -n -q -f -s /bin/true 2>&1");
-        assert!(out.contains("lease of 10.0.2.15 obtained"), "{out}");
-    }
-    if has("curl") {
-        let listener = TcpListener::bind((OUTSIDE, 8080)).unwrap();
-        thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let _ = stream.read(&mut [0; 4096]).unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n").unwrap();
-            stream.write_all(&pattern(10_000_000, 21)).unwrap();
-        });
-        let file = std::env::temp_dir().join(format!("nat-curl-{}", std::process::id()));
-        guest.run(&format!("curl -sS -m 60 -o {} http://{OUTSIDE}:8080/", file.display()));
-        assert!(std::fs::read(&file).unwrap() == pattern(10_000_000, 21));
-        std::fs::remove_file(&file).unwrap();
-    }
+}
+
+fn curl_keeps_a_file(guest: &Guest) {
+    let listener = TcpListener::bind((OUTSIDE, 8080)).unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n").unwrap();
+        stream.write_all(&pattern(10_000_000, 21)).unwrap();
+    });
+    let file = std::env::temp_dir().join(format!("nat-curl-{}", std::process::id()));
+    guest.run(&format!("curl -sS -m 60 -o {} http://{OUTSIDE}:8080/", file.display()));
+    assert!(std::fs::read(&file).unwrap() == pattern(10_000_000, 21));
+    std::fs::remove_file(&file).unwrap();
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::{ImageError, ImageErrorKind, IoContext};
+use crate::program::Program;
 use crate::tree::{Content, Node, Tree};
 
 /// Label of the file system; the guest finds its root by it.
@@ -39,31 +40,24 @@ pub(crate) fn write(tree: &Tree, sysroot: &Path, scratch: &Path, target: &Path) 
                     large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
     let size = format!("{}k", SIZE / 1024);
     let target_text = target.to_string_lossy().into_owned();
-    let mut make = tool(sysroot, "mke2fs", &config);
+    let mut make = tool(sysroot, "mke2fs", &config)?;
     make.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-O", features, "-E", &options, "-J", "size=4", "-m", "0"]);
     make.args(["-U", UUID, "-L", LABEL, &target_text, &size]);
     run(make, "mke2fs")?;
 
     let script = scratch.join("debugfs.script");
     fs::write(&script, commands(tree, scratch)?).doing("write", &script)?;
-    let mut fill = tool(sysroot, "debugfs", &config);
+    let mut fill = tool(sysroot, "debugfs", &config)?;
     fill.arg("-w").arg("-f").arg(&script).arg(target);
     run(fill, "debugfs")
 }
 
-/// A program of the unpacked packages, run with their loader and libraries.
-fn tool(sysroot: &Path, name: &str, config: &Path) -> Command {
-    let libraries = [sysroot.join("lib/x86_64-linux-gnu"), sysroot.join("usr/lib/x86_64-linux-gnu")];
-    let existing = |p: PathBuf, other: PathBuf| if p.exists() { p } else { other };
-    let loader = "x86_64-linux-gnu/ld-linux-x86-64.so.2";
-    let loader = existing(sysroot.join("lib").join(loader), sysroot.join("usr/lib").join(loader));
-    let mut command = Command::new(loader);
-    let path = libraries.map(|p| p.to_string_lossy().into_owned()).join(":");
-    command.arg("--library-path").arg(path);
-    command.arg(existing(sysroot.join("sbin").join(name), sysroot.join("usr/sbin").join(name)));
+/// A program of the unpacked packages, in an environment in which it makes the same of the same.
+fn tool(sysroot: &Path, name: &str, config: &Path) -> Result<Command, ImageError> {
+    let mut command = Program::find(sysroot, name)?.command();
     command.env_clear().env("LC_ALL", "C").env("MKE2FS_CONFIG", config).env("E2FSPROGS_FAKE_TIME", TIME);
     command.stdin(Stdio::null());
-    command
+    Ok(command)
 }
 
 /// Both programs exit with 0 after errors of single commands, but are silent only when all went well.

@@ -15,6 +15,7 @@ mod elf;
 mod error;
 mod firmware;
 mod modules;
+mod program;
 mod progress;
 mod recipe;
 mod store;

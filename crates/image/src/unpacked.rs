@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
 use crate::apt::{Apt, Package, hex};
 use crate::error::{ImageError, ImageErrorKind, IoContext};
 use crate::modules::KernelModules;
+use crate::program::Program;
 use crate::progress::{Phase, Progress};
 use crate::store::ImageStore;
 
@@ -55,6 +57,22 @@ impl Unpacked {
     /// Where the packages' files lie, under their paths without the leading slash.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Runs the packages' program `name` on this host, with their libraries; arguments are to be added.
+    ///
+    /// # Errors
+    /// `Missing` if none of the packages has such a program.
+    pub fn program(&self, name: &str) -> Result<Command, ImageError> {
+        Ok(Program::find(&self.directory, name)?.command())
+    }
+
+    /// A shell script that is the packages' program `name` to whoever starts it.
+    ///
+    /// # Errors
+    /// `Missing` if none of the packages has such a program.
+    pub fn script(&self, name: &str) -> Result<String, ImageError> {
+        Ok(Program::find(&self.directory, name)?.script())
     }
 
     /// The kernel among the packages, a bzImage.

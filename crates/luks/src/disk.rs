@@ -13,12 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use visor_block::{
     BlockBackend, BlockError, BlockErrorKind, BlockGeometry, BlockOp, BlockRequest, DiskResize, DiskSnapshots, SECTOR,
-    Sector,
+    Sector, SharedBuffer,
 };
 
 use crate::cipher::{UNIT, Xts};
 use crate::header::{Luks, Segment, VolumeKey};
-use crate::medium::Shared;
 use crate::{LuksErrorKind, Result};
 use gate::{Gate, Ticket};
 
@@ -161,7 +160,7 @@ impl Inside {
         op: BlockOp,
         at: u64,
         len: u64,
-        buffer: Shared,
+        buffer: SharedBuffer,
         done: impl FnOnce(std::result::Result<(), BlockError>) + Send + 'static,
     ) {
         let sector = Sector((self.segment.offset + at) / SECTOR);
@@ -201,10 +200,11 @@ impl Job {
     fn pass(self, op: BlockOp, at: u64, len: u64) {
         let inside = self.inside.clone();
         if op == BlockOp::Flush {
-            let request = BlockRequest::new(op, Sector(0), 0, Box::new(Shared::default()), move |r| self.finish(r));
+            let request =
+                BlockRequest::new(op, Sector(0), 0, Box::new(SharedBuffer::default()), move |r| self.finish(r));
             return inside.below.submit(request);
         }
-        inside.below(op, at, len, Shared::default(), move |r| self.finish(r));
+        inside.below(op, at, len, SharedBuffer::default(), move |r| self.finish(r));
     }
 
     /// The next piece.
@@ -221,7 +221,7 @@ impl Job {
             let data = vec![0; len as usize];
             return self.write(data, start, at, len);
         }
-        let (inside, data) = (self.inside.clone(), Shared::new(vec![0; whole as usize]));
+        let (inside, data) = (self.inside.clone(), SharedBuffer::new(vec![0; whole as usize]));
         let kept = data.clone();
         inside.below(BlockOp::Read, start, whole, data, move |r| match r {
             Ok(()) => self.have(kept.take(), start, at, len),
@@ -261,7 +261,7 @@ impl Job {
         inside.xts.encrypt(&mut data, inside.segment.sector as usize, inside.number(start));
         let whole = data.len() as u64;
         self.done += len;
-        inside.below(BlockOp::Write, start, whole, Shared::new(data), move |r| match r {
+        inside.below(BlockOp::Write, start, whole, SharedBuffer::new(data), move |r| match r {
             Ok(()) => self.step(),
             Err(e) => self.finish(Err(e)),
         });

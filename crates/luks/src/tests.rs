@@ -3,8 +3,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
+use visor_block::SharedBuffer;
 use visor_block::{BlockBackend, BlockErrorKind, BlockOp};
-use visor_disk::testing::{HostBuffer, block, read, run, write};
+use visor_disk::testing::{block, read, run, write};
 use visor_disk::{Access, Alloc, ImageOptions, RawDisk, open_disk};
 
 use crate::header::MAGIC;
@@ -217,7 +218,7 @@ fn nothing_readable_reaches_the_file_and_long_requests_work() {
     let data = b"a secret ".repeat(1 << 19)[..(4 << 20) + 512].to_vec();
     write(&disk, 3, &data).unwrap();
     assert_eq!(read(&disk, 3, data.len() as u64 / 512).unwrap(), data);
-    run(&disk, BlockOp::WriteZeroes { may_unmap: true }, 10, 3 << 20, Box::new(HostBuffer::default())).unwrap();
+    run(&disk, BlockOp::WriteZeroes { may_unmap: true }, 10, 3 << 20, Box::new(SharedBuffer::default())).unwrap();
     assert!(read(&disk, 10, (3 << 20) / 512).unwrap().iter().all(|b| *b == 0));
     drop(disk);
     let file = std::fs::read(dir.path().join("d")).unwrap();

@@ -212,7 +212,13 @@ impl Machine {
         }
     }
 
-    /// Presses the power button; true if the guest's operating system listens to it.
+    /// Whether the guest has suspended to RAM (ACPI S3). The power button wakes it, and an alarm of its clock that it has set.
+    pub fn sleeps(&self) -> bool {
+        self.control.sleeps()
+    }
+
+    /// Presses the power button; true if the guest's operating system listens to it. A machine that sleeps wakes, and takes the
+    /// press for no more than that.
     pub fn power_button(&self) -> bool {
         let Some(pm) = &self.built.pm else { return false };
         let heard = pm.lock().unwrap_or_else(PoisonError::into_inner).power_button();

@@ -24,7 +24,6 @@ use visor_virtio::rng::{HostEntropy, Rng};
 use crate::board::{Board, Part};
 use crate::error::{MachineError, MachineErrorKind};
 use crate::firmware::{Bootable, FirmwareKind, Overheard, Shadow, ShadowWrites, VarsFile};
-use crate::irq::Irqs;
 use crate::spec::MachineConfig;
 use crate::storage::{self, DiskBus};
 use crate::timeline::Phase;
@@ -106,29 +105,23 @@ fn pit(b: &mut Board<'_>) -> Result<(), MachineError> {
     Ok(claim_ports(&b.pio, &pit)?)
 }
 
-/// Tells the wake logic too when the RTC raises its interrupt.
-struct RtcAlarm {
-    irqs: Arc<Irqs>,
-    pm: Arc<Mutex<AcpiPm>>,
-}
+/// The wake logic's input from the RTC.
+struct RtcAlarm(Option<Arc<Mutex<AcpiPm>>>);
 
 impl IrqSink for RtcAlarm {
-    fn set(&self, gsi: u32, level: bool) {
-        if level {
-            self.pm.lock().unwrap_or_else(PoisonError::into_inner).rtc_alarm();
+    fn set(&self, _gsi: u32, level: bool) {
+        if let Some(pm) = self.0.as_ref().filter(|_| level) {
+            pm.lock().unwrap_or_else(PoisonError::into_inner).rtc_alarm();
         }
-        self.irqs.set(gsi, level);
     }
 }
 
 fn rtc(b: &mut Board<'_>) -> Result<(), MachineError> {
-    let irq = match &b.built.pm {
-        Some(pm) => IrqLine::new(Arc::new(RtcAlarm { irqs: b.irqs.clone(), pm: pm.clone() }), RTC_IRQ),
-        None => b.irqs.line(RTC_IRQ),
-    };
+    let wake = IrqLine::new(Arc::new(RtcAlarm(b.built.pm.clone())), RTC_IRQ);
+    let irq = b.irqs.line(RTC_IRQ);
     let (clock, legacy) = (b.clock.clone(), b.legacy.clone());
     let config = RtcConfig { memory_below_4g: b.map.low_end(), memory_above_4g: b.map.high_end() - HIGH_RAM };
-    let rtc = b.kept(|timer| Rtc::new(RtcWires { clock, timer, irq, legacy }, config));
+    let rtc = b.kept(|timer| Rtc::new(RtcWires { clock, timer, irq, wake, legacy }, config));
     b.built.rtc = Some(rtc.clone());
     Ok(claim_ports(&b.pio, &rtc)?)
 }

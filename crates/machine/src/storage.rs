@@ -1,8 +1,8 @@
 //! Drives: which place each gets, and the controllers that they are on.
 //!
-//! IDE has four places. Disks take them from the front and CD-ROM drives the secondary master first, as people have wired PCs, so that a
-//! disk does not change its place when a drive is added: `sda` is the primary master, `sdb` the primary slave, `sr0` the secondary
-//! master. The SCSI adapter has room for more, and takes disks while the machine runs.
+//! IDE has four places. Disks take them from the front, in the order in which systems look at them, and CD-ROM drives the secondary master
+//! first, as people have wired PCs: `sda` is the primary master, `sdb` the primary slave, `sr0` the secondary master, and a third disk
+//! takes what is left there. The SCSI adapter has room for more, and takes disks while the machine runs.
 
 use std::sync::{Arc, PoisonError};
 
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Cd {
 }
 
 /// The order in which places are given to disks, and to CD-ROM drives.
-const DISK_PLACES: [(usize, usize); IDE_PLACES] = [(0, 0), (0, 1), (1, 1), (1, 0)];
+const DISK_PLACES: [(usize, usize); IDE_PLACES] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 const CD_PLACES: [(usize, usize); IDE_PLACES] = [(1, 0), (1, 1), (0, 1), (0, 0)];
 
 /// The IDE function of the chipset.

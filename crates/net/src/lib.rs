@@ -187,6 +187,10 @@ macro_rules! leave_to {
         fn mtu(&$self) -> u16 {
             ($inner).mtu()
         }
+
+        fn collects(&$self) -> bool {
+            ($inner).collects()
+        }
     };
 }
 
@@ -228,6 +232,12 @@ pub trait NetPort: Send {
     /// Most bytes of an IP packet in one unsegmented frame.
     fn mtu(&self) -> u16 {
         1500
+    }
+
+    /// True while frames that were sent wait for more of their kind, to go on together. The port rings soon (well under a
+    /// millisecond), and whoever has more to send may leave it lying until then.
+    fn collects(&self) -> bool {
+        false
     }
 }
 

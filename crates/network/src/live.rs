@@ -39,6 +39,8 @@ pub enum GuestRequest {
     },
     /// The rules: a [`visor_firewall::Firewall`].
     Firewall,
+    /// The rules that the guest was started with: a [`RuleSet`]. They are permanent while it runs, and are not stored.
+    Given,
     /// Put the permanent rules in force, or only tell what that would do. Gives a [`visor_firewall::Reload`].
     Reload {
         /// Only tell.
@@ -83,6 +85,7 @@ impl Rules<'_> {
                 self.change(*scope, *direction, rule, *add, ended).map(Value::from)
             }
             GuestRequest::Firewall => self.firewall(|g| json!(g.firewall)),
+            GuestRequest::Given => Ok(json!(self.given)),
             GuestRequest::Reload { preview: true } => self.firewall(|g| json!(g.firewall.preview())),
             GuestRequest::Reload { preview: false } => self.firewall(|g| json!(g.firewall.reload())),
             GuestRequest::RuntimeToPermanent => {

@@ -1,20 +1,17 @@
 //! A disk, or a part of something, as storage of fixed size.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::Arc;
 
-use visor_block::{BlockBackend, BlockBuffer, BlockError, BlockErrorKind, BlockOp, BlockRequest, SECTOR, Sector};
+use visor_block::{BlockBackend, BlockErrorKind, BlockOp, SECTOR, Sector, SharedBuffer};
 use visor_qcow2::Storage;
 
 /// A disk. Positions and lengths are whole sectors.
 pub(crate) struct Device(pub(crate) Arc<dyn BlockBackend>);
 
 impl Device {
-    fn run(&self, op: BlockOp, at: u64, len: u64, buffer: Shared) -> io::Result<()> {
-        let (tx, rx) = mpsc::channel();
-        let request = BlockRequest::new(op, Sector(at / SECTOR), len, Box::new(buffer), move |r| _ = tx.send(r));
-        self.0.submit(request);
-        rx.recv().map_err(|_| io::Error::other("the request was lost"))?.map_err(|e| match e.kind {
+    fn run(&self, op: BlockOp, at: u64, len: u64, buffer: SharedBuffer) -> io::Result<()> {
+        visor_block::run(&*self.0, op, Sector(at / SECTOR), len, Box::new(buffer)).map_err(|e| match e.kind {
             BlockErrorKind::NoSpace => io::Error::new(io::ErrorKind::StorageFull, e.what),
             BlockErrorKind::Unsupported => io::Error::new(io::ErrorKind::Unsupported, e.what),
             _ => io::Error::other(e.what),
@@ -24,7 +21,7 @@ impl Device {
 
 impl Device {
     fn zero(&self, may_unmap: bool, at: u64, len: u64) -> io::Result<()> {
-        match self.run(BlockOp::WriteZeroes { may_unmap }, at, len, Shared::default()) {
+        match self.run(BlockOp::WriteZeroes { may_unmap }, at, len, SharedBuffer::default()) {
             Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
             other => return other,
         }
@@ -45,14 +42,14 @@ impl Storage for Device {
     }
 
     fn read_at(&self, data: &mut [u8], at: u64) -> io::Result<()> {
-        let buffer = Shared(Arc::new(Mutex::new(vec![0; data.len()])));
+        let buffer = SharedBuffer::new(vec![0; data.len()]);
         self.run(BlockOp::Read, at, data.len() as u64, buffer.clone())?;
-        data.copy_from_slice(&buffer.0.lock().unwrap_or_else(PoisonError::into_inner));
+        data.copy_from_slice(&buffer.take());
         Ok(())
     }
 
     fn write_at(&self, data: &[u8], at: u64) -> io::Result<()> {
-        self.run(BlockOp::Write, at, data.len() as u64, Shared(Arc::new(Mutex::new(data.to_vec()))))
+        self.run(BlockOp::Write, at, data.len() as u64, SharedBuffer::new(data.to_vec()))
     }
 
     fn zero_at(&self, at: u64, len: u64) -> io::Result<()> {
@@ -72,7 +69,7 @@ impl Storage for Device {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.run(BlockOp::Flush, 0, 0, Shared::default())
+        self.run(BlockOp::Flush, 0, 0, SharedBuffer::default())
     }
 }
 
@@ -124,30 +121,4 @@ impl Storage for Part {
     fn flush(&self) -> io::Result<()> {
         self.whole.flush()
     }
-}
-
-/// Data of a request that its maker keeps.
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl BlockBuffer for Shared {
-    fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    fn put(&mut self, offset: usize, data: &[u8]) -> Result<(), BlockError> {
-        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        bytes.get_mut(offset..offset + data.len()).ok_or_else(outside)?.copy_from_slice(data);
-        Ok(())
-    }
-
-    fn get(&self, offset: usize, data: &mut [u8]) -> Result<(), BlockError> {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        data.copy_from_slice(bytes.get(offset..offset + data.len()).ok_or_else(outside)?);
-        Ok(())
-    }
-}
-
-fn outside() -> BlockError {
-    BlockError::new(BlockErrorKind::BadBuffer, "outside the buffer")
 }

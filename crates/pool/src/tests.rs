@@ -4,8 +4,9 @@ mod stores;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use visor_block::SharedBuffer;
 use visor_block::{BlockBackend, BlockErrorKind, BlockOp};
-use visor_disk::testing::{HostBuffer, read, run, write};
+use visor_disk::testing::{read, run, write};
 use visor_qcow2::Storage;
 
 use crate::layout::Layout;
@@ -92,7 +93,7 @@ impl Stage {
 }
 
 fn flush(disk: &dyn BlockBackend) -> std::result::Result<(), visor_block::BlockError> {
-    run(disk, BlockOp::Flush, 0, 0, Box::new(HostBuffer::default()))
+    run(disk, BlockOp::Flush, 0, 0, Box::new(SharedBuffer::default()))
 }
 
 fn kind(r: Result<Volume>) -> PoolErrorKind {
@@ -345,7 +346,7 @@ fn model() {
                 }
                 4 => {
                     let op = BlockOp::WriteZeroes { may_unmap: random.below(2) == 0 };
-                    run(&v, op, at, count * 512, Box::new(HostBuffer::default())).unwrap();
+                    run(&v, op, at, count * 512, Box::new(SharedBuffer::default())).unwrap();
                     model[range].fill(0);
                 }
                 5 => flush(&v).unwrap(),

@@ -127,8 +127,11 @@ impl Meta {
                 // The counting has told of blocks that lie nowhere or are there twice.
                 _ => continue,
             }
-            for index in t * per_block..(t + 1) * per_block {
-                let (have, want) = (self.refs.get(&*file, index)?, u64::from(counts.get(index)));
+            let range = t * per_block..(t + 1) * per_block;
+            let mut used = counts.used_in(range.clone()).peekable();
+            for index in range {
+                let want = used.next_if(|(c, _)| *c == index).map_or(0, |(_, n)| u64::from(n));
+                let have = self.refs.get(&*file, index)?;
                 if have > want {
                     report.leaks += 1;
                     report.describe(|| format!("leaked: cluster {index} has refcount {have}, references {want}"));

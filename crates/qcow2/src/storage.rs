@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use nix::unistd::{Whence, lseek64};
 
 use crate::Result;
 
@@ -40,6 +41,11 @@ pub trait Storage: Send + Sync {
     fn set_size(&self, size: u64) -> io::Result<()>;
     /// Makes all writes durable that completed before.
     fn flush(&self) -> io::Result<()>;
+    /// Bytes of the host's space that it takes, and how many of its bytes from `from` on hold data; `None` where nobody knows.
+    fn usage(&self, from: u64) -> Option<(u64, u64)> {
+        let _ = from;
+        None
+    }
 }
 
 /// What an image shows where it has no data of its own: another image, or a raw disk.
@@ -148,7 +154,7 @@ impl Storage for FileStorage {
             return Ok(meta.len());
         }
         // Metadata has no size for block devices.
-        Ok(nix::unistd::lseek64(&*self.file, 0, nix::unistd::Whence::SeekEnd)? as u64)
+        Ok(lseek64(&*self.file, 0, Whence::SeekEnd)? as u64)
     }
 
     fn read_at(&self, data: &mut [u8], at: u64) -> io::Result<()> {
@@ -201,6 +207,17 @@ impl Storage for FileStorage {
 
     fn flush(&self) -> io::Result<()> {
         if self.hasty { Ok(()) } else { self.file.sync_data() }
+    }
+
+    fn usage(&self, from: u64) -> Option<(u64, u64)> {
+        let meta = self.file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let (mut at, mut data) = (i64::try_from(from).ok()?, 0);
+        // ENXIO says that there is no more.
+        while let Ok(start) = lseek64(&*self.file, at, Whence::SeekData) {
+            at = lseek64(&*self.file, start, Whence::SeekHole).ok()?;
+            data += (at - start).max(0) as u64;
+        }
+        Some((meta.blocks() * 512, data))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Random operations on an image and on a plain array, which must always show the same; `qemu-img` agrees.
 //!
-//! `VISOR_STEPS` sets the steps of each run.
+//! `images_of_any_kind` goes on for as long as one likes (`cargo xtask model-disk`).
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use common::*;
@@ -188,36 +189,92 @@ impl Run {
         assert_sound(self.image(), false);
     }
 
-    fn go(&mut self, dir: &std::path::Path) {
-        let steps = std::env::var("VISOR_STEPS").ok().and_then(|s| s.parse().ok()).unwrap_or(1500);
+    /// Takes so many steps; all is compared every `pause` of them, and judged by QEMU's tools at the end, snapshots too.
+    fn go(&mut self, dir: &Path, steps: u64, pause: u64) {
         for i in 1..=steps {
             self.step();
-            if i % 250 == 0 {
+            if i % pause == 0 {
                 self.verify();
             }
         }
         self.verify();
         self.reopen();
         self.verify();
+        self.judge(dir);
         for (name, model) in self.snapshots.clone() {
             if self.image().revert_snapshot(&name).is_ok() || !self.small_refcounts {
                 self.model = model;
             }
             self.verify();
         }
+        self.judge(dir);
+    }
+
+    /// Closes the image; `qemu-img` says the same of it.
+    fn judge(&mut self, dir: &Path) {
         self.image = None;
-        if self.data.is_none() {
-            if let Some(b) = &self.backing {
-                std::fs::write(dir.join("base.raw"), &b.0).unwrap();
-            }
-            judge(dir, &self.file.bytes(), &self.model);
+        if let Some(b) = &self.backing {
+            std::fs::write(dir.join("base.raw"), &b.0).unwrap();
         }
+        if let Some(d) = &self.data {
+            std::fs::write(dir.join("data"), d.bytes()).unwrap();
+        }
+        judge(dir, &self.file.bytes(), &self.model);
+        self.reopen();
     }
 }
 
 fn run(options: CreateOptions, backing: Option<Vec<u8>>, external: bool, seed: u64) {
     let dir = tempfile::tempdir().unwrap();
-    Run::new(options, backing, external, seed).go(dir.path());
+    Run::new(options, backing, external, seed).go(dir.path(), 1500, 250);
+}
+
+/// An image of any options: its backing file, and whether its data lies in another file.
+fn any(rng: &mut Rng) -> (CreateOptions, Option<Vec<u8>>, bool) {
+    let version = if rng.below(6) == 0 { 2 } else { 3 };
+    let cluster_size = 512 << rng.below(13);
+    let sectors = 64 + rng.below((8 * cluster_size / 512).clamp(512, 16 << 10));
+    let mut options = CreateOptions { version, cluster_size, ..size(sectors * 512) };
+    let backing = (rng.below(3) == 0).then(|| {
+        let len = (1 + rng.below(2 * sectors)) as usize * 512;
+        rng.bytes(len)
+    });
+    let mut external = false;
+    if version == 3 {
+        options.refcount_bits = 1 << rng.below(7);
+        options.extended_l2 = cluster_size >= 16 << 10 && rng.below(3) == 0;
+        options.compression = if rng.below(2) == 0 { Compression::Zlib } else { Compression::Zstd };
+        external = backing.is_none() && rng.below(8) == 0;
+    }
+    if backing.is_none() && !external && rng.below(3) == 0 {
+        let all = [Preallocation::Metadata, Preallocation::Falloc, Preallocation::Full];
+        options.preallocation = all[rng.below(3) as usize];
+    }
+    (options, backing, external)
+}
+
+/// Image n is made from `VISOR_SEED` + n alone. With `VISOR_STEPS` each takes 20,000 steps, until there were so many in all.
+#[test]
+fn images_of_any_kind() {
+    let number = |name: &str| std::env::var(name).ok().map(|s| s.parse::<u64>().unwrap());
+    let seed = number("VISOR_SEED").unwrap_or(100);
+    let (steps, each, pause) = number("VISOR_STEPS").map_or((14_400, 600, 200), |n| (n, 20_000, 1000));
+    for n in 0..steps.div_ceil(each) {
+        let (dir, seed) = (tempfile::tempdir().unwrap(), seed.wrapping_add(n));
+        let (o, backing, external) = any(&mut Rng(seed));
+        println!(
+            "seed {seed}: version {}, {} bytes in clusters of {}, {} bits, subclusters {}, {:?}, {:?}, backing {:?}, data file {external}",
+            o.version,
+            o.size,
+            o.cluster_size,
+            o.refcount_bits,
+            o.extended_l2,
+            o.compression,
+            o.preallocation,
+            backing.as_ref().map(Vec::len),
+        );
+        Run::new(o, backing, external, seed).go(dir.path(), each.min(steps - n * each), pause);
+    }
 }
 
 fn size(n: u64) -> CreateOptions {

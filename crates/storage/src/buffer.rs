@@ -1,45 +1,10 @@
-//! The data of requests: host memory, scattered guest memory, nothing, or a sink.
+//! The data of requests beside the host's memory: scattered guest memory, nothing, or a sink.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use visor_block::{BlockBuffer, BlockError, BlockErrorKind};
 use visor_pci::DmaMemory;
 use vm_memory::{Bytes, GuestAddress};
-
-/// Bytes of the host, kept by the controller while a request uses them.
-#[derive(Clone, Default)]
-pub(crate) struct HostBuffer(Arc<Mutex<Vec<u8>>>);
-
-impl HostBuffer {
-    pub(crate) fn new(data: Vec<u8>) -> Self {
-        HostBuffer(Arc::new(Mutex::new(data)))
-    }
-
-    /// Takes the bytes back.
-    pub(crate) fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl BlockBuffer for HostBuffer {
-    fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    fn put(&mut self, offset: usize, data: &[u8]) -> Result<(), BlockError> {
-        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = offset.checked_add(data.len()).ok_or_else(outside)?;
-        bytes.get_mut(offset..end).ok_or_else(outside)?.copy_from_slice(data);
-        Ok(())
-    }
-
-    fn get(&self, offset: usize, data: &mut [u8]) -> Result<(), BlockError> {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = offset.checked_add(data.len()).ok_or_else(outside)?;
-        data.copy_from_slice(bytes.get(offset..end).ok_or_else(outside)?);
-        Ok(())
-    }
-}
 
 /// Whether a command still has a right to the guest's memory. Taken back when the guest aborts the command; then nothing of
 /// it touches memory any more.

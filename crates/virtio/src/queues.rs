@@ -105,12 +105,24 @@ impl Queues {
     /// Takes the next chain from `queue`. `None` if there is none, in which case the driver has been asked to notify the device
     /// of the next one, or if the device does not run.
     pub fn next(self: &Arc<Self>, queue: u16) -> Option<Chain> {
+        self.next_or(queue, true)
+    }
+
+    /// As [`Queues::next`], but if there is none the driver is asked not to notify the device, until [`Queues::next`] finds none:
+    /// for who looks again by itself, soon.
+    pub fn next_quietly(self: &Arc<Self>, queue: u16) -> Option<Chain> {
+        self.next_or(queue, false)
+    }
+
+    fn next_or(self: &Arc<Self>, queue: u16, notify: bool) -> Option<Chain> {
         let slot = self.slots.get(usize::from(queue))?;
         let mut q = lock(&slot.queue);
         if !self.running() || !q.ready() {
             return None;
         }
         let taken = match self.take(&mut q) {
+            // With event indices the driver keeps quiet as long as the index does not move.
+            Ok(None) if !notify => q.disable_notification(self.view()).map(|()| None).map_err(|_| "used ring"),
             Ok(None) => match q.enable_notification(self.view()) {
                 Ok(true) => self.take(&mut q),
                 Ok(false) => Ok(None),

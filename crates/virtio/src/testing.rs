@@ -240,6 +240,15 @@ impl Vq {
         rig.store(ring + 2, &self.avail.to_le_bytes());
     }
 
+    /// Whether the device wants to be notified of the chain that was offered last.
+    pub(crate) fn wants_kick(&self, rig: &Rig, event_idx: bool) -> bool {
+        let ring = self.base + 0x2000;
+        let at = if event_idx { ring + 4 + 8 * u64::from(self.size) } else { ring };
+        let told = rig.bytes(at, 2);
+        let told = u16::from_le_bytes([told[0], told[1]]);
+        if event_idx { told == self.avail.wrapping_sub(1) } else { told & 1 == 0 }
+    }
+
     pub(crate) fn kick(&self, rig: &Rig) {
         rig.write(0x3000 + 4 * u64::from(self.index), 2, u64::from(self.index));
     }

@@ -19,6 +19,7 @@ pub mod mutate;
 mod net;
 mod pc;
 pub mod run;
+pub mod scratch;
 mod script;
 mod virtqueue;
 

@@ -40,7 +40,9 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match work(&Args::parse()) {
+    let done = work(&Args::parse());
+    visor_test_fuzz::scratch::clean();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("{e:#}");

@@ -151,31 +151,29 @@ __attribute__((noinline, noclone)) long probed(long a) {
 static void uprobes(void) {
     tracefs();
     if (access(TRACE "uprobe_events", F_OK)) skip("the kernel has no uprobe events");
-    // The place of the function in the file: this program is not relocated, and its text begins at a mapping of the file.
-    char *maps = get_file("/proc/self/maps"), path[300], line[500];
-    unsigned long from, to, offset, at = 0;
-    for (char *p = maps; *p; p = strchr(p, '\n') + 1) {
-        if (sscanf(p, "%lx-%lx %*s %lx %*s %*s %299s", &from, &to, &offset, path) == 4 && from <= (unsigned long)probed && (unsigned long)probed < to) {
-            at = (unsigned long)probed - from + offset;
-            break;
-        }
-    }
-    CHECK(at, "the function is nowhere");
+    // In a file of its own: Linux treats INT3 differently in all that map a file with a probe in it (handle_swbp), other tests too.
+    char path[64], line[200];
+    snprintf(path, sizeof path, "/tmp/probed-%d", (int)getpid());
+    uint8_t *page = (uint8_t *)((unsigned long)probed & -PAGE);
+    unsigned long at = (uint8_t *)probed - page;
+    int fd = MUST(open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0700));
+    CHECK(write(fd, page, 2 * PAGE) == 2 * PAGE, "%s: %s", path, strerror(errno));
+    uint8_t *copy = mmap(0, 2 * PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0);
+    CHECK(copy != MAP_FAILED, "%s: %s", path, strerror(errno));
+    long (*inuser)(long) = (long (*)(long))(copy + at);
     snprintf(line, sizeof line, "p:inuser %s:0x%lx\n", path, at);
-    if (!put_file(TRACE "uprobe_events", line)) {
-        // A file system without page cache of its own (ramfs) may refuse.
-        skip("the kernel refuses a probe in %s: %s", path, strerror(errno));
-    }
+    must_put(TRACE "uprobe_events", line);
     for (long i = 0; i < rounds(2); i++) {
         long before = hits(TRACE "uprobe_profile", "inuser");
         must_put(TRACE "events/uprobes/enable", "1");
-        for (long k = 0; k < rounds(300); k++) CHECK(probed(k) == k * 3 + 1, "the probed function fails");
+        for (long k = 0; k < rounds(300); k++) CHECK(inuser(k) == k * 3 + 1, "the probed function fails");
         must_put(TRACE "events/uprobes/enable", "0");
         long got = hits(TRACE "uprobe_profile", "inuser") - before;
         CHECK(got == rounds(300), "%ld hits of %ld", got, rounds(300));
-        CHECK(probed(i) == i * 3 + 1, "without the probe");
+        CHECK(inuser(i) == i * 3 + 1, "without the probe");
     }
     must_put(TRACE "uprobe_events", "");
+    close(fd), unlink(path);
 }
 
 const struct test trace_tests[] = {

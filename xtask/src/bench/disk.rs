@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
+use super::side::children;
+use super::table::median;
 use super::{DiskArgs, disk_guest};
 use crate::shell::{cargo, root, step};
 
@@ -20,16 +22,21 @@ const STEP: u64 = 4096 * 7919;
 /// Runs the comparison.
 pub(super) fn run(args: &DiskArgs) -> anyhow::Result<()> {
     let profile = ["--profile", &args.profile, "--quiet"];
-    step("build", cargo(&["build", "--package", "visor"]).args(profile))?;
-    step("build", cargo(&["build", "--package", "visor-disk", "--example", "backend"]).args(profile))?;
+    let wanted = |part: &str| args.only.is_empty() || args.only.iter().any(|p| p == part);
+    if args.visor.is_none() {
+        step("build", cargo(&["build", "--package", "visor"]).args(profile))?;
+    }
+    if wanted("requests") {
+        step("build", cargo(&["build", "--package", "visor-disk", "--example", "backend"]).args(profile))?;
+    }
     let base = args.directory.clone().unwrap_or_else(|| root().join("target"));
     let built = root().join("target").join(&args.profile);
     let text = |p: PathBuf| p.to_string_lossy().into_owned();
-    let (visor, backend) = (text(built.join("visor")), text(built.join("examples/backend")));
+    let visor = text(args.visor.clone().unwrap_or_else(|| built.join("visor")));
+    let backend = text(built.join("examples/backend"));
     let bench = Bench { folder: Folder::new(&base)?, pairs: args.pairs.max(1), visor, backend };
     bench.source(args.mib)?;
-    println!("{:<46}{:>10}{:>10}{:>8}", "row", "visor, s", "other, s", "ratio");
-    let wanted = |part: &str| args.only.is_empty() || args.only.iter().any(|p| p == part);
+    println!("{:<46}{:>10}{:>10}{:>8}{:>10}", "row", "visor, s", "other, s", "ratio", "of CPU");
     if wanted("create") {
         bench.creation(&args.static_size)?;
     }
@@ -79,24 +86,26 @@ impl Bench {
 
     /// A row: both sides alternately. `after` are files that a run makes and that are removed before the next.
     fn row(&self, name: &str, ours: &[&str], theirs: &[&str], made: &[&str]) -> anyhow::Result<()> {
-        let (mut a, mut b) = (Vec::new(), Vec::new());
+        let (mut a, mut b) = (Times::default(), Times::default());
         for _ in 0..self.pairs {
             a.push(self.timed(ours, made)?);
             b.push(self.timed(theirs, made)?);
         }
-        print_row(name, median(a), median(b));
+        print_row(name, &a, &b);
         Ok(())
     }
 
-    fn timed(&self, argv: &[&str], made: &[&str]) -> anyhow::Result<f64> {
+    /// Seconds of time and of CPU.
+    fn timed(&self, argv: &[&str], made: &[&str]) -> anyhow::Result<(f64, f64)> {
         for m in made {
             let _ = std::fs::remove_file(m);
         }
-        let started = Instant::now();
+        let (before, started) = (children()?, Instant::now());
         let out = output(argv)?;
-        let elapsed = started.elapsed().as_secs_f64();
+        let (elapsed, cpu) = (started.elapsed().as_secs_f64(), children()? - before);
         // A program that measures itself says so.
-        Ok(out.trim().parse().unwrap_or(elapsed))
+        let told = out.split("Run completed in ").nth(1).and_then(|s| s.split(' ').next()).unwrap_or(out.trim());
+        Ok((told.parse().unwrap_or(elapsed), cpu))
     }
 
     fn creation(&self, fixed: &str) -> anyhow::Result<()> {
@@ -155,7 +164,7 @@ impl Bench {
             self.row(&format!("{name} / qemu-img"), &a, &b, &[&out])?;
         }
         let copy = self.path("copy.qcow2");
-        let (mut a, mut b) = (Vec::new(), Vec::new());
+        let (mut a, mut b) = (Times::default(), Times::default());
         for _ in 0..self.pairs {
             std::fs::copy(&q, &copy)?;
             // Not to be paid for by whoever flushes next.
@@ -165,7 +174,7 @@ impl Bench {
             let theirs = format!("qemu-img convert -f qcow2 -O qcow2 {q} {out} && sync {out}");
             b.push(self.timed(&["sh", "-c", &theirs], &[&out])?);
         }
-        print_row("compact --rewrite / qemu-img convert, sync", median(a), median(b));
+        print_row("compact --rewrite / qemu-img convert, sync", &a, &b);
         Ok(())
     }
 
@@ -179,27 +188,38 @@ impl Bench {
                     vec!["qemu-img", "bench", "-f", name, "-c", &count, "-d", DEPTH, "-s", "4096", "-S", &step];
                 theirs.extend(flag);
                 theirs.push(&path);
-                let (mut a, mut b) = (Vec::new(), Vec::new());
+                let (mut a, mut b) = (Times::default(), Times::default());
                 for _ in 0..self.pairs {
                     a.push(self.timed(&ours, &[])?);
-                    let out = output(&theirs)?;
-                    let seconds = out.split("Run completed in ").nth(1).and_then(|s| s.split(' ').next());
-                    b.push(seconds.context("no time in the output of qemu-img bench")?.parse()?);
+                    b.push(self.timed(&theirs, &[])?);
                 }
-                print_row(&format!("{op} 4 KiB, {DEPTH} at a time, {name} / qemu-img"), median(a), median(b));
+                print_row(&format!("{op} 4 KiB, {DEPTH} at a time, {name} / qemu-img"), &a, &b);
             }
         }
         Ok(())
     }
 }
 
-pub(super) fn print_row(name: &str, ours: f64, theirs: f64) {
-    println!("{name:<46}{ours:>10.4}{theirs:>10.4}{:>8.2}", ours / theirs.max(1e-9));
+/// What the runs of a side took: seconds of time and of CPU.
+#[derive(Default)]
+pub(super) struct Times(Vec<f64>, Vec<f64>);
+
+impl Times {
+    pub(super) fn push(&mut self, (seconds, cpu): (f64, f64)) {
+        self.0.push(seconds);
+        self.1.push(cpu);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
-pub(super) fn median(mut v: Vec<f64>) -> f64 {
-    v.sort_by(f64::total_cmp);
-    v.get(v.len() / 2).copied().unwrap_or(f64::NAN)
+/// A row: the medians of both sides, and the ratios of time and of CPU.
+pub(super) fn print_row(name: &str, ours: &Times, theirs: &Times) {
+    let (a, b) = (median(&ours.0), median(&theirs.0));
+    let cpu = median(&ours.1) / median(&theirs.1).max(1e-9);
+    println!("{name:<46}{a:>10.4}{b:>10.4}{:>8.2}{cpu:>10.2}", a / b.max(1e-9));
 }
 
 pub(super) fn output(argv: &[&str]) -> anyhow::Result<String> {

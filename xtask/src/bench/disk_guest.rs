@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::disk::{median, output, print_row};
+use super::disk::{Times, output, print_row};
 use super::side::{Guest, Side, tail};
 use super::table::rows;
 use crate::shell::{cargo, root, step};
@@ -56,7 +56,7 @@ pub(super) fn run(folder: &Path, visor: &str, pairs: usize) -> anyhow::Result<()
 }
 
 fn compare(sides: &[Side; 2], guest: &Guest, format: &str, disk: &str, pairs: usize) -> anyhow::Result<()> {
-    let mut seconds: BTreeMap<String, [Vec<f64>; 2]> = BTreeMap::new();
+    let mut seconds: BTreeMap<String, [Times; 2]> = BTreeMap::new();
     for _ in 0..pairs {
         for (i, side) in sides.iter().enumerate() {
             let _ = std::fs::remove_file(disk);
@@ -67,8 +67,8 @@ fn compare(sides: &[Side; 2], guest: &Guest, format: &str, disk: &str, pairs: us
             output(&["sync", disk])?;
             let run = side.run(guest, false, LIMIT)?;
             anyhow::ensure!(run.text.contains("DONE"), "{} did not finish:\n{}", side.name, tail(&run.text));
-            for (row, s) in rows(&run.text) {
-                seconds.entry(row).or_default()[i].push(s);
+            for ((row, s), cpu) in rows(&run.text).into_iter().zip(&run.row_cpu) {
+                seconds.entry(row).or_default()[i].push((s, *cpu));
             }
             output(&["qemu-img", "check", "-q", "-f", format, disk]).or_else(|e| match format {
                 "raw" => Ok(String::new()),
@@ -78,7 +78,7 @@ fn compare(sides: &[Side; 2], guest: &Guest, format: &str, disk: &str, pairs: us
     }
     for (row, [ours, theirs]) in seconds {
         anyhow::ensure!(!ours.is_empty() && !theirs.is_empty(), "the row {row} is missing");
-        print_row(&format!("guest {row}, {format} / QEMU"), median(ours), median(theirs));
+        print_row(&format!("guest {row}, {format} / QEMU"), &ours, &theirs);
     }
     std::fs::remove_file(disk).context("the image has gone")
 }

@@ -36,10 +36,11 @@ pub(super) fn run(pairs: usize, visor: Option<String>) -> anyhow::Result<()> {
     }
     let directory = std::env::temp_dir().join(format!("visor-bench-{}", std::process::id()));
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let done = compare(pairs, &directory, &visor).and_then(|()| idle_screen::run(&visor, &directory));
+    // All figures, whatever the first ones are.
+    let done = [compare(pairs, &directory, &visor), idle_screen::run(&visor, &directory), screen()];
     std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
-    done?;
-    screen()
+    let failed: Vec<String> = done.into_iter().filter_map(|d| d.err().map(|e| format!("{e:#}"))).collect();
+    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
 }
 
 /// What a screen costs, which the example of the crate `display` measures and compares with what is promised.

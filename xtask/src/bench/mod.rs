@@ -96,6 +96,9 @@ pub(crate) struct DiskArgs {
     /// Size of the static disk, as fallocate(1) has it.
     #[arg(long, default_value = "8G")]
     static_size: String,
+    /// Measure this program instead of building one; the requests without a guest are a program of their own.
+    #[arg(long)]
+    visor: Option<PathBuf>,
     /// Only these parts, by comma: create, copy, requests, guest.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,

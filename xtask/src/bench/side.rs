@@ -168,7 +168,7 @@ fn used(pid: u32) -> Option<f64> {
 }
 
 /// Seconds of CPU that children took that have ended.
-fn children() -> anyhow::Result<f64> {
+pub(super) fn children() -> anyhow::Result<f64> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
     Ok(seconds(usage.user_time()) + seconds(usage.system_time()))

@@ -54,6 +54,8 @@ pub struct RtcWires {
     pub timer: Arc<dyn TimerSlot>,
     /// IRQ 8.
     pub irq: IrqLine,
+    /// The same request on its way to the wake logic, which sees it whoever drives IRQ 8.
+    pub wake: IrqLine,
     /// Set while the HPET stands in for IRQ 8.
     pub legacy: LegacyReplacement,
 }
@@ -78,12 +80,15 @@ pub struct Rtc {
     offset: i64,
     /// Guest time and second up to which register C is worked out.
     synced: (Nanos, i64),
+    /// What the pin shows.
+    requests: bool,
 }
 
 impl Rtc {
     /// A clock that shows the wall clock's UTC.
     pub fn new(wires: RtcWires, config: RtcConfig) -> Self {
-        let mut rtc = Rtc { wires, index: 0, nmi_masked: false, cmos: [0; 128], offset: 0, synced: (0, 0) };
+        let mut rtc =
+            Rtc { wires, index: 0, nmi_masked: false, cmos: [0; 128], offset: 0, synced: (0, 0), requests: false };
         rtc.cmos[REG_A] = 0x26;
         rtc.cmos[REG_B] = 0x02;
         rtc.cmos[REG_D] = 0x80;
@@ -216,6 +221,12 @@ impl Rtc {
         self.cmos[REG_C] = flags | if request { C_IRQ } else { 0 };
         if !self.wires.legacy.is_on() {
             self.wires.irq.set(request);
+        }
+        // The HPET takes over the interrupt controllers' input, not the RTC's pin (HPET 1.0a §2.3.5): an alarm sets RTC_STS as
+        // ever, and Linux, whose HPET has IRQ 8, suspends in the belief that it does.
+        if request != self.requests {
+            self.requests = request;
+            self.wires.wake.set(request);
         }
         self.wires.timer.arm(self.next_event(enabled & !flags));
     }

@@ -12,15 +12,25 @@ struct Bench {
     clock: Arc<ManualClock>,
     timer: Arc<ManualTimer>,
     lines: Arc<Lines>,
+    legacy: LegacyReplacement,
 }
+
+/// Where the line to the wake logic is put among the test's lines.
+const WAKE: u32 = 30;
 
 /// A clock whose wall clock begins at 1970-01-01 00:00:00.
 fn bench() -> Bench {
     let (clock, timer, lines) = (Arc::<ManualClock>::default(), Arc::<ManualTimer>::default(), Arc::<Lines>::default());
     let legacy = LegacyReplacement::default();
-    let wires = RtcWires { clock: clock.clone(), timer: timer.clone(), irq: lines.line(8), legacy };
+    let wires = RtcWires {
+        clock: clock.clone(),
+        timer: timer.clone(),
+        irq: lines.line(8),
+        wake: lines.line(WAKE),
+        legacy: legacy.clone(),
+    };
     let config = RtcConfig { memory_below_4g: 3 << 30, memory_above_4g: 5 << 30 };
-    Bench { rtc: Rtc::new(wires, config), clock, timer, lines }
+    Bench { rtc: Rtc::new(wires, config), clock, timer, lines, legacy }
 }
 
 impl Bench {
@@ -171,6 +181,24 @@ fn alarm() {
     b.write(3, 0);
     b.write(1, 0);
     assert_eq!(b.armed(), Some(13 * 3600 * SECOND), "1 pm");
+}
+
+#[test]
+fn an_alarm_reaches_the_wake_logic_whoever_drives_irq_8() {
+    let mut b = bench();
+    b.legacy.set(true);
+    for index in [1, 3, 5] {
+        b.write(index, 0xc0);
+    }
+    b.write(0x0b, 0x22);
+    b.go(SECOND);
+    assert_eq!((b.lines.rises(8), b.lines.rises(WAKE)), (0, 1));
+    b.go(2 * SECOND);
+    assert_eq!(b.lines.rises(WAKE), 1, "the pin stays until register C is read");
+    b.read(0x0c);
+    assert!(!b.lines.level(WAKE));
+    b.go(3 * SECOND);
+    assert_eq!((b.lines.rises(8), b.lines.rises(WAKE)), (0, 2));
 }
 
 #[test]

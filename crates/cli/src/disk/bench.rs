@@ -6,15 +6,16 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use visor_block::{BlockBackend, BlockBuffer, BlockError, BlockErrorKind, BlockOp, BlockRequest, Sector};
+use visor_block::{BlockBackend, BlockError, BlockOp, Sector, SharedBuffer};
 use visor_disk::{Access, Alloc, ImageOptions, RawDisk, open_disk};
 use visor_qcow2::{CreateOptions, FileStorage, Image};
 
-use super::work::{block_failure, host_failure, human, image_failure};
+use super::extents;
+use super::work::{Work, block_failure, host_failure, human, image_failure};
+use crate::progress::Unit;
 use crate::report::Failure;
 
 /// First writes that are timed: 4 KiB each, scattered.
@@ -30,7 +31,8 @@ struct Row {
     slow: Duration,
     after: u64,
     written: u64,
-    fragments: u64,
+    /// Where the host tells.
+    fragments: Option<u64>,
 }
 
 pub(super) fn bench(size: u64, directory: Option<&Path>, as_json: bool, quiet: bool) -> Result<u8, Failure> {
@@ -48,13 +50,15 @@ pub(super) fn bench(size: u64, directory: Option<&Path>, as_json: bool, quiet: b
     let folder = Folder::new(&base)?;
     if !quiet && !as_json {
         println!(
-            "Two disks of {} in {}; {WRITES} first writes of 4 KiB at scattered places, each made durable",
+            "Two disks of {} in {};\n{WRITES} first writes of 4 KiB to each, scattered, every one made durable\n",
             human(size),
             base.display()
         );
     }
-    let fixed = measure(&folder.0.join("static.raw"), size, true)?;
-    let dynamic = measure(&folder.0.join("dynamic.qcow2"), size, false)?;
+    let mut work = Work::new(quiet || as_json)?;
+    let fixed = measure(&folder.0.join("static.raw"), size, true, &mut work)?;
+    let dynamic = measure(&folder.0.join("dynamic.qcow2"), size, false, &mut work)?;
+    drop(work);
     if as_json {
         println!(
             "{}",
@@ -76,7 +80,9 @@ fn row(r: &Row) -> Value {
 
 fn print(s: &Row, d: &Row) {
     let ms = |t: Duration| format!("{:.3} ms", t.as_secs_f64() * 1e3);
-    let line = |what: &str, a: String, b: String, say: String| println!("{what:<24} {a:>18} {b:>18}   {say}");
+    let line = |what: &str, a: String, b: String, say: String| {
+        println!("{}", format!("{what:<24} {a:>18} {b:>18}   {say}").trim_end())
+    };
     let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
     line("", "static".into(), "dynamic".into(), String::new());
     let create = ratio(s.create.as_secs_f64(), d.create.as_secs_f64());
@@ -85,17 +91,13 @@ fn print(s: &Row, d: &Row) {
     let first = ratio(d.median.as_secs_f64(), s.median.as_secs_f64());
     line("first write (median)", ms(s.median), ms(d.median), format!("dynamic takes {first:.2} times as long"));
     line("first write (99 %)", ms(s.slow), ms(d.slow), String::new());
-    line(
-        "fragments afterwards",
-        s.fragments.to_string(),
-        d.fragments.to_string(),
-        "pieces of the file on the host".into(),
-    );
+    let pieces = |r: &Row| r.fragments.map_or_else(|| "unknown".into(), |n| n.to_string());
+    line("fragments afterwards", pieces(s), pieces(d), "pieces of the file on the host's device".into());
     let waste = |r: &Row| human(r.after.saturating_sub(r.written)).to_string();
     line("waste afterwards", waste(s), waste(d), format!("taken beyond the {} written", human(s.written)));
 }
 
-fn measure(path: &Path, size: u64, fixed: bool) -> Result<Row, Failure> {
+fn measure(path: &Path, size: u64, fixed: bool, work: &mut Work) -> Result<Row, Failure> {
     let started = Instant::now();
     if fixed {
         RawDisk::create(path, size, Alloc::Static).map_err(block_failure)?;
@@ -111,7 +113,11 @@ fn measure(path: &Path, size: u64, fixed: bool) -> Result<Row, Failure> {
     let disk = open_disk(path, &ImageOptions::new(Access::ReadWrite)).map_err(block_failure)?;
     let mut times = Vec::new();
     let count = size / BLOCK as u64;
+    work.start(if fixed { "static" } else { "dynamic" }, Some(WRITES), Unit::Pieces);
     for i in 0..WRITES {
+        if !work.at(i) {
+            return Err(Failure { status: 130, ..Failure::new("stopped; nothing was left behind") });
+        }
         // An odd multiplier visits every place of a power of two once.
         let block = i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % count;
         let started = Instant::now();
@@ -119,56 +125,19 @@ fn measure(path: &Path, size: u64, fixed: bool) -> Result<Row, Failure> {
         run(&*disk, BlockOp::Flush, 0, Vec::new()).map_err(block_failure)?;
         times.push(started.elapsed());
     }
+    work.finish();
     drop(disk);
     times.sort_unstable();
-    let fragments = fragments(path).map_err(|e| host_failure("cannot look at", path, e))?;
+    // Not every file system tells where it puts files.
+    let fragments = std::fs::File::open(path).and_then(|f| extents::pieces(&f)).ok();
     let (median, slow) = (times[times.len() / 2], times[times.len() * 99 / 100]);
     Ok(Row { create, at_start, median, slow, after: blocks(), written: WRITES * BLOCK as u64, fragments })
 }
 
-/// Pieces of data of the file, by its holes.
-fn fragments(path: &Path) -> std::io::Result<u64> {
-    use nix::unistd::{Whence, lseek64};
-    let file = std::fs::File::open(path)?;
-    let (mut at, mut count) = (0, 0);
-    while let Ok(data) = lseek64(&file, at, Whence::SeekData) {
-        count += 1;
-        at = lseek64(&file, data, Whence::SeekHole)?;
-    }
-    Ok(count)
-}
-
 /// Submits a request and waits for it.
 fn run(disk: &dyn BlockBackend, op: BlockOp, sector: u64, data: Vec<u8>) -> Result<(), BlockError> {
-    let (tx, rx) = mpsc::channel();
     let len = data.len() as u64;
-    disk.submit(BlockRequest::new(op, Sector(sector), len, Box::new(Bytes(data)), move |r| _ = tx.send(r)));
-    rx.recv().unwrap_or_else(|_| Err(BlockError::new(BlockErrorKind::Lost, "a request was lost")))
-}
-
-/// Data in the memory of this program.
-struct Bytes(Vec<u8>);
-
-impl BlockBuffer for Bytes {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn put(&mut self, offset: usize, data: &[u8]) -> Result<(), BlockError> {
-        match self.0.get_mut(offset..offset + data.len()) {
-            Some(to) => to.copy_from_slice(data),
-            None => return Err(BlockError::new(BlockErrorKind::BadBuffer, "outside the buffer")),
-        }
-        Ok(())
-    }
-
-    fn get(&self, offset: usize, data: &mut [u8]) -> Result<(), BlockError> {
-        match self.0.get(offset..offset + data.len()) {
-            Some(from) => data.copy_from_slice(from),
-            None => return Err(BlockError::new(BlockErrorKind::BadBuffer, "outside the buffer")),
-        }
-        Ok(())
-    }
+    visor_block::run(disk, op, Sector(sector), len, Box::new(SharedBuffer::new(data)))
 }
 
 /// A folder that goes away with its contents.

@@ -84,8 +84,8 @@ fn encrypted(args: &CreateArgs, quiet: bool) -> Result<u8, Failure> {
         Format::Raw => encrypt::create_raw(&path, size, args.how.alloc, &args.encrypt)?,
         _ => {
             let whole = size.checked_add(visor_luks::Luks::DATA_OFFSET).ok_or_else(|| Failure::new("too large"))?;
-            qcow2(&path, CreateOptions { size: whole, ..options(&args.how) }, quiet)?;
-            encrypt::finish(&path, format, &args.encrypt)?;
+            let options = CreateOptions { size: whole, ..options(&args.how) };
+            qcow2_holding(&path, options, quiet, |image| encrypt::fill(image, &path, &args.encrypt))?;
         }
     }
     tell(args, &path, format, size, quiet)
@@ -146,15 +146,25 @@ pub(super) fn raw(path: &Path, size: u64, alloc: AllocArg) -> Result<(), Failure
 
 /// Makes a qcow2 image, shows progress, and leaves nothing behind if it fails.
 pub(super) fn qcow2(path: &Path, options: CreateOptions, quiet: bool) -> Result<(), Failure> {
+    qcow2_holding(path, options, quiet, |_| Ok(()))
+}
+
+/// The same; `fill` puts something into the image before it gets its name.
+pub(super) fn qcow2_holding(
+    path: &Path,
+    options: CreateOptions,
+    quiet: bool,
+    fill: impl FnOnce(Image) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let new = NewFile::create(path).map_err(block_failure)?;
     // The file has no name before it is complete: nothing in it needs an order.
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::hasty(new.handle().map_err(block_failure)?));
     let mut work = Work::new(quiet || options.preallocation == Preallocation::Off)?;
     work.start("taking space", Some(options.size), Unit::Bytes);
     let image = Image::create(storage, &options, &mut |done, _| work.at(done)).map_err(image_failure(path))?;
-    drop(image);
-    new.finish().map_err(block_failure)?;
     work.finish();
+    fill(image)?;
+    new.finish().map_err(block_failure)?;
     Ok(())
 }
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use serde_json::json;
 use visor_block::BlockBackend;
-use visor_disk::{Access, Alloc, DiskSource, Format, ImageOptions, NewFile, Opened, RawDisk, RawOptions, open_disk};
+use visor_disk::{
+    Access, DiskSource, Format, ImageOptions, NewFile, Opened, Qcow2Disk, RawDisk, RawOptions, open_disk,
+};
 use visor_luks::{BackendMedium, FormatOptions, Kdf, Luks, LuksDisk, Version};
-use visor_qcow2::Source;
+use visor_qcow2::{Image, Source};
 
 use super::args::{AllocArg, KeyCommand};
 use super::work::{Work, block_failure, host_failure, image_failure};
@@ -53,30 +55,33 @@ pub(super) fn format(
     Ok((luks, disk))
 }
 
-/// Makes an encrypted raw disk of `size` bytes for the guest. Nothing is left behind if that fails.
+/// Makes an encrypted raw disk of `size` bytes for the guest. Its file has no name before it is complete, so that nothing is left behind
+/// if that fails or is stopped.
 pub(super) fn create_raw(path: &Path, size: u64, alloc: AllocArg, args: &EncryptArgs) -> Result<(), Failure> {
-    let alloc = match alloc {
-        AllocArg::Static => Alloc::Static,
-        AllocArg::Dynamic => Alloc::Dynamic,
-    };
-    let whole = size.checked_add(Luks::DATA_OFFSET).ok_or_else(|| Failure::new("too large"))?;
-    RawDisk::create(path, whole, alloc).map_err(failure)?;
-    finish(path, Format::Raw, args)
+    let (new, below) = raw(path, size, alloc)?;
+    drop(format(Arc::new(below), path, args)?);
+    new.finish().map_err(block_failure)
 }
 
-/// Puts a volume into the new disk at `path`, and removes that if it fails.
-pub(super) fn finish(path: &Path, outer: Format, args: &EncryptArgs) -> Result<(), Failure> {
-    let options = ImageOptions {
-        format: Some(outer),
-        policy: names::policy(),
-        remote: super::web::opener(),
-        ..ImageOptions::new(Access::ReadWrite)
-    };
-    let made = open_disk(path, &options).map_err(failure).and_then(|below| format(below, path, args));
-    if made.is_err() {
-        let _ = std::fs::remove_file(path);
+/// Puts a volume into a new image that will be at `path`.
+pub(super) fn fill(image: Image, path: &Path, args: &EncryptArgs) -> Result<(), Failure> {
+    let below = Qcow2Disk::new(Arc::new(image), path, false, 1, true).map_err(block_failure)?;
+    format(Arc::new(below), path, args).map(drop)
+}
+
+/// A new file for a volume with `size` bytes of data.
+fn raw(path: &Path, size: u64, alloc: AllocArg) -> Result<(NewFile, RawDisk), Failure> {
+    let whole = size.checked_add(Luks::DATA_OFFSET).filter(|w| i64::try_from(*w).is_ok());
+    let whole = whole.ok_or_else(|| Failure::new("too large"))?;
+    let new = NewFile::create(path).map_err(block_failure)?;
+    let fail = |e| host_failure("cannot take space for", path, e);
+    match alloc {
+        AllocArg::Dynamic => new.file().set_len(whole).map_err(fail)?,
+        AllocArg::Static => nix::fcntl::posix_fallocate(new.file(), 0, whole as i64).map_err(|e| fail(e.into()))?,
     }
-    made.map(drop)
+    let handle = new.handle().map_err(block_failure)?;
+    let below = RawDisk::from_handle(handle, path, &RawOptions::default()).map_err(block_failure)?;
+    Ok((new, below))
 }
 
 /// The place of a new encrypted disk, whose name has to say that it is one.
@@ -121,15 +126,8 @@ pub(super) fn copy(
     quiet: bool,
 ) -> Result<(), Failure> {
     let size = source.size();
-    let new = NewFile::create(target).map_err(block_failure)?;
-    let whole = size + Luks::DATA_OFFSET;
+    let (new, below) = raw(target, size, alloc)?;
     let fail = |e| host_failure("cannot take space for", target, e);
-    match alloc {
-        AllocArg::Dynamic => new.file().set_len(whole).map_err(fail)?,
-        AllocArg::Static => nix::fcntl::posix_fallocate(new.file(), 0, whole as i64).map_err(|e| fail(e.into()))?,
-    }
-    let handle = new.handle().map_err(block_failure)?;
-    let below = RawDisk::from_handle(handle, target, &RawOptions::default()).map_err(block_failure)?;
     let (_, disk) = format(Arc::new(below), target, args)?;
     let inside = BackendMedium(Arc::new(disk));
     let mut work = Work::new(quiet)?;

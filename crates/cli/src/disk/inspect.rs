@@ -32,13 +32,23 @@ impl Usage {
 
 /// Measures a disk.
 pub(super) fn usage(path: &Path, image: &Opened) -> Result<Usage, Failure> {
+    if let Some((pool, volume)) = path.to_str().and_then(crate::pool::volume) {
+        return usage_of_volume(pool, volume);
+    }
     let allocated = std::fs::metadata(path).map_or(0, |m| m.blocks() * 512);
     let source = image.source();
     let used = match image {
         Opened::Qcow2(image) => used_by(image).map_err(image_failure(path))?,
         _ => used_of(&*source).map_err(image_failure(path))?,
     };
-    Ok(Usage { capacity: source.size(), allocated, used })
+    // A cluster of which the guest has written a part takes less of the host than its length. Data in a file of its own is not of this one.
+    let beside = matches!(image, Opened::Qcow2(i) if i.describe().data_file.is_some());
+    Ok(Usage { capacity: source.size(), allocated, used: if beside { used } else { used.min(allocated) } })
+}
+
+fn usage_of_volume(pool: &str, volume: &str) -> Result<Usage, Failure> {
+    let v = crate::pool::volume_info(pool, volume)?;
+    Ok(Usage { capacity: v.size, allocated: v.allocated, used: v.used })
 }
 
 fn used_by(image: &Image) -> visor_qcow2::Result<u64> {
@@ -70,8 +80,11 @@ fn used_of(source: &dyn Source) -> visor_qcow2::Result<u64> {
 type Row = (String, PathBuf, Result<(Format, Usage), String>);
 
 pub(super) fn list(disks: &[String], as_json: bool) -> Result<u8, Failure> {
-    let disks = match disks {
-        [] => names::all()?,
+    let disks: Vec<(String, PathBuf)> = match disks {
+        [] => {
+            let volumes = crate::pool::all_volumes()?.into_iter().map(|v| (v.clone(), PathBuf::from(v)));
+            names::all()?.into_iter().chain(volumes).collect()
+        }
         some => some.iter().map(|d| Ok((d.clone(), find(d)?))).collect::<Result<_, Failure>>()?,
     };
     let rows: Vec<Row> = disks.into_iter().map(|(name, path)| (name, path.clone(), look(&path))).collect();
@@ -102,6 +115,10 @@ pub(super) fn list(disks: &[String], as_json: bool) -> Result<u8, Failure> {
 
 /// A disk in use may be looked at, too: what is shown is what its file holds at the moment.
 fn look(path: &Path) -> Result<(Format, Usage), String> {
+    if let Some((pool, volume)) = path.to_str().and_then(crate::pool::volume) {
+        let usage = usage_of_volume(pool, volume).map_err(|f| f.error.to_string())?;
+        return Ok((Format::Raw, usage));
+    }
     let options = ImageOptions {
         lock: false,
         policy: names::policy(),

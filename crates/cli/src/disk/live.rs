@@ -16,7 +16,7 @@ use crate::values::{parse_size, parse_time};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum LiveCommand {
-    /// Put a disk into a machine that runs, where it appears at once: sdb, or vdb where the machine's disks are called so.
+    /// Put a disk into a machine that runs, where it appears at once as sdb, sdc, ... (vdb where its disks are virtio block devices).
     #[command(after_help = "Examples:
   visor disk attach web data
   visor disk attach web ./work.qcow2,ro --bus scsi

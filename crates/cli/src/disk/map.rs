@@ -66,7 +66,7 @@ impl Kind {
     fn colour(self) -> &'static str {
         match self {
             Kind::Hole => "#eeeeee",
-            Kind::Zero => "#cfd8dc",
+            Kind::Zero => "#b0bec5",
             Kind::Backing => "#b39ddb",
             Kind::Compressed => "#ffb300",
             Kind::Shared => "#00897b",
@@ -92,7 +92,7 @@ pub(super) fn map(which: &Which, svg: bool) -> Result<u8, Failure> {
     }
     let cells = cells(&pieces, size);
     if svg {
-        print!("{}", picture(&cells, size, &path));
+        print!("{}", picture(&cells, &pieces, size, &path));
         return Ok(0);
     }
     for row in cells.chunks(COLUMNS as usize) {
@@ -100,7 +100,7 @@ pub(super) fn map(which: &Which, svg: bool) -> Result<u8, Failure> {
     }
     println!();
     for kind in Kind::ALL {
-        let total: u64 = pieces.iter().filter(|p| p.kind == kind).map(|p| p.len).sum();
+        let total = total(&pieces, kind);
         if total > 0 {
             println!("{}  {:<11} {:>10}", kind.letter(), kind.name(), human(total));
         }
@@ -175,7 +175,12 @@ fn cells(pieces: &[Piece], size: u64) -> Vec<Kind> {
     cells
 }
 
-fn picture(cells: &[Kind], size: u64, path: &Path) -> String {
+/// Bytes of a kind.
+fn total(pieces: &[Piece], kind: Kind) -> u64 {
+    pieces.iter().filter(|p| p.kind == kind).map(|p| p.len).sum()
+}
+
+fn picture(cells: &[Kind], pieces: &[Piece], size: u64, path: &Path) -> String {
     let (w, rows) = (12, (cells.len() as u64).div_ceil(COLUMNS));
     let (width, height) = (COLUMNS * w + 20, rows * w + 70);
     let mut svg = String::new();
@@ -184,9 +189,11 @@ fn picture(cells: &[Kind], size: u64, path: &Path) -> String {
     let _ = writeln!(
         svg,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
-         <title>{name}</title>\n<text x=\"10\" y=\"20\">{name}: {}, a cell is {}</text>",
+         <title>{name}</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
+         <text x=\"10\" y=\"20\">{name}: {}, a cell is {}; {} fragments of data</text>",
         human(size),
-        human(size / cells.len().max(1) as u64)
+        human(size / cells.len().max(1) as u64),
+        fragments(pieces)
     );
     for (i, kind) in cells.iter().enumerate() {
         let (x, y) = (10 + i as u64 % COLUMNS * w, 32 + i as u64 / COLUMNS * w);
@@ -203,13 +210,14 @@ fn picture(cells: &[Kind], size: u64, path: &Path) -> String {
         let y = 32 + rows * w + 12;
         let _ = writeln!(
             svg,
-            "<rect x=\"{x}\" y=\"{y}\" width=\"11\" height=\"11\" fill=\"{}\"/><text x=\"{}\" y=\"{}\">{}</text>",
+            "<rect x=\"{x}\" y=\"{y}\" width=\"11\" height=\"11\" fill=\"{}\"/><text x=\"{}\" y=\"{}\" font-size=\"11\">{} {}</text>",
             kind.colour(),
-            x + 16,
+            x + 15,
             y + 10,
-            kind.name()
+            kind.name(),
+            human(total(pieces, kind))
         );
-        x += 110;
+        x += 128;
     }
     svg.push_str("</svg>\n");
     svg

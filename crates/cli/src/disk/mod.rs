@@ -12,6 +12,7 @@ mod change;
 mod copy;
 mod create;
 mod encrypt;
+mod extents;
 mod inspect;
 mod keys;
 mod live;

@@ -61,7 +61,8 @@ pub(super) fn info(name: &str, as_json: bool) -> Result<u8, Failure> {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), ToOwned::to_owned);
     let line = |key: &str, value: String| println!("{key:<12} {value}");
     line("name", record.name.clone());
-    line("state", text(&info["state"]));
+    let asleep = if info["sleeps"] == true { ", suspended to RAM" } else { "" };
+    line("state", format!("{}{asleep}", text(&info["state"])));
     line("image", record.image.clone());
     line("CPUs", format!("{}, engine {}", record.cpus, text(&info["engine"])));
     line("memory", size(record.memory));

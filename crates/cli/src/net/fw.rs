@@ -101,12 +101,20 @@ fn change(args: &ChangeArgs, add: bool, quiet: bool) -> Result<(), Failure> {
         if !guest.ask::<bool>(&request)? {
             let so = if add { "there already" } else { "not there" };
             eprintln!("visor: warning: the rule `{rule}` is {so}");
+        } else if args.permanent && !add && direction == Direction::Inbound && given(&guest).inbound.contains(&rule) {
+            eprintln!("visor: warning: {} was started with the rule `{rule}`: it is back at its next start", args.name);
+            eprintln!("  for good: start it without that --fw-allow, or in a network made with --isolated");
         }
     }
     if args.permanent && !quiet {
         eprintln!("visor: in force after `visor fw reload {}`", args.name);
     }
     Ok(())
+}
+
+/// What the guest was started with; a process of an earlier visor does not know.
+fn given(guest: &GuestPlace) -> RuleSet {
+    guest.ask(&GuestRequest::Given).unwrap_or_default()
 }
 
 fn offline(name: &str, rules: &[visor_firewall::Rule], way: Direction, add: bool) -> Result<(), Failure> {

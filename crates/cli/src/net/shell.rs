@@ -1,7 +1,7 @@
 //! `visor net shell`: a shell of the host's user inside of a network.
 //!
-//! The process makes itself a user, network and mount namespace (namespaces(7)), in it a tap device that is plugged into the network,
-//! and runs the shell there. The user stays who they are; files are the host's.
+//! The process makes itself a user, network and mount namespace (namespaces(7)), in it a tap device (or a pair of virtual Ethernet
+//! devices, where `/dev/net/tun` is closed to the user) that is plugged into the network, and runs the shell there. The user stays who they are; files are the host's.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -30,9 +30,9 @@ pub(super) fn shell(name: &str, command: &[String], quiet: bool) -> Result<u8, F
             .hint("it needs user namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone")
             .hint("without them, ports of guests are reached with: visor port add GUEST 80")
     })?;
-    let tap = TapPort::open("visor0").map_err(|e| {
+    let tap = TapPort::in_own_namespace("visor0").map_err(|e| {
         Failure::from(e)
-            .hint("it needs /dev/net/tun to be open to you: sudo chmod 666 /dev/net/tun")
+            .hint("it needs /dev/net/tun to be open to you (sudo chmod 666 /dev/net/tun), or the kernel's module veth")
             .hint("without it, ports of guests are reached with: visor port add GUEST 80")
     })?;
     let (cable, welcome) =

@@ -21,6 +21,8 @@ pub(super) struct Agent {
     /// Closings of the port until this session began.
     closings: u64,
     greeted: Instant,
+    /// The guest has been asked to shut down in this session.
+    asked: bool,
     wake: Wake,
 }
 
@@ -37,7 +39,7 @@ impl Agent {
     /// Greets the agent, whenever it comes up. The port's events wake the main thread.
     pub(super) fn new(port: AgentPort, wake: Wake) -> Self {
         let closings = port.closings();
-        Agent { port, session: HostSession::new(nonce()), closings, greeted: Instant::now(), wake }
+        Agent { port, session: HostSession::new(nonce()), closings, greeted: Instant::now(), asked: false, wake }
     }
 
     /// The agent has answered.
@@ -77,14 +79,20 @@ impl Agent {
 
     /// Asks the guest to power off.
     pub(super) fn shut_down(&mut self) {
+        self.asked = true;
         self.session.shutdown(ShutdownKind::PowerOff);
         self.write();
     }
 
-    /// Keeps the port moving when nothing of what comes matters any more.
-    pub(super) fn keep_going(&mut self) {
-        let _ = self.pump();
+    /// Keeps the port moving when nothing of what comes matters any more. An agent that has begun anew, such as that of a guest which
+    /// resumes from a sleep, is asked again to shut down. Gives the time to come again.
+    pub(super) fn keep_going(&mut self) -> Option<Instant> {
+        self.asked &= self.pump().is_ok();
         while self.next_event().is_some() {}
+        if !self.asked && self.is_ready() {
+            self.shut_down();
+        }
+        self.due()
     }
 
     fn read(&mut self) -> Result<(), ProtocolError> {

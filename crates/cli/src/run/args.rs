@@ -44,8 +44,8 @@ pub(crate) struct RunArgs {
     /// Which engine runs the CPUs.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
-    /// Attach a disk: a size such as 20G for a new dynamic one, which stays; a name of `visor disk ls`, or a raw or qcow2 image (vda, vdb, ... after an image's own vda, or sda, sdb, ...:
-    /// see --bus). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
+    /// Attach a disk: a size such as 20G for a new dynamic one, which stays; a name of `visor disk ls`, or a raw or qcow2 image. Disks are sda, sdb, ... in this order,
+    /// after an image's own sda (--bus virtio: vda, vdb, ...). Without an image or a kernel the machine boots from it. `,ro` attaches it read-only. The format is what the file's first bytes say, unless `,format=raw` or `,format=qcow2` names it; a disk
     /// taken as raw that way may not be made to look like another format by its guest. Or a disk of the network:
     /// `nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`; through TLS `nbds://...` with `,tls-ca=FILE` (else the host's authorities) and, as
     /// the server's allowed client, `,tls-cert=FILE,tls-key=FILE`; the guest sees none of it; or a volume of a pool: `pool:POOL/VOLUME`; or a file of a web server, read by ranges and
@@ -56,8 +56,7 @@ pub(crate) struct RunArgs {
     /// each flush; several with `+`.
     #[arg(long, value_name = "DISK|SIZE[,ro][,format=FORMAT][,iops=N][,bps=SIZE][,key-file=FILE][,fault=PLAN]")]
     pub(crate) disk: Vec<String>,
-    /// How disks of --disk are connected; by default virtio with an image or a kernel that is entered directly, IDE through
-    /// firmware. An image without --disk has its own on SCSI, sda, so that disks that are added while it runs are sdb, sdc, ...
+    /// How disks are connected; by default SCSI with an image or a kernel that is entered directly, IDE through firmware.
     #[arg(long, value_enum, value_name = "BUS")]
     pub(crate) bus: Option<BusArg>,
     /// Put this disc image (ISO) into a CD-ROM drive (sr0, sr1, ...). It is only read and may be in use elsewhere.
@@ -159,7 +158,8 @@ pub(crate) struct FirmwareArgs {
     /// Let the firmware show its boot menu.
     #[arg(long, conflicts_with = "image")]
     pub(crate) boot_menu: bool,
-    /// Keep UEFI's variables in this file, made if it is missing; without it they are forgotten.
+    /// Keep UEFI's variables in this file, made if it is missing. Without it a machine with a name keeps them beside the user's disks,
+    /// and others forget them.
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     pub(crate) efi_vars: Option<PathBuf>,
     /// Write the boot's timeline to this file as an SVG picture, or with `-` print it when the machine ends.

@@ -1,5 +1,7 @@
 //! From the command line to a firmware.
 
+use std::path::PathBuf;
+
 use visor_image::{FirmwareFile, FirmwareStore, ImageStore};
 use visor_machine::{BootClass, FileSource, FirmwareKind, FirmwareSpec, MachineSpec, NicModel, VarsSpec};
 
@@ -18,7 +20,8 @@ pub(super) fn plan(args: &RunArgs, quiet: bool) -> Result<Option<FirmwareSpec>, 
         return Err(Failure::new("--efi-vars needs UEFI").hint("add --firmware uefi"));
     }
     let vars = || -> Result<_, Failure> {
-        Ok(VarsSpec { template: find(FirmwareFile::UefiVars, quiet)?, file: a.efi_vars.clone() })
+        let file = a.efi_vars.clone().or_else(|| kept(args.network.name()));
+        Ok(VarsSpec { template: find(FirmwareFile::UefiVars, quiet)?, file })
     };
     let (kind, code, vars) = match kind {
         FirmwareArg::Bios => (FirmwareKind::Bios, find(FirmwareFile::Bios, quiet)?, None),
@@ -26,6 +29,16 @@ pub(super) fn plan(args: &RunArgs, quiet: bool) -> Result<Option<FirmwareSpec>, 
     };
     let boot_order = a.boot.iter().map(|b| class(*b)).collect();
     Ok(Some(FirmwareSpec { kind, code, vars, boot_order, boot_menu: a.boot_menu, serial_console: true }))
+}
+
+/// Where a machine with a name keeps its variables, beside the user's disks: an installer notes there which boot loader it has
+/// installed. Without such a place they are forgotten.
+fn kept(name: Option<&str>) -> Option<PathBuf> {
+    // A bad name is refused later.
+    let name = name.filter(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'))?;
+    let folder = crate::disk::directory().ok()?.with_file_name("efi-vars");
+    std::fs::create_dir_all(&folder).ok()?;
+    Some(folder.join(format!("{name}.fd")))
 }
 
 /// Gives the machine a screen if firmware or the user wants one.

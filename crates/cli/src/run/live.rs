@@ -30,6 +30,8 @@ use crate::terminal;
 
 /// How long a guest may take to switch itself off.
 const FAREWELL: Duration = Duration::from_secs(60);
+/// How long after a press of the button that woke it a guest is asked again.
+const PRESS_AGAIN: Duration = Duration::from_secs(3);
 
 /// A machine that was started, and what wakes the main thread.
 pub(super) struct Live {
@@ -320,6 +322,7 @@ impl Live {
         if self.machine.state() == MachineState::Paused {
             self.machine.resume();
         }
+        let mut presses = self.rouse();
         let mut agent = agent.filter(|a| a.is_ready());
         match &mut agent {
             Some(agent) => agent.shut_down(),
@@ -332,17 +335,28 @@ impl Live {
         }
         let end = Instant::now() + asked.unwrap_or(FAREWELL);
         while self.stopped().is_none() && Instant::now() < end && self.timed_out().is_none() {
-            if let Some(agent) = &mut agent {
-                agent.keep_going();
-            }
+            let next = match &mut agent {
+                Some(agent) => agent.keep_going(),
+                None => presses.repeat(&self.machine),
+            };
             show(&self.take_serial(1 << 20));
-            let happened = self.wait(&Want { input: None, outputs: &[], until: Some(end) })?;
+            let until = next.map_or(end, |at| at.min(end));
+            let happened = self.wait(&Want { input: None, outputs: &[], until: Some(until) })?;
             if !happened.signals.is_empty() {
                 break;
             }
         }
         show(&self.take_serial(1 << 20));
         Ok(())
+    }
+
+    /// Wakes a guest that has suspended to RAM, so that it can be asked to power off.
+    fn rouse(&self) -> Presses {
+        if !self.machine.sleeps() {
+            return Presses { next: None, left: 0 };
+        }
+        self.machine.power_button();
+        Presses { next: Some(Instant::now() + PRESS_AGAIN), left: 10 }
     }
 
     /// Why the machine has stopped, if it has.
@@ -373,6 +387,24 @@ impl Live {
             StatsFormat::Table => report.table(),
             StatsFormat::Json => report.json(),
         }
+    }
+}
+
+/// The button of a machine that slept: what its system hears while it resumes it takes for what woke it.
+struct Presses {
+    next: Option<Instant>,
+    left: u32,
+}
+
+impl Presses {
+    /// Presses it if it is time to, and tells when to come again.
+    fn repeat(&mut self, machine: &Machine) -> Option<Instant> {
+        if self.next.is_some_and(|at| at <= Instant::now()) {
+            machine.power_button();
+            self.left -= 1;
+            self.next = (self.left > 0).then(|| Instant::now() + PRESS_AGAIN);
+        }
+        self.next
     }
 }
 

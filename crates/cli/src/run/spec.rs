@@ -85,16 +85,14 @@ fn drives(args: &RunArgs, bus: CdBus) -> Result<Vec<Cd>, Failure> {
     Ok(drives.into_iter().map(|drive| Cd { bus, ..drive }).collect())
 }
 
-/// Where disks go. A kernel that is booted directly is one for virtual machines; what a firmware finds may be any system. An
-/// image's own disk is `sda`, as people know it, and those that are added while it runs are `sdb`, `sdc`. Several SCSI disks that are there from
-/// the start get their names in the order in which the guest's probes end, which is no order to rely on; virtio disks keep theirs.
+/// Where disks go: they are `sda`, `sdb`, ... in their order. What a firmware finds may be any system, and every system knows IDE; a kernel
+/// that is booted directly is one for virtual machines, and the SCSI adapter has room for more disks, also while it runs.
 fn bus(args: &RunArgs) -> DiskBus {
     let through_firmware = args.image.is_none() && (args.kernel.is_none() || args.firmware.firmware.is_some());
     match args.bus {
-        None if args.image.is_some() && args.disk.is_empty() => DiskBus::Scsi,
         None if through_firmware => DiskBus::Ide,
-        None | Some(BusArg::Virtio) => DiskBus::Virtio,
-        Some(BusArg::Scsi) => DiskBus::Scsi,
+        None | Some(BusArg::Scsi) => DiskBus::Scsi,
+        Some(BusArg::Virtio) => DiskBus::Virtio,
         Some(BusArg::Ide) => DiskBus::Ide,
     }
 }
@@ -128,7 +126,12 @@ pub(super) fn engine_options(args: &TuningArgs, count: bool) -> EngineOptions {
 fn boot_image(spec: &mut MachineSpec, image: &Image, job: &Job, args: &RunArgs, verbose: u8) -> Result<(), Failure> {
     spec.initrd = Some(FileSource::Path(image.initramfs()));
     spec.cmdline = kernel_args(image.kernel_args(), job, args.append.as_deref(), verbose);
-    spec.disks.insert(0, Disk::open_raw(&image.root_disk(), Access::ReadOnly)?.on(bus(args)));
+    let bus = bus(args);
+    spec.disks.insert(0, Disk::open_raw(&image.root_disk(), Access::ReadOnly)?.on(bus));
+    // An ATA disk cannot tell that it may not be written.
+    if bus == DiskBus::Ide {
+        spec.cmdline.push_str(" ro");
+    }
     // A command does not survive a restart of its machine, so that must be the end.
     spec.no_reboot |= matches!(job, Job::Command(_));
     Ok(())

@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 
 /// The packages, and the programs of them.
-const PACKAGES: [&str; 4] = ["iperf3", "bind9-dnsutils", "netcat-openbsd", "isc-dhcp-client"];
+const PACKAGES: [&str; 5] = ["iperf3", "bind9-dnsutils", "netcat-openbsd", "isc-dhcp-client", "tcpdump"];
 const PROGRAMS: [&str; 4] = ["usr/bin/iperf3", "usr/bin/dig", "bin/nc.openbsd", "sbin/dhclient"];
 /// What a guest's script begins with: after it `t PROGRAM ARGUMENTS` runs a program of the disc.
-pub(crate) const MOUNT: &str = "mkdir -p /tmp/t; mount -t iso9660 -o ro /dev/vdb /tmp/t; t() { p=$1; shift; \
+pub(crate) const MOUNT: &str = "mkdir -p /tmp/t; mount -t iso9660 -o ro /dev/sdb /tmp/t; t() { p=$1; shift; \
                                 /tmp/t/lib/ld-linux-x86-64.so.2 --library-path /tmp/t/lib /tmp/t/bin/$p \"$@\"; }; ";
 
 /// Where the packages are unpacked. Inside a namespace nobody can be asked for them, so whoever asked outside has left a note.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use visor_block::{BlockBackend, BlockBuffer, BlockError, BlockErrorKind, BlockOp, BlockRequest, SECTOR, Sector};
+use visor_block::{BlockBackend, BlockError, BlockErrorKind, BlockOp, BlockRequest, SECTOR, Sector, SharedBuffer};
 
 use super::stream::Stream;
 use super::tls::{TlsServer, is_allowed};
@@ -370,12 +370,12 @@ fn requests(
 
 /// Starts a request. It answers when it is done.
 fn start(head: Request, data: Vec<u8>, export: &NbdExport, open: Arc<Open>, writer: Arc<Mutex<Arc<Stream>>>) {
-    let buffer = Bytes(Arc::new(Mutex::new(data)));
+    let buffer = SharedBuffer::new(data);
     let shown = buffer.clone();
     let done = move |error: u32| {
         let mut message = reply(error, head.cookie).to_vec();
         if head.command == CMD_READ && error == 0 {
-            message.extend_from_slice(&lock(&shown.0));
+            message.extend_from_slice(&shown.take());
         }
         // Where that fails the client is gone, which the reader notices.
         let _ = lock(&writer).send(&message);
@@ -400,7 +400,7 @@ fn start(head: Request, data: Vec<u8>, export: &NbdExport, open: Arc<Open>, writ
     let durable = head.flags & FLAG_FUA != 0 && !matches!(op, BlockOp::Read | BlockOp::Flush);
     let finish = move |result: Result<(), BlockError>| match result {
         Ok(()) if durable => {
-            let empty = Box::new(Bytes(Arc::default()));
+            let empty = Box::new(SharedBuffer::default());
             let done = move |r| done(code(r));
             backend.submit(BlockRequest::new(BlockOp::Flush, Sector(0), 0, empty, done));
         }
@@ -420,29 +420,4 @@ fn code(result: Result<(), BlockError>) -> u32 {
         Err(BlockErrorKind::Unsupported) => ENOTSUP,
         Err(_) => EIO,
     }
-}
-
-/// Data of a request.
-#[derive(Clone)]
-struct Bytes(Arc<Mutex<Vec<u8>>>);
-
-impl BlockBuffer for Bytes {
-    fn len(&self) -> usize {
-        lock(&self.0).len()
-    }
-
-    fn put(&mut self, offset: usize, data: &[u8]) -> Result<(), BlockError> {
-        let mut bytes = lock(&self.0);
-        bytes.get_mut(offset..offset + data.len()).ok_or_else(outside)?.copy_from_slice(data);
-        Ok(())
-    }
-
-    fn get(&self, offset: usize, data: &mut [u8]) -> Result<(), BlockError> {
-        data.copy_from_slice(lock(&self.0).get(offset..offset + data.len()).ok_or_else(outside)?);
-        Ok(())
-    }
-}
-
-fn outside() -> BlockError {
-    BlockError::new(BlockErrorKind::BadBuffer, "outside the buffer")
 }

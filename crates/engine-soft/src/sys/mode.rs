@@ -23,9 +23,10 @@ impl Cpu {
         };
         self.mode = Mode { size, protected, single: false };
         self.single_changed();
+        // EIP has 32 bits in 16-bit segments too, whose limit may be larger than 64 KiB: only near branches with 16-bit operands cut it
+        // off. UEFI goes back to real mode through such a segment when a machine wakes from S3.
         self.rip_mask = match size {
-            CodeSize::Bits16 => 0xffff,
-            CodeSize::Bits32 => 0xffff_ffff,
+            CodeSize::Bits16 | CodeSize::Bits32 => 0xffff_ffff,
             CodeSize::Bits64 => !0,
         };
         let is_64 = size == CodeSize::Bits64;

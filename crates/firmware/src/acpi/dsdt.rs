@@ -59,7 +59,6 @@ fn processors(cpus: u32, body: &mut Vec<u8>) {
 
 fn host_bridge(pci: &PciConfig, body: &mut Vec<u8>) {
     let hid = Name::new(path("_HID"), &EISAName::new("PNP0A03"));
-    let adr = Name::new(path("_ADR"), &ZERO);
     let uid = Name::new(path("_UID"), &ZERO);
     let bus = AddressSpace::<u16>::new_bus_number(0, 0);
     let config = IO::new(0xcf8, 0xcf8, 1, 8);
@@ -80,7 +79,7 @@ fn host_bridge(pci: &PciConfig, body: &mut Vec<u8>) {
         prt.add_element(&Package::new(vec![&slot, &r.pin, &ZERO, &r.gsi]));
     }
     let prt = Name::new(path("_PRT"), &prt);
-    Scope::new(path("\\_SB_"), vec![&Device::new(path("PCI0"), vec![&hid, &adr, &uid, &crs, &prt])]).to_aml_bytes(body);
+    Scope::new(path("\\_SB_"), vec![&Device::new(path("PCI0"), vec![&hid, &uid, &crs, &prt])]).to_aml_bytes(body);
 }
 
 /// Devices at fixed places.

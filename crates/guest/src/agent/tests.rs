@@ -81,7 +81,7 @@ impl Rig {
     }
 
     fn event(&mut self) -> HostEvent {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(300);
         loop {
             if let Some(event) = self.session.poll_event() {
                 return event;

@@ -17,13 +17,46 @@ pub(super) type Event = BTreeMap<String, String>;
 pub(super) struct Devices {
     socket: Option<fs::File>,
     pub(super) loader: Loader,
+    /// SCSI devices get their drivers here, one by one in the order of their events, and not from the kernel.
+    in_turn: bool,
 }
+
+/// The bus whose disks the kernel names in the order in which their probes run, several at once: as whoever is lucky gets `sda`,
+/// they are probed in turn until all that the machine began with have their names.
+const SCSI: &str = "/sys/bus/scsi";
 
 impl Devices {
     /// Listens for events. Do this before loading for those present, so that no device falls between the two.
     pub(super) fn open(modules: &Path) -> Self {
         let socket = sys::uevent_socket().map(fs::File::from).ok();
-        Self { socket, loader: Loader::open(modules) }
+        let mut devices = Self { socket, loader: Loader::open(modules), in_turn: false };
+        devices.take_turns();
+        devices
+    }
+
+    /// Has SCSI devices wait for [`Self::next_event`].
+    fn take_turns(&mut self) {
+        if self.loader.load("scsi_mod").is_err() && !Path::new(SCSI).exists() {
+            return;
+        }
+        // Whoever loads an adapter's driver waits until all its addresses have been looked at, so that the events are there, in order.
+        let _ = fs::write("/sys/module/scsi_mod/parameters/scan", "sync");
+        self.in_turn = fs::write(format!("{SCSI}/drivers_autoprobe"), "0").is_ok();
+    }
+
+    /// The disks that were there have their names: later ones are the kernel's own business again.
+    pub(super) fn end_turns(&mut self) {
+        while self.next_event().is_some() {}
+        if !std::mem::take(&mut self.in_turn) {
+            return;
+        }
+        let _ = fs::write(format!("{SCSI}/drivers_autoprobe"), "1");
+        // What came between the last event and now.
+        for device in fs::read_dir(format!("{SCSI}/devices")).into_iter().flatten().flatten() {
+            if !device.path().join("driver").exists() {
+                probe(&device.file_name().to_string_lossy());
+            }
+        }
     }
 
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -72,6 +105,9 @@ impl Devices {
             && let Some(alias) = event.get("MODALIAS")
         {
             self.load(alias);
+            if self.in_turn && event.get("DEVTYPE").is_some_and(|t| t == "scsi_device") {
+                probe(event.get("DEVPATH").and_then(|p| p.rsplit('/').next()).unwrap_or_default());
+            }
         }
         Some(event)
     }
@@ -85,6 +121,11 @@ impl Devices {
             _ => {}
         }
     }
+}
+
+/// Has the kernel find a driver for a SCSI device, and waits until the driver has taken it. Devices that no driver wants are an error.
+fn probe(name: &str) {
+    let _ = fs::write(format!("{SCSI}/drivers_probe"), name);
 }
 
 /// The `MODALIAS` of every device that is there.

@@ -48,6 +48,7 @@ pub fn main() -> ! {
     if let Err(error) = root::change(&cmdline, &mut devices) {
         kernel_log(&format!("staying in the initial ramfs: {error}"));
     }
+    devices.end_turns();
     mounts::late();
     set_names(&cmdline);
     let mut init = Init::new(cmdline, devices);

@@ -166,6 +166,20 @@ impl<'a> Guest<'a> {
         self.link.send(Frame::plain(&self.buffer[..42 + len]))
     }
 
+    /// Sends an echo request with 56 bytes, as ping does, to the far end.
+    pub(crate) fn ping(&mut self, number: u16) -> bool {
+        self.ip(1, 64);
+        let b = &mut self.buffer;
+        b[34..42].copy_from_slice(&[8, 0, 0, 0, 0, 7, 0, 0]);
+        b[40..42].copy_from_slice(&number.to_be_bytes());
+        let mut total = sum(&b[34..98]);
+        while total > 0xffff {
+            total = (total & 0xffff) + (total >> 16);
+        }
+        b[36..38].copy_from_slice(&(!(total as u16)).to_be_bytes());
+        self.link.send(Frame::plain(&self.buffer[..98]))
+    }
+
     /// Begins a connection.
     pub(crate) fn connect(&mut self, port: u16, to: u16) {
         let iss = u32::from(port) << 8;
@@ -209,10 +223,12 @@ impl<'a> Guest<'a> {
         let (conns, echoes) = (&mut self.conns, &mut self.echoes);
         let mut due = Vec::new();
         let frames = self.link.receive(&mut |f| {
-            if f.len() < HEAD && f.get(23) != Some(&17) || f[12..14] != [8, 0] {
+            let whole = f.len() >= HEAD || matches!(f.get(23), Some(1 | 17));
+            if !whole || f[12..14] != [8, 0] {
                 return;
             }
-            if f[23] == 17 {
+            // Datagrams, and replies to pings.
+            if f[23] == 17 || (f[23] == 1 && f.get(34) == Some(&0)) {
                 *echoes += 1;
             } else if let Some(conn) = conns.get_mut(&u16::from_be_bytes([f[36], f[37]]))
                 && conn.segment(f)

@@ -20,6 +20,8 @@ const COLUMNS: [(&str, f64); 5] =
 struct Row {
     rates: [Option<Rate>; 5],
     latency: Option<f64>,
+    /// CPU of a ping's way to the far end and back, in microseconds.
+    ping: Option<f64>,
 }
 
 struct Server(Child);
@@ -49,6 +51,8 @@ fn sh(line: &str) {
 pub(crate) fn compare(seconds: f64, rounds: usize, only: &str) {
     sh("ip link set lo up");
     sh(&format!("ip addr add {FAR}/32 dev lo"));
+    // Echo requests go through sockets that this range allows.
+    sh("echo 0 0 > /proc/sys/net/ipv4/ping_group_range");
     // passt wants an interface with a default route, whose address it gives to its guest.
     sh("ip link add up0 type veth peer name up1 && ip link set up0 up && ip link set up1 up");
     sh(&format!("ip addr add {UPLINK}/24 dev up0 && ip route add default via {UPLINK_GATEWAY}"));
@@ -69,7 +73,7 @@ pub(crate) fn compare(seconds: f64, rounds: usize, only: &str) {
     println!("work for each second of CPU (for each second of time in parentheses), medians of {rounds}");
     print!("{:24}", "");
     COLUMNS.iter().for_each(|(c, _)| print!("{c:>19}"));
-    println!("{:>9}", "rtt µs");
+    println!("{:>9}{:>13}", "rtt µs", "ping CPU µs");
     let medians: Vec<Row> = rows.iter().map(|r| median_row(r)).collect();
     for (name, row) in names.iter().zip(&medians) {
         line(name, row);
@@ -102,7 +106,8 @@ fn median_row(rows: &[Row]) -> Row {
         let all = || rows.iter().filter_map(|r| r.rates[i]);
         Some((median(all().map(|r| r.0).collect())?, median(all().map(|r| r.1).collect())?))
     };
-    Row { rates: std::array::from_fn(rate), latency: median(rows.iter().filter_map(|r| r.latency).collect()) }
+    let of = |get: fn(&Row) -> Option<f64>| median(rows.iter().filter_map(get).collect());
+    Row { rates: std::array::from_fn(rate), latency: of(|r| r.latency), ping: of(|r| r.ping) }
 }
 
 fn line(name: &str, row: &Row) {
@@ -111,7 +116,8 @@ fn line(name: &str, row: &Row) {
         let cell = rate.map_or("-".into(), |(cpu, time)| format!("{:.2} ({:.2})", cpu / unit, time / unit));
         print!("{cell:>19}");
     }
-    println!("{:>9}", row.latency.map_or("-".into(), |l| format!("{l:.0}")));
+    let number = |n: Option<f64>| n.map_or("-".into(), |n| format!("{n:.0}"));
+    println!("{:>9}{:>13}", number(row.latency), number(row.ping));
 }
 
 fn measure(mut c: Contender, time: Duration) -> Row {
@@ -125,6 +131,7 @@ fn measure(mut c: Contender, time: Duration) -> Row {
     }
     row.rates[3] = udp(&mut c, time);
     row.latency = latency(&mut c);
+    row.ping = pings(&mut c);
     row.rates[4] = connects(&mut c, time);
     row
 }
@@ -200,6 +207,27 @@ fn latency(c: &mut Contender) -> Option<f64> {
         all.push(begin.elapsed().as_secs_f64() * 1e6);
     }
     median(all)
+}
+
+/// CPU of a single ping that is answered by the host's kernel, in microseconds: what the translator adds to it, the kernel's work and
+/// the guest's frames included.
+fn pings(c: &mut Contender) -> Option<f64> {
+    let (before, count) = (c.cpu(), 2000);
+    let net = c.net;
+    let mut guest = Guest::new(&mut *c.link, net);
+    for number in 0..count {
+        let (seen, begin) = (guest.echoes, Instant::now());
+        guest.ping(number);
+        while guest.echoes == seen {
+            if begin.elapsed() > Duration::from_secs(2) {
+                return None;
+            }
+            if guest.take() == 0 {
+                guest.wait();
+            }
+        }
+    }
+    Some((c.cpu() - before) / f64::from(count) * 1e6)
 }
 
 /// Connections made and closed, 16 at a time.

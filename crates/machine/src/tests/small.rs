@@ -257,3 +257,30 @@ fn suspend_to_ram_resumes_at_the_waking_vector() {
     assert_eq!(m.wait(), StopReason::DebugExit(43), "memory as at the OUT, which nothing followed");
     assert_eq!(m.reboots(), 0);
 }
+
+#[test]
+fn firmware_that_is_missing_or_of_another_size_is_refused() {
+    use crate::{FileSource, FirmwareKind, FirmwareSpec};
+    let refusal = |code: FileSource| {
+        let firmware = FirmwareSpec {
+            kind: FirmwareKind::Bios,
+            code,
+            vars: None,
+            boot_order: Vec::new(),
+            boot_menu: false,
+            serial_console: false,
+        };
+        let config = MachineSpec::with_firmware(firmware).validate().unwrap();
+        Machine::new(&config, &*engines()[0].engine).err().map(|e| e.to_string()).unwrap()
+    };
+    for len in [0, 1, 1000, 4096, 100 << 10, (256 << 10) - 1, (256 << 10) + 1, 3 << 20, 64 << 20] {
+        let text = refusal(FileSource::Bytes(vec![0x90; len].into()));
+        assert!(text.contains(&format!("it has {len} bytes")), "{text}");
+    }
+    for byte in [0, 0xff] {
+        let text = refusal(FileSource::Bytes(vec![byte; 256 << 10].into()));
+        assert!(text.contains("no code at its reset vector"), "{text}");
+    }
+    let text = refusal(FileSource::Path("/nowhere/bios.bin".into()));
+    assert!(text.contains("cannot read the firmware /nowhere/bios.bin"), "{text}");
+}

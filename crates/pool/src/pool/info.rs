@@ -1,6 +1,7 @@
 //! What a pool looks like, for people.
 
 use crate::member::{MemberState, Place};
+use crate::volume::{DATA_AT, Replica};
 use crate::{Health, Pool, Volume};
 
 /// A pool as it is now.
@@ -44,6 +45,10 @@ pub struct VolumeInfo {
     pub name: String,
     /// Bytes.
     pub size: u64,
+    /// Bytes that all its copies take from the members.
+    pub allocated: u64,
+    /// Bytes of it that hold data. A part on an NBD server counts as full.
+    pub used: u64,
     /// How it is, or why it cannot be used.
     pub health: Result<Health, String>,
 }
@@ -81,8 +86,25 @@ impl Pool {
 
     fn volume_info(&self, name: &str) -> VolumeInfo {
         let size = self.file.volumes.get(name).map_or(0, |v| v.layout.size);
-        let health = self.replicas(name).and_then(|r| Volume::look(name, r)).map_err(|e| e.to_string());
-        VolumeInfo { name: name.to_owned(), size, health }
+        let replicas = self.replicas(name);
+        let (allocated, used) = replicas.as_ref().map_or((0, 0), |r| self.usage(name, r));
+        let health = replicas.and_then(|r| Volume::look(name, r)).map_err(|e| e.to_string());
+        VolumeInfo { name: name.to_owned(), size, allocated, used: used.min(size), health }
+    }
+
+    /// What all copies of a volume take, and what one of each holds.
+    fn usage(&self, name: &str, replicas: &[Replica]) -> (u64, u64) {
+        let Ok(entry) = self.entry(name) else { return (0, 0) };
+        let (mut allocated, mut used) = (0, 0);
+        for group in &entry.layout.groups {
+            let parts = replicas.iter().filter(|r| group.contains(&r.member)).map(|r| {
+                let len = r.part.size().unwrap_or(0);
+                r.part.usage(DATA_AT).unwrap_or((len, len.saturating_sub(DATA_AT)))
+            });
+            let (taken, data) = parts.fold((0, 0), |(all, most), (taken, data)| (all + taken, data.max(most)));
+            (allocated, used) = (allocated + taken, used + data);
+        }
+        (allocated, used)
     }
 }
 

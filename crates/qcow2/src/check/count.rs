@@ -1,6 +1,7 @@
 //! Counting references.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use super::*;
 use crate::bytes::be64;
@@ -41,6 +42,14 @@ impl Counts {
         self.chunks
             .iter()
             .flat_map(|(k, c)| c.iter().enumerate().filter(|(_, n)| **n > 0).map(move |(i, _)| k * CHUNK + i as u64))
+    }
+
+    /// Clusters of a range with references, and how many; the range is one of whole chunks, as refcount blocks are.
+    pub(crate) fn used_in(&self, range: Range<u64>) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let chunks = (range.start / CHUNK..range.end / CHUNK).filter_map(|k| Some((k, self.chunks.get(&k)?)));
+        chunks
+            .flat_map(|(k, c)| c.iter().enumerate().map(move |(i, n)| (k * CHUNK + i as u64, *n)))
+            .filter(|(_, n)| *n > 0)
     }
 
     /// One past the last cluster with references.

@@ -60,10 +60,10 @@ impl Meta {
     fn write_block(&self, counts: &Counts, t: u64, at: u64) -> Result<()> {
         let (per_block, order) = (self.layout.block_entries(), self.layout.refcount_order);
         let mut block = vec![0; self.layout.cluster() as usize];
-        for i in 0..per_block {
-            let n = u64::from(counts.get(t * per_block + i));
+        for (cluster, n) in counts.used_in(t * per_block..(t + 1) * per_block) {
+            let (i, n) = (cluster - t * per_block, u64::from(n));
             if n > self.layout.max_refcount() {
-                let what = format!("cluster {} is shared {n} times, more than a refcount can say", t * per_block + i);
+                let what = format!("cluster {cluster} is shared {n} times, more than a refcount can say");
                 return Err(Error::corrupt(what));
             }
             crate::refs::write(&mut block, ((i << order) / 8) as usize, i, order, n);

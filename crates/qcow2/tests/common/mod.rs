@@ -252,7 +252,16 @@ pub(crate) fn assert_sound(image: &Image, leaks: bool) {
 /// `qemu-img` with these arguments. The tests need Debian's qemu-utils.
 #[track_caller]
 pub(crate) fn qemu_img(args: &[&str]) -> (i32, String) {
-    let out = Command::new("qemu-img").args(args).output().expect("these tests need qemu-img (package qemu-utils)");
+    qemu_img_in(Path::new("."), args)
+}
+
+#[track_caller]
+fn qemu_img_in(dir: &Path, args: &[&str]) -> (i32, String) {
+    let out = Command::new("qemu-img")
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .expect("these tests need qemu-img (package qemu-utils)");
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     (out.status.code().unwrap_or(-1), text)
 }
@@ -269,9 +278,11 @@ pub(crate) fn judge(dir: &Path, image: &[u8], disk: &[u8]) {
 /// The same with files.
 #[track_caller]
 pub(crate) fn judge_file(file: &Path, raw: &Path) {
+    // The name of a data file counts from where the tool runs.
+    let dir = file.parent().unwrap();
     let (file, raw) = (file.to_str().unwrap(), raw.to_str().unwrap());
-    let (status, text) = qemu_img(&["check", "-f", "qcow2", file]);
+    let (status, text) = qemu_img_in(dir, &["check", "-f", "qcow2", file]);
     assert_eq!(status, 0, "qemu-img check: {text}");
-    let (status, text) = qemu_img(&["compare", "-f", "qcow2", "-F", "raw", file, raw]);
+    let (status, text) = qemu_img_in(dir, &["compare", "-f", "qcow2", "-F", "raw", file, raw]);
     assert_eq!(status, 0, "qemu-img compare: {text}");
 }

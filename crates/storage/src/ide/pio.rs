@@ -2,11 +2,10 @@
 //!
 //! The medium is read and written in larger chunks than the guest moves at a time, since each access of the guest's is two bytes.
 
-use visor_block::{BlockOp, Sector};
+use visor_block::{BlockOp, Sector, SharedBuffer};
 
 use super::channel::{Channel, Drive, PACKET, Phase};
 use super::transfer::After;
-use crate::buffer::HostBuffer;
 use crate::packet::reason;
 use crate::step::status::{DRDY, DRQ, DSC};
 use crate::step::{Transfer, Way};
@@ -58,7 +57,7 @@ impl Channel {
     pub(super) fn read_chunk(&mut self, index: usize, t: Transfer) {
         let backend = t.backend.clone();
         let (sector, len, rest) = t.split();
-        let buffer = HostBuffer::new(vec![0; len as usize]);
+        let buffer = SharedBuffer::new(vec![0; len as usize]);
         let after = After::Read { buffer: buffer.clone(), rest };
         self.submit(index, backend, (BlockOp::Read, sector, len), Box::new(buffer), after);
     }
@@ -161,7 +160,7 @@ impl Channel {
         let (backend, durable) = (t.backend.clone(), t.durable.then(|| t.backend.clone()));
         let (sector, len, rest) = t.split();
         let after = After::Wrote { rest, durable };
-        self.submit(index, backend, (BlockOp::Write, sector, len), Box::new(HostBuffer::new(p.data)), after);
+        self.submit(index, backend, (BlockOp::Write, sector, len), Box::new(SharedBuffer::new(p.data)), after);
     }
 }
 

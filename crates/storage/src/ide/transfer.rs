@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use visor_block::{BlockBackend, BlockBuffer, BlockError, BlockErrorKind, BlockOp, BlockRequest, Sector};
+use visor_block::{BlockBackend, BlockBuffer, BlockError, BlockErrorKind, BlockOp, BlockRequest, Sector, SharedBuffer};
 
 use super::channel::{Channel, Phase, Submission};
 use super::dma::Dma;
-use crate::buffer::{HostBuffer, Sink};
+use crate::buffer::Sink;
 use crate::packet::reason;
 use crate::step::status::{BSY, DRDY, DRQ, DSC, ERR};
 use crate::step::{Job, Mode, Step, Transfer, Way, error};
@@ -14,7 +14,7 @@ use crate::step::{Job, Mode, Step, Transfer, Way, error};
 /// What follows when the medium is done.
 pub(super) enum After {
     /// The guest reads `buffer`, then more is read.
-    Read { buffer: HostBuffer, rest: Option<Transfer> },
+    Read { buffer: SharedBuffer, rest: Option<Transfer> },
     /// The guest writes more.
     Wrote { rest: Option<Transfer>, durable: Option<Arc<dyn BlockBackend>> },
     /// DMA is over.

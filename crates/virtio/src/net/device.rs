@@ -46,6 +46,7 @@ impl Net {
             transmit: Mutex::default(),
             receive: Mutex::new(Receive::new(config.mac)),
             transmit_due: AtomicU64::new(0),
+            lingering: AtomicU64::new(0),
             starved: AtomicBool::new(false),
             features: AtomicU64::new(0),
             pairs,

@@ -12,7 +12,8 @@
 //! pump does it. **Reception** is the pump's: [`NetHandle`] is woken by the port and copies frames from where the port keeps them
 //! straight into guest buffers. A frame for which the guest has no buffer stays in the port. What a port has to say at once to what was
 //! sent - acknowledgements, answers to pings, data that a window has opened for - is received on the vCPU as well, a few frames of
-//! it: no thread is woken for those.
+//! it: no thread is woken for those. While the port collects small frames, to hand them on together, the driver is not asked to notify
+//! us of more; the port rings, and the pump takes what has gathered.
 //!
 //! **Lock order.** function → port → transmit, receive → queue.
 
@@ -140,6 +141,8 @@ struct Shared {
     receive: Mutex<Receive>,
     /// Pairs whose transmit queue the pump must look at.
     transmit_due: AtomicU64,
+    /// Pairs whose transmit queue the driver does not notify us of, since the port rings soon; whoever looks then, looks there too.
+    lingering: AtomicU64,
     /// Frames wait for buffers of the guest.
     starved: AtomicBool,
     features: AtomicU64,
@@ -193,10 +196,8 @@ impl Shared {
         let mut port = lock(&self.port);
         self.look_at_link(port.link_up());
         let more = self.receive(port.as_mut(), receive::ROUND);
-        let due = self.transmit_due.swap(0, Ordering::SeqCst);
-        for pair in (0..self.pairs).filter(|p| due & 1 << p != 0) {
-            self.transmit(port.as_mut(), pair);
-        }
+        let due = self.transmit_due.swap(0, Ordering::SeqCst) | self.lingering.swap(0, Ordering::SeqCst);
+        self.transmit_all(port.as_mut(), due);
         drop(port);
         // What a vCPU has left to us while we held the port is in `transmit_due` with a wake-up of its own.
         if more {
@@ -224,10 +225,18 @@ impl Shared {
             return;
         }
         self.look_at_link(port.link_up());
-        // The ring may have been about room for what waits.
         let more = self.receive(port, receive::ANSWERS);
+        let lingering = self.lingering.swap(0, Ordering::SeqCst);
+        self.transmit_all(port, lingering);
+        // The ring may have been about room for what waits.
         if more || self.transmit_due.load(Ordering::SeqCst) != 0 {
             (self.wake)();
+        }
+    }
+
+    fn transmit_all(self: &Arc<Self>, port: &mut dyn NetPort, pairs: u64) {
+        for pair in (0..self.pairs).filter(|p| pairs & 1 << p != 0) {
+            self.transmit(port, pair);
         }
     }
 

@@ -52,7 +52,7 @@ impl Shared {
         let mut t = lock(&self.transmit);
         let queue = 2 * pair + 1;
         let mut left = 4 * u32::from(queues.size(queue)).max(64);
-        while let Some(chain) = t.take(queues, pair) {
+        while let Some(chain) = self.take(&mut t, queues, port, pair) {
             match self.send(&mut t, queues, &chain, port, pair) {
                 Fate::Done => t.done.push((chain, 0)),
                 Fate::NoRoom => {
@@ -74,6 +74,22 @@ impl Shared {
             }
         }
         queues.complete_all(&mut t.done);
+    }
+
+    /// The next packet. While the port collects, the driver is not asked to notify of more: the port's ring brings the pump, which
+    /// takes what has gathered. A guest that sends one datagram after the other leaves its program for few of them only.
+    fn take(&self, t: &mut Transmit, queues: &Arc<Queues>, port: &dyn NetPort, pair: u16) -> Option<Chain> {
+        if let Some(chain) = t.waiting[usize::from(pair)].take() {
+            return Some(chain);
+        }
+        if !port.collects() {
+            return queues.next(2 * pair + 1);
+        }
+        let chain = queues.next_quietly(2 * pair + 1);
+        if chain.is_none() {
+            self.lingering.fetch_or(1 << pair, Ordering::SeqCst);
+        }
+        chain
     }
 
     fn send(&self, t: &mut Transmit, queues: &Queues, chain: &Chain, port: &mut dyn NetPort, pair: u16) -> Fate {
@@ -109,11 +125,5 @@ impl Shared {
             Sent::Full => return Fate::NoRoom,
         }
         Fate::Done
-    }
-}
-
-impl Transmit {
-    fn take(&mut self, queues: &Arc<Queues>, pair: u16) -> Option<Chain> {
-        self.waiting[usize::from(pair)].take().or_else(|| queues.next(2 * pair + 1))
     }
 }

@@ -9,7 +9,9 @@ pub(super) fn run(data: &[u8]) {
     let mut pc = Pc::new();
     let (clock, irq) = (pc.clock.clone(), pc.line(8));
     let config = RtcConfig { memory_below_4g: 2 << 20, memory_above_4g: 0 };
-    let rtc = pc.timed(|timer| Rtc::new(RtcWires { clock, timer, irq, legacy: LegacyReplacement::default() }, config));
+    let rtc = pc.timed(|timer| {
+        Rtc::new(RtcWires { clock, timer, wake: irq.clone(), irq, legacy: LegacyReplacement::default() }, config)
+    });
     pc.claim(&rtc);
     pc.drive(&mut Input::new(data), |_, _, _| _ = rtc.lock().expect("nobody panicked").nmi_masked());
 }

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use visor_block::SharedBuffer;
 use visor_block::{BlockBackend, BlockOp};
-use visor_disk::testing::{HostBuffer, run as request};
+use visor_disk::testing::run as request;
 use visor_disk::{NbdAddress, NbdDisk, NbdExport, NbdOptions, NbdServer};
 
 use super::sandbox::SANDBOX;
@@ -121,7 +122,7 @@ pub(super) fn client(data: &[u8]) {
     let options = NbdOptions { patience: Duration::ZERO, ..NbdOptions::default() };
     if let Ok(disk) = NbdDisk::connect(&address, options) {
         let sectors = disk.geometry().sectors;
-        let buffer = || Box::new(HostBuffer::new(vec![0; 1024]));
+        let buffer = || Box::new(SharedBuffer::new(vec![0; 1024]));
         let _ = request(&disk, BlockOp::Read, 0, 1024, buffer());
         let _ = request(&disk, BlockOp::Write, sectors.saturating_sub(2), 1024, buffer());
     }

@@ -11,22 +11,22 @@ use crate::{Input, Script};
 
 /// A pool as it was made: files below a folder, by relative path.
 struct Pristine {
-    root: tempfile::TempDir,
+    root: PathBuf,
     files: Vec<(PathBuf, Vec<u8>)>,
 }
 
 static PRISTINE: LazyLock<Option<Pristine>> = LazyLock::new(|| pristine().ok());
 
 fn pristine() -> anyhow::Result<Pristine> {
-    let root = tempfile::Builder::new().prefix("visor-fuzz-pool-").tempdir()?;
-    let members = ["one", "two"].map(|n| root.path().join(n));
+    let root = crate::scratch::folder()?;
+    let members = ["one", "two"].map(|n| root.join(n));
     let places: Vec<Place> =
         members.iter().map(|m| fs::create_dir(m).map(|()| Place::Dir(m.clone()))).collect::<Result<_, _>>()?;
-    let mut pool = Pool::create(&Registry::new(root.path().join("registry")), "tank", &places, 2)?;
+    let mut pool = Pool::create(&Registry::new(root.join("registry")), "tank", &places, 2)?;
     pool.create_volume(&NewVolume { name: "disk".into(), size: 1 << 20, alloc: Alloc::Dynamic, overcommit: true })?;
     drop(pool);
     let mut files = Vec::new();
-    collect(root.path(), &mut files)?;
+    collect(&root, &mut files)?;
     files.sort();
     Ok(Pristine { root, files })
 }
@@ -64,7 +64,7 @@ pub(super) fn run(data: &[u8]) {
         write(path, &content);
         changed.push(n);
     }
-    let registry = Registry::new(p.root.path().join("registry"));
+    let registry = Registry::new(p.root.join("registry"));
     if let Ok(pool) = Pool::open(&registry, "tank") {
         let _ = pool.info();
         for name in pool.volumes() {

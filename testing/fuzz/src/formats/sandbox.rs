@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use visor_qcow2::Source;
@@ -12,23 +12,19 @@ const SECRET: [u8; 16] = *b"NOBODY MAY READ!";
 
 /// The folder.
 pub(super) struct Sandbox {
-    _root: tempfile::TempDir,
     folder: PathBuf,
 }
 
 /// The process's.
 pub(super) static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
-    // Images are written for each input: memory is faster than a disk.
-    let shm = Path::new("/dev/shm");
-    let parent = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
-    let root = tempfile::Builder::new().prefix("visor-fuzz-").tempdir_in(parent).expect("a folder can be made");
-    let folder = root.path().join("box");
+    let root = crate::scratch::folder().expect("a folder can be made");
+    let folder = root.join("box");
     std::fs::create_dir(&folder).expect("a folder can be made");
     let secret = SECRET.repeat(4096);
-    std::fs::write(root.path().join("secret"), &secret).expect("a file can be written");
+    std::fs::write(root.join("secret"), &secret).expect("a file can be written");
     std::fs::write(folder.join("base"), vec![0x11; 1 << 16]).expect("a file can be written");
     std::os::unix::fs::symlink("../secret", folder.join("link")).expect("a link can be made");
-    Sandbox { _root: root, folder }
+    Sandbox { folder }
 });
 
 impl Sandbox {

@@ -37,18 +37,17 @@ impl Handler for Machine {
 
 struct Running {
     socket: PathBuf,
-    _root: tempfile::TempDir,
     _claim: Claim,
     _server: Server,
 }
 
 static RUNNING: LazyLock<Running> = LazyLock::new(|| {
-    let root = tempfile::tempdir().expect("a folder can be made");
-    std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o700)).expect("it is ours");
-    let place = Places::new(root.path()).and_then(|p| p.named("vm")).expect("a place can be had");
+    let root = crate::scratch::folder().expect("a folder can be made");
+    std::fs::set_permissions(&root, PermissionsExt::from_mode(0o700)).expect("it is ours");
+    let place = Places::new(&root).and_then(|p| p.named("vm")).expect("a place can be had");
     let claim = Claim::take(&place).expect("nobody has it");
     let server = Server::start(&place, Arc::new(Machine)).expect("it can be served");
-    Running { socket: place.socket(), _root: root, _claim: claim, _server: server }
+    Running { socket: place.socket(), _claim: claim, _server: server }
 });
 
 pub(super) fn run(data: &[u8]) {

@@ -168,6 +168,10 @@ fn compilers(contents: Contents, directory: &Path, ramfs: &mut Ramfs) -> anyhow:
             "binutils",
             "binutils-common",
             "binutils-x86-64-linux-gnu",
+            // Libraries of the assembler and the linker that are not in a section of libraries.
+            "libbinutils",
+            "libctf0",
+            "libctf-nobfd0",
             "libc6-dev",
             "linux-libc-dev",
         ])?;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 use visor_control::{Refusal, Reply, Verb, arguments};
-use visor_machine::MachineState;
+use visor_machine::{MachineState, Phase};
 
 use super::super::timeline;
 use super::Context;
@@ -28,6 +28,7 @@ fn machine(c: &Context, _: Value) -> Result<Reply, Refusal> {
     Ok(Reply::Value(json!({
         "record": c.record,
         "state": word(&m.state()),
+        "sleeps": m.sleeps(),
         "engine": c.engine,
         "reboots": m.reboots(),
         "screen": m.screen().map(|s| s.size()),
@@ -35,7 +36,7 @@ fn machine(c: &Context, _: Value) -> Result<Reply, Refusal> {
         "nics": nics,
         "network": c.network.describe(),
         "boot_devices": boot_devices,
-        "trouble": c.trouble.get(),
+        "trouble": trouble(c),
         "notes": m.notes(),
     })))
 }
@@ -58,12 +59,18 @@ fn boot(c: &Context, args: Value) -> Result<Reply, Refusal> {
         .collect();
     let lines: Vec<String> = events.iter().map(timeline::line).collect();
     let mut answer = json!({
-        "state": word(&c.machine.state()), "events": told, "lines": lines, "trouble": c.trouble.get(),
+        "state": word(&c.machine.state()), "events": told, "lines": lines, "trouble": trouble(c),
     });
     if svg {
         answer["svg"] = timeline::svg(&events).into();
     }
     Ok(Reply::Value(answer))
+}
+
+/// What keeps the guest from booting, unless it has booted since, such as from a disc that was put in.
+fn trouble(c: &Context) -> Option<&Vec<String>> {
+    let boots = c.machine.timeline().events().last().is_some_and(|e| e.phase >= Phase::BootLoader);
+    c.trouble.get().filter(|_| !boots)
 }
 
 /// A state in one word.

@@ -63,3 +63,68 @@ fn answers_are_received_where_the_question_was_sent() {
     nic.pump();
     assert!(q[0].used(&rig).is_some());
 }
+
+/// Collects all frames but the first after each look, and rings only when it is told to.
+#[derive(Clone, Default)]
+struct Collector(Arc<std::sync::Mutex<(bool, usize, usize)>>);
+
+impl NetPort for Collector {
+    fn send(&mut self, _: Frame<'_>) -> Sent {
+        let (busy, waiting, gone) = &mut *self.0.lock().unwrap();
+        if std::mem::replace(busy, true) {
+            *waiting += 1
+        } else {
+            *gone += 1
+        }
+        Sent::Yes
+    }
+
+    fn receive(&mut self, _: &mut dyn FrameSink) -> usize {
+        let (busy, waiting, gone) = &mut *self.0.lock().unwrap();
+        *gone += std::mem::take(waiting);
+        *busy = false;
+        0
+    }
+
+    fn set_accepts(&mut self, _: Accepts) {}
+
+    fn peer_accepts(&self) -> Accepts {
+        Accepts::ALL
+    }
+
+    fn on_ready(&mut self, _: Notify) {}
+
+    fn collects(&self) -> bool {
+        self.0.lock().unwrap().1 > 0
+    }
+}
+
+#[test]
+fn while_the_port_collects_the_driver_need_not_notify() {
+    for features in [MERGE | F_EVENT_IDX, MERGE] {
+        let port = Collector::default();
+        let gone = || port.0.lock().unwrap().2;
+        let (device, nic) = Net::new(Box::new(port.clone()), &NetConfig { mac: MAC, pairs: 1 }, Arc::new(|| ()));
+        let rig = Rig::new(device);
+        let mut q = rig.start(features);
+        nic.pump();
+        rig.store(DATA, &[&header(0, 0, 0, 0, 0)[..], &frame([2; 6], 100)].concat());
+        let mut kicks = [0; 3];
+        for (round, kicks) in kicks.iter_mut().enumerate() {
+            for _ in 0..20 {
+                q[1].add(&rig, &[(DATA, 112, false)]);
+                if q[1].wants_kick(&rig, features & F_EVENT_IDX != 0) {
+                    *kicks += 1;
+                    q[1].kick(&rig);
+                }
+            }
+            assert_eq!(gone(), 20 * round + 1, "the first goes at once, the others wait");
+            nic.pump();
+            assert_eq!(std::iter::from_fn(|| q[1].used(&rig)).count(), 20, "all are taken when the port rings");
+            nic.pump();
+            assert_eq!(gone(), 20 * (round + 1));
+        }
+        // One for the first, one for the second, with which the port begins to collect; a look that finds nothing ends it.
+        assert_eq!(kicks, [2, 2, 2], "{features:x}");
+    }
+}
