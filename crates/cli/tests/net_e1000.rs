@@ -39,7 +39,7 @@ head -c 3000000 /w | base64 > /t
 [ \"$(wget -q -O - --post-file=/t http://WEB/up)\" = \"$(wc -c < /t) $(sha256sum < /t | cut -d' ' -f1)\" ] && echo posted
 echo link $(cat /sys/class/net/eth0/speed) errors $(cat /sys/class/net/eth0/statistics/*_errors | sort -u)
 grep -c eth0 /proc/interrupts
-dmesg | grep -i 'hang\\|timed out\\|call trace'
+dmesg | grep 'Hang\\|timed out\\|Call Trace'
 echo DONE
 poweroff -f
 ";
