@@ -212,6 +212,10 @@ const BIOS_CONFIG: &[(u32, [u8; 4])] = &[
     (0x8000_0b80, [0x01, 0, 0, 0]),
 ];
 
+/// The host bridge's attribute maps (82441FX §3.2.18). They outlast S3: a BIOS that has copied itself to RAM is to find itself there, and
+/// knows by its variables that this is no first start.
+const SHADOW_CONFIG: [u32; 2] = [0x8000_0058, 0x8000_005c];
+
 impl Built {
     /// Back to the state after power-on, with addresses assigned as firmware would.
     pub(crate) fn reset(&self) -> Result<(), MachineError> {
@@ -227,7 +231,11 @@ impl Built {
 
     /// Back from S3.
     pub(crate) fn wake(&self) -> Result<(), MachineError> {
+        let shadow = self.firmware.then(|| SHADOW_CONFIG.map(|at| (at, self.read_config(at))));
         reset_all(&self.devices);
+        for (at, value) in shadow.into_iter().flatten() {
+            self.write_config(at, value);
+        }
         if let Some(pm) = &self.pm {
             pm.lock().unwrap_or_else(PoisonError::into_inner).wake();
         }
@@ -244,8 +252,7 @@ impl Built {
             return Ok(());
         }
         for (address, value) in BIOS_CONFIG {
-            self.ports.write(0xcf8, &address.to_le_bytes());
-            self.ports.write(0xcfc, value);
+            self.write_config(*address, *value);
         }
         for (port, value) in BIOS_PORTS {
             self.ports.write(*port, &[*value]);
@@ -254,6 +261,20 @@ impl Built {
             pci.lock().unwrap_or_else(PoisonError::into_inner).assign_resources()?;
         }
         Ok(())
+    }
+}
+
+impl Built {
+    fn read_config(&self, address: u32) -> [u8; 4] {
+        let mut value = [0; 4];
+        self.ports.write(0xcf8, &address.to_le_bytes());
+        self.ports.read(0xcfc, &mut value);
+        value
+    }
+
+    fn write_config(&self, address: u32, value: [u8; 4]) {
+        self.ports.write(0xcf8, &address.to_le_bytes());
+        self.ports.write(0xcfc, &value);
     }
 }
 
