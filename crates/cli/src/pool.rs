@@ -6,7 +6,9 @@ use clap::Subcommand;
 use serde_json::json;
 use visor_block::BlockBackend;
 use visor_disk::Alloc;
-use visor_pool::{Event, Health, MemberState, NewVolume, Place, Pool, PoolError, PoolErrorKind, PoolInfo, Registry, VolumeInfo};
+use visor_pool::{
+    Event, Health, MemberState, NewVolume, Place, Pool, PoolError, PoolErrorKind, PoolInfo, Registry, VolumeInfo,
+};
 
 use crate::disk::{Work, directory, human};
 use crate::progress::Unit;

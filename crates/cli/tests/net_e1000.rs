@@ -34,7 +34,9 @@ ping -c 2 -W 20 10.0.2.2 | grep received
 curl -sS -o /c http://WEB/big; echo curl $(sha256sum < /c)
 wget -q -O /w http://WEB/big; echo wget $(sha256sum < /w)
 echo put $(curl -sS -T /c http://WEB/up)
-echo post $(wget -q -O - --post-file=/w http://WEB/up)
+# It ends what it posts at the first zero, so it gets a text.
+head -c 3000000 /w | base64 > /t
+[ \"$(wget -q -O - --post-file=/t http://WEB/up)\" = \"$(wc -c < /t) $(sha256sum < /t | cut -d' ' -f1)\" ] && echo posted
 echo link $(cat /sys/class/net/eth0/speed) errors $(cat /sys/class/net/eth0/statistics/*_errors | sort -u)
 grep -c eth0 /proc/interrupts
 dmesg | grep -i 'hang\\|timed out\\|call trace'
@@ -87,7 +89,7 @@ fn an_unmodified_driver_of_the_82540em_carries_downloads_and_uploads() {
         &format!("curl {sum}"),
         &format!("wget {sum}"),
         &format!("put {BIG} {sum}"),
-        &format!("post {BIG} {sum}"),
+        "posted",
         "link 1000 errors 0\n1\nDONE",
     ] {
         assert!(said.contains(wanted), "no {wanted:?} in\n{said}\n{}", stderr(&out));

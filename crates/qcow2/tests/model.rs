@@ -1,6 +1,6 @@
 //! Random operations on an image and on a plain array, which must always show the same; `qemu-img` agrees.
 //!
-//! `for_long` makes images of random options one after the other (`cargo xtask model-disk`).
+//! `images_of_any_kind` goes on for as long as one likes (`cargo xtask model-disk`).
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
@@ -253,44 +253,27 @@ fn any(rng: &mut Rng) -> (CreateOptions, Option<Vec<u8>>, bool) {
     (options, backing, external)
 }
 
-/// A number from the environment.
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |s| s.parse().unwrap())
-}
-
-/// `VISOR_STEPS` steps, of which each image takes 20,000; image n is made from `VISOR_SEED` + n alone.
-#[test]
-#[ignore = "takes minutes: cargo xtask model-disk"]
-fn for_long() {
-    const EACH: u64 = 20_000;
-    let (steps, seed) = (number("VISOR_STEPS", 1_000_000), number("VISOR_SEED", 1));
-    for n in 0..steps.div_ceil(EACH) {
-        let dir = tempfile::tempdir().unwrap();
-        let (options, backing, external) = any(&mut Rng(seed.wrapping_add(n)));
-        println!(
-            "seed {}: version {}, {} bytes in clusters of {}, {} bits, subclusters {}, {:?}, {:?}, backing {:?}, data file {external}",
-            seed.wrapping_add(n),
-            options.version,
-            options.size,
-            options.cluster_size,
-            options.refcount_bits,
-            options.extended_l2,
-            options.compression,
-            options.preallocation,
-            backing.as_ref().map(Vec::len),
-        );
-        Run::new(options, backing, external, seed.wrapping_add(n)).go(dir.path(), EACH.min(steps - n * EACH), 1000);
-    }
-}
-
-/// The same, a little of it.
+/// Image n is made from `VISOR_SEED` + n alone. With `VISOR_STEPS` each takes 20,000 steps, until there were so many in all.
 #[test]
 fn images_of_any_kind() {
-    for seed in 100..124 {
-        let dir = tempfile::tempdir().unwrap();
-        let (options, backing, external) = any(&mut Rng(seed));
-        println!("seed {seed}");
-        Run::new(options, backing, external, seed).go(dir.path(), 600, 200);
+    let number = |name: &str| std::env::var(name).ok().map(|s| s.parse::<u64>().unwrap());
+    let seed = number("VISOR_SEED").unwrap_or(100);
+    let (steps, each, pause) = number("VISOR_STEPS").map_or((14_400, 600, 200), |n| (n, 20_000, 1000));
+    for n in 0..steps.div_ceil(each) {
+        let (dir, seed) = (tempfile::tempdir().unwrap(), seed.wrapping_add(n));
+        let (o, backing, external) = any(&mut Rng(seed));
+        println!(
+            "seed {seed}: version {}, {} bytes in clusters of {}, {} bits, subclusters {}, {:?}, {:?}, backing {:?}, data file {external}",
+            o.version,
+            o.size,
+            o.cluster_size,
+            o.refcount_bits,
+            o.extended_l2,
+            o.compression,
+            o.preallocation,
+            backing.as_ref().map(Vec::len),
+        );
+        Run::new(o, backing, external, seed).go(dir.path(), each.min(steps - n * each), pause);
     }
 }
 

@@ -134,7 +134,7 @@ impl Stack {
         assert!(wanted.iter().all(|w| there.contains(w)), "{what}: {there:?} instead of {wanted:?}");
         drop(opened);
         // Looking into all of them at all places takes long.
-        for name in there.into_iter().filter(|_| place % 5 == 0) {
+        for name in there.into_iter().filter(|_| place.is_multiple_of(5)) {
             let copy = Medium::new(after.bytes(), &Log::default());
             image(&copy).revert_snapshot(&name).unwrap_or_else(|e| panic!("{what}: {name}: {e}"));
             expect.judge_snapshot(&self.contents(&copy), &name, place, what);

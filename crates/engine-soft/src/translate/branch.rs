@@ -263,8 +263,8 @@ impl Build<'_> {
     }
 
     /// Leaves, to come back to `insn`, if something wants attention.
-    fn poll_here_if(&mut self, insn: &Insn, wanted: bool) {
-        if wanted {
+    pub(super) fn poll_here_if(&mut self, insn: &Insn, wanted: bool) {
+        if wanted && !insn.shadowed {
             let way = self.way(i64::from(insn.off));
             self.poll(way, insn.live_in != 0);
         }

@@ -246,11 +246,11 @@ impl Translator {
                     self.stats.interpreted += 1;
                     self.tally.add(self.map.sites[id as usize].site.ins.mnemonic());
                     helpers::execute(cpu, &mut self.map, id);
-                    self.learn_target(cpu, before, id);
+                    arrived = self.has_branched(cpu, before, id);
                 }
                 Exit::Done => {
                     if let Some(id) = self.branched.take() {
-                        self.learn_target(cpu, Context::of(cpu), id);
+                        arrived = self.has_branched(cpu, Context::of(cpu), id);
                     }
                 }
             }
@@ -292,15 +292,10 @@ impl Translator {
         Ok(())
     }
 
-    /// If the instruction of site `id` was an indirect branch, executed in context `before`: puts where it went into the table.
-    fn learn_target(&mut self, cpu: &Cpu, before: Option<Context>, id: u32) {
-        if let Some(context) = before
-            && self.lockstep.is_none()
-            && self.map.sites[id as usize].site.is_indirect()
-            && Context::of(cpu) == before
-        {
-            self.put_target(cpu, context);
-        }
+    /// The instruction of site `id` was an indirect branch, executed in context `before`: where it went belongs into the table, as soon as
+    /// there is a translation.
+    fn has_branched(&self, cpu: &Cpu, before: Option<Context>, id: u32) -> bool {
+        before.is_some() && self.map.sites[id as usize].site.is_indirect() && Context::of(cpu) == before
     }
 
     /// Puts the translation at RIP into the table of branch targets, if it is known.

@@ -215,13 +215,14 @@ impl Build<'_> {
 
     /// The address of the word with the bit first, then the instruction with what is left of the bit number.
     pub(super) fn bit_string(&mut self, insn: &Insn) {
-        if insn.live_in != 0 {
-            self.interpret(insn);
-            return;
-        }
         let ins = &insn.ins;
         self.loses(Host::R14);
         let start = self.asm.here();
+        // ZF stays what it was (SDM 2A, BT).
+        let keep = insn.live_in != 0;
+        if keep {
+            save_flags(&mut self.asm);
+        }
         let bit = ins.op1_register();
         let wide = bit.is_gpr64();
         let (size, shift, scale) = if wide { (8, 6, 3) } else { (4, 5, 2) };
@@ -233,13 +234,19 @@ impl Build<'_> {
         self.asm.lea(true, Host::R14, Sum { base: Some(Host::R14), index: Some((Host::RCX, scale)), disp: 0 });
         let access = if ins.mnemonic() == Mnemonic::Bt { Access::Load } else { Access::Store };
         let check = Check { access, size, align: 1, keep_flags: false };
-        let misses = self.check(check);
+        let mut misses = self.check(check);
+        if keep {
+            misses = self.missing_with_flags(misses);
+        }
         let spot = Spot::Own { check, misses };
         if access == Access::Store {
             self.keep_entry(&spot);
         }
         self.bit_number(bit.full_register().number(), wide);
         self.asm.raw(&[0x83, 0xe1, size as u8 * 8 - 1]); // and ecx, imm8
+        if keep {
+            restore_flags(&mut self.asm);
+        }
         if ins.has_lock_prefix() {
             self.asm.raw(&[0xf0]);
         }
@@ -254,6 +261,16 @@ impl Build<'_> {
             self.stored(&spot, false, true, Some(insn));
         }
         self.or_interpret(spot.misses(), start, insn);
+    }
+
+    /// What is missing has the guest's flags again where it goes on.
+    fn missing_with_flags(&mut self, misses: Holes) -> Holes {
+        let way_on = self.asm.jmp();
+        misses.into_iter().for_each(|h| self.asm.fill_here(h));
+        restore_flags(&mut self.asm);
+        let missing = self.asm.jmp();
+        self.asm.fill_here(way_on);
+        smallvec::smallvec![missing]
     }
 
     /// RCX becomes the bit number in guest register `guest`; the flags stay.

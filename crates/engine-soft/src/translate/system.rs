@@ -216,8 +216,9 @@ impl Build<'_> {
     }
 
     /// The instruction behind it is of the same unit and does not look at the attention word before it is executed (`unit` sees to
-    /// that): so nothing interrupts before it. What waits already is the interpreter's business.
+    /// that; this one looks where that one would): so nothing interrupts before it. What waits already is the interpreter's business.
     fn sti(&mut self, insn: &Insn) {
+        self.poll_here_if(insn, insn.looks);
         let start = self.asm.here();
         self.asm.load8(Host::RCX, IRQ_WAITING);
         let none = self.asm.jrcxz();

@@ -22,6 +22,10 @@ pub(super) struct Insn {
     pub(super) off: u16,
     /// Of 64-bit code.
     pub(super) wide: bool,
+    /// STI that looks at the attention word, since the next instruction would and must not.
+    pub(super) looks: bool,
+    /// In the shadow of that STI.
+    pub(super) shadowed: bool,
     /// Flags from before this instruction that it or a later one reads.
     pub(super) live_in: Flags,
     /// Flags that a later instruction reads.
@@ -70,14 +74,15 @@ pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mu
             break;
         }
         let kind = classify(&ins, context);
-        let insn = Insn { ins, kind, off, wide, live_in: STATUS, live_out: STATUS, live_taken: STATUS };
+        let (live_in, live_out, live_taken) = (STATUS, STATUS, STATUS);
+        let insn = Insn { ins, kind, off, wide, looks: false, shadowed: false, live_in, live_out, live_taken };
         let backward = matches!(kind, Kind::Jcc) && insn.target() <= i64::from(off);
         unit.push(insn);
         if kind.ends() || backward {
             break;
         }
     }
-    interpret_sti_that_ends(&mut unit);
+    shadow_of_sti(&mut unit);
     if let Some(last) = unit.last() {
         relied.push((start, last.next()));
     }
@@ -85,17 +90,28 @@ pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mu
     unit
 }
 
-/// The instruction behind STI must be executed before the attention word is looked at: where it is not here, or looks first,
-/// the interpreter sees to it.
-fn interpret_sti_that_ends(unit: &mut Vec<Insn>) {
-    let exposed = |i: usize| match unit[i].kind {
-        Kind::System(System::Sti) => unit.get(i + 1).is_none_or(system::looks_before),
-        _ => false,
-    };
-    if let Some(i) = (0..unit.len()).find(|i| exposed(*i)) {
-        unit[i].kind = Kind::Interpret { ends: true };
-        unit.truncate(i + 1);
+/// The instruction behind STI must be executed before the attention word is looked at: where that is a branch which looks, STI does so in
+/// its place, so that every cycle still has somebody who looks. Where it is not here, the interpreter sees to it, as to several STI in a row.
+fn shadow_of_sti(unit: &mut Vec<Insn>) {
+    for i in 0..unit.len() {
+        if unit[i].kind != Kind::System(System::Sti) {
+            continue;
+        }
+        let Some(next) = unit.get(i + 1) else { return interpret_from(unit, i) };
+        if next.kind == unit[i].kind {
+            return interpret_from(unit, i);
+        }
+        if system::looks_before(next) {
+            unit[i].looks = true;
+            unit[i + 1].shadowed = true;
+        }
     }
+}
+
+/// The interpreter executes STI `i`, and the unit ends.
+fn interpret_from(unit: &mut Vec<Insn>, i: usize) {
+    unit[i].kind = Kind::Interpret { ends: true };
+    unit.truncate(i + 1);
 }
 
 pub(super) fn decoder(page: &[u8], at: u16, bits: u32) -> Decoder<'_> {
@@ -154,6 +170,24 @@ mod tests {
         relied.clear();
         assert_eq!(read_noting(&page, 0, Context::default(), &mut relied)[1].live_in, STATUS);
         assert_eq!(relied, [(0, 4), (4, 8)]);
+    }
+
+    #[test]
+    fn nothing_looks_in_the_shadow_of_sti() {
+        let sti = Kind::System(System::Sti);
+        // sti; ret
+        let u = unit(&[0xfb, 0xc3]);
+        assert_eq!((u.len(), u[0].kind, u[0].looks, u[1].shadowed), (2, sti, true, true));
+        // sti; nop; ret
+        let u = unit(&[0xfb, 0x90, 0xc3]);
+        assert_eq!((u.len(), u[0].kind, u[0].looks, u[2].shadowed), (3, sti, false, false));
+        // sti; sti; ret
+        let u = unit(&[0xfb, 0xfb, 0xc3]);
+        assert_eq!((u.len(), u[0].kind), (1, Kind::Interpret { ends: true }));
+        let mut page = vec![0x90; 4096];
+        page[4095] = 0xfb;
+        let u = read(&page, 4095, Context::default());
+        assert_eq!((u.len(), u[0].kind), (1, Kind::Interpret { ends: true }));
     }
 
     #[test]

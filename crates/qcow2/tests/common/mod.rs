@@ -257,7 +257,11 @@ pub(crate) fn qemu_img(args: &[&str]) -> (i32, String) {
 
 #[track_caller]
 fn qemu_img_in(dir: &Path, args: &[&str]) -> (i32, String) {
-    let out = Command::new("qemu-img").args(args).current_dir(dir).output().expect("these tests need qemu-img (package qemu-utils)");
+    let out = Command::new("qemu-img")
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .expect("these tests need qemu-img (package qemu-utils)");
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     (out.status.code().unwrap_or(-1), text)
 }

@@ -20,7 +20,7 @@ use crate::case::{Case, Mode};
 use crate::layout::{CODE, CODE_LEN, FILL};
 use crate::rng::Rng;
 use draft::Draft;
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpAccess};
 
 /// What to generate.
 #[derive(Clone, Debug, Default)]
@@ -160,6 +160,11 @@ pub fn admissible(case: &Case) -> bool {
         if policy::is_xsave(i.mnemonic()) && (n > 0 || mask > 7 || looped) {
             return false;
         }
+        // Nor may what an image holds of the x87 pointers, which is not compared, get into what is.
+        let rest = if looped { &instructions[..] } else { &instructions[n + 1..] };
+        if policy::stores_pointers(i.mnemonic()) && rest.iter().any(reads_memory) {
+            return false;
+        }
         let at = (i.ip() - start) as usize;
         let bytes = &case.code[at..];
         let near = matches!(
@@ -174,6 +179,14 @@ pub fn admissible(case: &Case) -> bool {
         let lands = !inside || (boundaries.contains(&target) && (target > i.ip() || is_counted_loop(i)));
         policy::instruction_allowed(i, bytes, case.mode) && lands
     })
+}
+
+fn reads_memory(i: &Instruction) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(i);
+    info.used_memory()
+        .iter()
+        .any(|m| !matches!(m.access(), OpAccess::Write | OpAccess::CondWrite | OpAccess::NoMemAccess))
 }
 
 fn is_counted_loop(i: &Instruction) -> bool {

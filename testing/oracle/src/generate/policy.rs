@@ -239,3 +239,10 @@ pub fn is_xsave(mnemonic: Mnemonic) -> bool {
     use Mnemonic::{Xrstor, Xrstor64, Xsave, Xsave64, Xsavec, Xsavec64, Xsaveopt, Xsaveopt64};
     matches!(mnemonic, Xsave | Xsave64 | Xsavec | Xsavec64 | Xsaveopt | Xsaveopt64 | Xrstor | Xrstor64)
 }
+
+/// Instructions that store the x87 pointers, which translated code does not keep.
+pub fn stores_pointers(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::{Fnsave, Fnstenv, Fxsave, Fxsave64, Xrstor, Xrstor64};
+    let stores_all = is_xsave(mnemonic) && !matches!(mnemonic, Xrstor | Xrstor64);
+    stores_all || matches!(mnemonic, Fnsave | Fnstenv | Fxsave | Fxsave64)
+}
