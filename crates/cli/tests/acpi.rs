@@ -4,8 +4,10 @@
 mod common;
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use common::{run, stderr};
+use visor_image::Unpacked;
 use visor_test_linux::packages;
 
 /// The tables of a machine with hot plug, an IOMMU and two CPUs.
@@ -15,13 +17,12 @@ const NAMES: [&str; 8] = ["_S3", "_S5", "_CRS", "_PRT", "_E01", "_EJ0", "Notify 
 /// Bytes of a table's header, in which a compiler puts its own name (ACPI 6.5 §5.2.6).
 const HEADER: usize = 36;
 
+/// Where its package is unpacked.
+static JUDGE: LazyLock<Unpacked> = LazyLock::new(|| packages(&["acpica-tools"]).unwrap());
+
 /// Runs iasl of Debian's package with its own libraries.
 fn iasl(directory: &Path, args: &[&str]) -> String {
-    let out = (packages(&["acpica-tools"]).unwrap().program("iasl").unwrap())
-        .args(args)
-        .current_dir(directory)
-        .output()
-        .unwrap();
+    let out = (JUDGE.program("iasl").unwrap()).args(args).current_dir(directory).output().unwrap();
     let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
     assert!(out.status.success(), "iasl {args:?}: {said}");
     said
