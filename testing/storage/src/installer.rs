@@ -7,8 +7,7 @@
 //!                system's files, boot loaders
 //! ```
 //! The installed system is Debian's base files, shell and tools, with busybox as its init; its boot loader is EXTLINUX in the
-//! partition, behind an MBR, or GRUB in an EFI system partition. Everything reports on the serial line; acpid switches it off when the
-//! power button is pressed.
+//! partition, behind an MBR, or GRUB in an EFI system partition. Everything reports on the serial line.
 
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ use visor_test_linux::ramfs::Ramfs;
 /// What the installer itself runs.
 const TOOLS: [&str; 4] = ["sbin/mke2fs", "sbin/sfdisk", "sbin/mkfs.fat", "usr/bin/extlinux"];
 /// Packages the installed system consists of; their libraries come with them.
-const SYSTEM: [&str; 7] = ["acpid", "base-files", "bash", "coreutils", "util-linux", "mount", "e2fsprogs"];
+const SYSTEM: [&str; 6] = ["base-files", "bash", "coreutils", "util-linux", "mount", "e2fsprogs"];
 /// Packages of the disc alone.
 const DISC: [&str; 8] = [
     "linux-image-cloud-amd64",
@@ -35,9 +34,7 @@ const DISC: [&str; 8] = [
     "isolinux",
     "grub-efi-amd64-bin",
 ];
-const MODULES: [&str; 12] = [
-    "button",
-    "evdev",
+const MODULES: [&str; 10] = [
     "virtio_pci",
     "virtio_scsi",
     "ata_piix",
@@ -81,7 +78,6 @@ say() { echo \"@@ $*\"; }
 const INSTALL: &str = include_str!("installer/install.sh");
 const START: &str = include_str!("installer/start.sh");
 const SYSTEM_INIT: &str = include_str!("installer/rcS");
-const POWER_BUTTON: &str = "#!/bin/sh\necho '@@ pressed' > /dev/console\nbusybox poweroff\n";
 
 /// The recipe of the disc.
 pub struct Installer {
@@ -189,8 +185,6 @@ impl Installer {
         ramfs.program("etc/init.d/rcS", SYSTEM_INIT.as_bytes().to_vec());
         ramfs.file("etc/inittab", b"::sysinit:/etc/init.d/rcS\n::shutdown:/bin/umount -a -r\n".to_vec());
         ramfs.file("etc/hostname", b"installed\n".to_vec());
-        ramfs.file("etc/acpi/events/power", b"event=button/power.*\naction=/etc/acpi/power.sh\n".to_vec());
-        ramfs.program("etc/acpi/power.sh", POWER_BUTTON.as_bytes().to_vec());
         compressed(|out| ramfs.write(out))
     }
 }
