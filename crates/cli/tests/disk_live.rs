@@ -154,13 +154,14 @@ fn errors_of_the_device_reach_the_guest_and_nothing_else_is_lost() {
     let disk = home.sparse("d.raw", 16 << 20);
     home.start("bad", &["--disk", &format!("{disk},format=raw,fault=write@8192+read@16384")]);
     let script = "dd if=/dev/urandom of=/tmp/x bs=1M count=16 2> /dev/null; \
-        dd if=/tmp/x of=/dev/sdb bs=4k oflag=direct 2> /tmp/e1 || grep -o 'Input/output error' /tmp/e1; \
+        dd if=/tmp/x of=/dev/sdb bs=4k oflag=direct 2> /tmp/e1 || grep -o 'No data available' /tmp/e1; \
         dd if=/tmp/x of=/dev/sdb bs=4k oflag=direct seek=1025 skip=1025 2> /dev/null && echo wrote; \
-        dd if=/dev/sdb of=/dev/null bs=4k iflag=direct skip=2048 count=1 2> /tmp/e2 || grep -o 'Input/output error' /tmp/e2; \
+        dd if=/dev/sdb of=/dev/null bs=4k iflag=direct skip=2048 count=1 2> /tmp/e2 || grep -o 'No data available' /tmp/e2; \
         for at in 0 1023 1025 2047 2049 4095; do \
             dd if=/dev/sdb bs=4k iflag=direct skip=$at count=1 of=/tmp/a 2> /dev/null; \
             dd if=/tmp/x bs=4k skip=$at count=1 of=/tmp/b 2> /dev/null; cmp /tmp/a /tmp/b && echo same; done";
-    let error = "Input/output error\n";
+    // What Linux makes of a medium error (BLK_STS_MEDIUM).
+    let error = "No data available\n";
     assert_eq!(home.guest("bad", script), format!("{error}wrote\n{error}{}", "same\n".repeat(6)));
     // An image that somebody cuts off under a machine.
     let whole = home.sparse("cut.raw", 16 << 20);
@@ -168,7 +169,7 @@ fn errors_of_the_device_reach_the_guest_and_nothing_else_is_lost() {
     let wait = "n=0; while [ ! -b /dev/sdc ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done";
     home.guest("bad", wait);
     std::fs::File::options().write(true).open(&whole).unwrap().set_len(1 << 20).unwrap();
-    let read = "dd if=/dev/sdc of=/dev/null bs=4k iflag=direct skip=2048 count=1 2>&1 | grep -o 'Input/output error'";
+    let read = "dd if=/dev/sdc of=/dev/null bs=4k iflag=direct skip=2048 count=1 2>&1 | grep -o 'No data available'";
     assert_eq!(home.guest("bad", read), error);
 }
 
