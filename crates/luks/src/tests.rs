@@ -445,12 +445,10 @@ fn qemu_reads_and_writes_the_same_data() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("q");
     let (name, secret) = (path.to_str().unwrap(), "secret,id=s,data=their key");
-    let out = tool(
-        "qemu-img",
-        &["create", "-q", "-f", "luks", "--object", secret, "-o", "key-secret=s,iter-time=10", name, "4M"],
-        b"",
-    );
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let args = ["create", "-q", "-f", "luks", "--object", secret, "-o", "key-secret=s,iter-time=10", name, "4M"];
+    // It measures how fast it is, and gives up on a host that takes the CPU away from it ("Unable to get accurate CPU usage").
+    let mut tries = (0..20).map(|_| tool("qemu-img", &args, b""));
+    assert!(tries.any(|made| made.status.success()), "qemu-img {args:?}");
     let image = format!("driver=luks,key-secret=s,file.filename={name}");
     let io = |commands: &[&str]| {
         let mut args = vec!["--object", secret];

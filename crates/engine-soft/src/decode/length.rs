@@ -8,7 +8,7 @@ pub(crate) const MAX_LEN: usize = 15;
 /// If `ins`, decoded from the start of `window` in code of `bits` bits, is invalid because it has more than [`MAX_LEN`] bytes,
 /// gives it that length, by which the decoder of operands knows.
 pub(crate) fn mark_too_long(ins: &mut Instruction, window: &[u8; MAX_LEN], bits: u32) {
-    if !ins.is_invalid() {
+    if !ins.is_invalid() || (bits == 64 && rex_before_vex(window)) {
         return;
     }
     let over = (ins.len() == MAX_LEN && longer_by_length(window, bits)) || longer_without_mandatory(window, bits);
@@ -56,6 +56,13 @@ fn longer_without_mandatory(window: &[u8; MAX_LEN], bits: u32) -> bool {
             || dropped > 1 && length(&[operand_size, &plain].concat(), bits) == Length::Beyond)
 }
 
+/// C4h or C5h behind REX is no VEX prefix but the opcode of LES or LDS, which 64-bit code does not have: nothing behind it counts.
+fn rex_before_vex(window: &[u8; MAX_LEN]) -> bool {
+    let behind = &window[prefixes(window)..];
+    let rex = behind.iter().take_while(|b| matches!(b, 0x40..=0x4f)).count();
+    rex > 0 && matches!(behind.get(rex), Some(0xc4 | 0xc5))
+}
+
 /// Number of legacy prefixes.
 fn prefixes(window: &[u8; MAX_LEN]) -> usize {
     let is_prefix = |b: &u8| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
@@ -95,6 +102,9 @@ mod tests {
         // VEX after 66 is #UD, at 15 bytes as at any length.
         let vex = |n: usize| [vec![0x66; n], vec![0xc4, 0x63, 0xf1, 0x79, 0xe0, 0x40]].concat();
         assert!(!too_long(&vex(8)) && !too_long(&vex(9)) && too_long(&vex(10)));
+        // VEX after REX is #UD whatever follows.
+        let rex = |n: usize| [vec![0x64; n], vec![0x42, 0xc4, 3, 0xb1, 0x14, 0x94, 0xf4, 1, 2, 3, 4, 5]].concat();
+        assert!(!too_long(&rex(3)) && !too_long(&rex(4)));
         // 66 0F C3 does not exist, but has a ModRM byte and a displacement.
         let movnti = |n: usize| [vec![0x66; n], vec![0x48, 0x0f, 0xc3, 0x34, 0x25, 0xf1, 0x15, 0, 0x20]].concat();
         assert!(!too_long(&movnti(6)) && too_long(&movnti(7)));
