@@ -15,7 +15,7 @@ const CASES: u64 = 200_000;
 fn fuzz(seed: u64, cases: u64, subject: &mut dyn Subject) -> (Generator, Report) {
     let generator = Generator::new(Options { seed, ..Options::default() }).expect("catalogue");
     let mut native = Native::new().expect("a host with AVX and FSGSBASE");
-    let limits = Limits { first: 0, cases, time: None, mismatches: usize::MAX };
+    let limits = Limits { first: 0, cases, time: None, mismatches: usize::MAX, dead_flags: true };
     let report = run(&generator, &mut native, Some(subject), limits).expect("run");
     (generator, report)
 }
