@@ -76,8 +76,14 @@ fn overwritten_by(ins: &Instruction) -> Flags {
             let counted = ins.op_kind(last) == OpKind::Immediate8 && ins.immediate8() & 31 != 0;
             if counted { ins.rflags_modified() & STATUS & !unsure(ins.mnemonic()) } else { 0 }
         }
+        // Nor with none in RCX.
+        Cmpsb | Cmpsw | Cmpsd | Cmpsq | Scasb | Scasw | Scasd | Scasq if repeats(ins) => 0,
         _ => ins.rflags_modified() & STATUS,
     }
+}
+
+fn repeats(ins: &Instruction) -> bool {
+    ins.has_rep_prefix() || ins.has_repne_prefix()
 }
 
 /// Flags that a shift leaves alone for some counts or on some processors.
@@ -118,4 +124,24 @@ fn look_ahead(page: &[u8], at: i64, bits: u32, relied: &mut Vec<Bytes>) -> Flags
         relied.push((at, end));
     }
     read | open
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_do_nothing_overwrites_nothing() {
+        let behind = |code: &[u8]| {
+            let mut page = vec![0x90; 4096];
+            page[..code.len()].copy_from_slice(code);
+            read_at(&page, 0, 64)
+        };
+        assert_eq!(behind(&[0x39, 0xc0]), 0, "cmp eax, eax");
+        assert_eq!(behind(&[0xa6]), 0, "cmpsb");
+        for repeated in [[0xf3, 0xa6], [0xf2, 0xa6], [0xf3, 0xaf], [0xf2, 0xae], [0xd3, 0xe0]] {
+            assert_eq!(behind(&repeated), STATUS, "{repeated:x?}, with nothing in RCX");
+        }
+        assert_eq!(behind(&[0xc1, 0xe0, 1]), 0, "shl eax, 1");
+    }
 }
