@@ -11,8 +11,10 @@ pub(crate) fn mark_too_long(ins: &mut Instruction, window: &[u8; MAX_LEN], bits:
     if !ins.is_invalid() || (bits == 64 && rex_before_vex(window)) {
         return;
     }
-    let over = (ins.len() == MAX_LEN && longer_by_length(window, bits)) || longer_without_mandatory(window, bits);
-    if over {
+    let window = &with_mov_for_group_11(window, bits);
+    let like = Decoder::new(bits, window, DecoderOptions::NONE).decode();
+    let over = (like.len() == MAX_LEN && longer_by_length(window, bits)) || longer_without_mandatory(window, bits);
+    if like.is_invalid() && over {
         ins.set_len(MAX_LEN + 1);
     }
 }
@@ -83,6 +85,17 @@ fn length(bytes: &[u8], bits: u32) -> Length {
     if decoder.last_error() == DecoderError::NoMoreBytes { Length::Beyond } else { Length::Within }
 }
 
+/// Of opcodes C6h and C7h only /0, MOV, exists (SDM 2D table A-6, group 11), but all are as long as MOV.
+fn with_mov_for_group_11(window: &[u8; MAX_LEN], bits: u32) -> [u8; MAX_LEN] {
+    let mut window = *window;
+    let prefixes = prefixes(&window);
+    let opcode = prefixes + usize::from(bits == 64 && matches!(window.get(prefixes), Some(0x40..=0x4f)));
+    if let Some([0xc6 | 0xc7, modrm]) = window.get_mut(opcode..opcode + 2) {
+        *modrm &= !0x38;
+    }
+    window
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +129,10 @@ mod tests {
         // CMP and IMUL with LOCK and a 16-bit immediate, 14 bytes.
         assert!(!too_long(&[0xf0, 0x65, 0x66, 0x67, 0x41, 0x81, 0xbc, 0x80, 1, 2, 3, 4, 5, 6]));
         assert!(!too_long(&[0x36, 0x36, 0xf0, 0x66, 0x44, 0x69, 4, 0xdd, 0x48, 2, 0, 0x20, 0, 0x80]));
+        // C7 /6 does not exist, but has the immediate of C7 /0.
+        let group_11 = |n: usize| [vec![0x64; n], vec![0xc7, 0xb4, 0x88, 1, 2, 3, 4, 5, 6, 7, 8]].concat();
+        assert!(!too_long(&group_11(0)) && !too_long(&group_11(4)) && too_long(&group_11(5)));
+        assert!(too_long(&[0x2e, 0xf3, 0x65, 0x64, 0x26, 0xc7, 0xb4, 0x88, 0xc7, 0xa5, 0x4c, 0x43, 0xe0, 0x98, 0x90]));
         assert!(!too_long(&[0x0f, 0x0b]) && !too_long(&[0x06]));
     }
 }
