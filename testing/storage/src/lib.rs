@@ -14,6 +14,25 @@ pub use linux::Linux;
 pub use session::Session;
 
 use sha2::{Digest, Sha256};
+use visor_image::{FirmwareFile, FirmwareStore, ImageError, ImageStore, Silent};
+use visor_machine::{FileSource, FirmwareKind, FirmwareSpec, VarsSpec};
+
+/// SeaBIOS, or OVMF with variables of its own, of Debian's packages; it speaks on the serial line.
+///
+/// # Errors
+/// See [`visor_image::ImageErrorKind`].
+pub fn firmware(kind: FirmwareKind) -> Result<FirmwareSpec, ImageError> {
+    let store = FirmwareStore::open(&ImageStore::default_directory());
+    let find = |file| store.find(file, &mut Silent).map(FileSource::Path);
+    let (code, vars) = match kind {
+        FirmwareKind::Bios => (find(FirmwareFile::Bios)?, None),
+        FirmwareKind::Uefi => {
+            let vars = VarsSpec { template: find(FirmwareFile::UefiVars)?, file: None };
+            (find(FirmwareFile::UefiCode)?, Some(vars))
+        }
+    };
+    Ok(FirmwareSpec { kind, code, vars, boot_order: Vec::new(), boot_menu: false, serial_console: true })
+}
 
 /// The SHA-256 of `bytes` as `sha256sum` prints it.
 pub fn sha256(bytes: &[u8]) -> String {

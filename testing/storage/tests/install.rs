@@ -2,24 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use visor_disk::{Access, Alloc, RawDisk};
-use visor_image::{FirmwareFile, FirmwareStore, ImageStore, Silent};
-use visor_machine::{
-    Cd, CdBus, Disk, DiskBus, FileSource, FirmwareKind, FirmwareSpec, Machine, MachineSpec, Phase, StopReason, VarsSpec,
-};
-use visor_test_storage::{Installer, Session};
-
-fn firmware(kind: FirmwareKind) -> FirmwareSpec {
-    let store = FirmwareStore::open(&ImageStore::default_directory());
-    let find = |file| FileSource::Path(store.find(file, &mut Silent).unwrap());
-    let (code, vars) = match kind {
-        FirmwareKind::Bios => (find(FirmwareFile::Bios), None),
-        FirmwareKind::Uefi => {
-            let vars = VarsSpec { template: find(FirmwareFile::UefiVars), file: None };
-            (find(FirmwareFile::UefiCode), Some(vars))
-        }
-    };
-    FirmwareSpec { kind, code, vars, boot_order: Vec::new(), boot_menu: false, serial_console: true }
-}
+use visor_machine::{Cd, CdBus, Disk, DiskBus, FirmwareKind, Machine, MachineSpec, Phase, StopReason};
+use visor_test_storage::{Installer, Session, firmware};
 
 fn install(kind: FirmwareKind, bus: (DiskBus, CdBus), name: &str) {
     let dir = tempfile::tempdir().unwrap();
@@ -30,7 +14,7 @@ fn install(kind: FirmwareKind, bus: (DiskBus, CdBus), name: &str) {
         disks: vec![Disk::open_raw(&disk, Access::ReadWrite).unwrap().on(bus.0)],
         cds,
         timeline: true,
-        ..MachineSpec::with_firmware(firmware(kind))
+        ..MachineSpec::with_firmware(firmware(kind).unwrap())
     };
     // The disk is blank, so the firmware goes on to the disc; after the installation it finds the disk.
     let mut session = Session::start(spec(vec![Cd { bus: bus.1, ..Cd::open(&iso).unwrap() }])).unwrap();

@@ -3,9 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use visor_image::{FirmwareFile, FirmwareStore, ImageStore, Silent};
-use visor_machine::{FileSource, FirmwareKind, FirmwareSpec, StopReason, VarsSpec};
-use visor_test_storage::{Linux, Session};
+use visor_machine::{FirmwareKind, FirmwareSpec, StopReason};
+use visor_test_storage::{Linux, Session, firmware};
 
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Many times what anything here takes.
@@ -58,15 +57,5 @@ fn a_kernel_that_was_booted_directly_sleeps_and_wakes() {
 
 #[test]
 fn a_kernel_that_uefi_has_booted_sleeps_and_wakes() {
-    let store = FirmwareStore::open(&ImageStore::default_directory());
-    let find = |file| FileSource::Path(store.find(file, &mut Silent).unwrap());
-    let vars = VarsSpec { template: find(FirmwareFile::UefiVars), file: None };
-    sleeps_and_wakes(Some(FirmwareSpec {
-        kind: FirmwareKind::Uefi,
-        code: find(FirmwareFile::UefiCode),
-        vars: Some(vars),
-        boot_order: Vec::new(),
-        boot_menu: false,
-        serial_console: true,
-    }));
+    sleeps_and_wakes(Some(firmware(FirmwareKind::Uefi).unwrap()));
 }

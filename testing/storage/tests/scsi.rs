@@ -3,9 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use visor_disk::Access;
-use visor_image::{FirmwareFile, FirmwareStore, ImageStore, Silent};
-use visor_machine::{Cd, CdBus, Disk, DiskBus, FileSource, FirmwareKind, FirmwareSpec, StopReason, VarsSpec};
-use visor_test_storage::{Linux, Session, pattern, sha256};
+use visor_machine::{Cd, CdBus, Disk, DiskBus, FirmwareKind, StopReason};
+use visor_test_storage::{Linux, Session, firmware, pattern, sha256};
 
 const KERNEL: &str = "linux-image-cloud-amd64";
 const MIB: usize = 1 << 20;
@@ -71,8 +70,6 @@ fn disks_come_and_go_and_keep_what_is_written() {
 /// UEFI boots a kernel that it is given directly; the kernel hears the power button, and switches off by the tables UEFI left it.
 #[test]
 fn a_kernel_booted_by_uefi_hears_the_power_button() {
-    let store = FirmwareStore::open(&ImageStore::default_directory());
-    let find = |file| FileSource::Path(store.find(file, &mut Silent).unwrap());
     let script = "
         event=$(grep -l 'Power Button' /sys/class/input/event*/device/name | head -1 | cut -d/ -f5)
         say firmware $([ -d /sys/firmware/efi ] && echo UEFI || echo BIOS) $event
@@ -81,15 +78,7 @@ fn a_kernel_booted_by_uefi_hears_the_power_button() {
         say pressed $(od -An -tu2 -j18 -N2 /tmp/key)";
     let linux = Linux::new(KERNEL, &["button", "evdev"]).unwrap();
     let mut spec = linux.spec(script).unwrap();
-    let vars = VarsSpec { template: find(FirmwareFile::UefiVars), file: None };
-    spec.firmware = Some(FirmwareSpec {
-        kind: FirmwareKind::Uefi,
-        code: find(FirmwareFile::UefiCode),
-        vars: Some(vars),
-        boot_order: Vec::new(),
-        boot_menu: false,
-        serial_console: true,
-    });
+    spec.firmware = Some(firmware(FirmwareKind::Uefi).unwrap());
     let mut session = Session::start(spec).unwrap();
     let told = session.expect("firmware").unwrap();
     assert!(told.starts_with("UEFI event"), "{told}");
