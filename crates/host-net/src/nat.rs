@@ -21,6 +21,12 @@ const SPARE_FILES: u64 = 512;
 /// How long small datagrams in a row are collected: they cost one system call together, and each of them about as much alone.
 const COLLECT: Duration = Duration::from_micros(250);
 
+/// The same when many came the last time.
+const COLLECT_MORE: Duration = Duration::from_micros(500);
+
+/// When the engine looks at what it has put off.
+const PUT_OFF: Duration = Duration::from_millis(1);
+
 /// The engine of a [`Nat`].
 pub type Engine = NatEngine<HostSockets>;
 
@@ -122,6 +128,8 @@ impl NetPort for NatPort {
             inner.waker.tell();
         } else if inner.engine.has_collected() {
             inner.waker.alarm(Instant::now() + COLLECT);
+        } else if inner.engine.has_put_off() {
+            inner.waker.alarm(Instant::now() + PUT_OFF);
         }
         sent
     }
@@ -140,6 +148,9 @@ impl NetPort for NatPort {
         }
         if next == Some(Duration::ZERO) && !counted.full {
             inner.waker.tell();
+        }
+        if inner.engine.has_collected() {
+            next = Some(next.map_or(COLLECT_MORE, |d| d.min(COLLECT_MORE)));
         }
         inner.waker.rearm(next.map(|d| Instant::now() + d));
         counted.taken
@@ -164,5 +175,10 @@ impl NetPort for NatPort {
     fn collects(&self) -> bool {
         // What is collected has set the alarm when it was sent, or rung at once for an answer besides.
         self.shared.lock().engine.has_collected()
+    }
+
+    fn ring_in(&mut self, delay: Duration) -> bool {
+        self.shared.lock().waker.alarm(Instant::now() + delay);
+        true
     }
 }

@@ -18,6 +18,10 @@ use crate::sys::{
 };
 use crate::{errors, ping, segments};
 
+/// What is watched for.
+const EVERYTHING: u32 = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
+/// Of a connection at first: that it can be written to is no news, and would wake a thread. `wake_on_room` asks when it matters.
+const CONNECTED: u32 = EVERYTHING & !(libc::EPOLLOUT as u32);
 /// Events fetched in one go.
 const EVENTS: usize = 256;
 /// Connections that wait to be accepted.
@@ -43,6 +47,8 @@ struct State {
     /// A raw socket that echo requests go through, under this identifier.
     raw_echo: Option<u16>,
     v6: bool,
+    /// A connection that was there when the call returned.
+    connected: bool,
 }
 
 /// The sockets of one translator.
@@ -92,8 +98,8 @@ impl HostSockets {
 
     /// Watches a descriptor, and takes it over.
     fn add(&mut self, fd: OwnedFd, token: Token, state: State) -> io::Result<SocketId> {
-        let all = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        epoll_control(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), all as u32, token.0)?;
+        let events = if state.connected { CONNECTED } else { EVERYTHING };
+        epoll_control(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), events, token.0)?;
         Ok(self.keep(fd, State { token: token.0, ..state }))
     }
 
@@ -166,24 +172,25 @@ impl Host for HostSockets {
         // SAFETY: pointer and length describe the address.
         match check(unsafe { libc::connect(fd.as_raw_fd(), address.pointer(), address.len) }) {
             Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
-            _ => self.add(fd, token, state),
+            // Within one host the handshake is over already.
+            _ => {
+                let connected = has_peer(fd.as_raw_fd()).is_ok();
+                self.add(fd, token, State { connected, ..state })
+            }
         }
     }
 
     fn tcp_connected(&mut self, socket: SocketId) -> io::Result<()> {
+        if self.state(socket).is_some_and(|s| s.connected) {
+            return Ok(());
+        }
         let [error] = option::<1>(raw(socket), libc::SOL_SOCKET, libc::SO_ERROR)?;
         if error != 0 {
             return Err(io::Error::from_raw_os_error(error as i32));
         }
-        let mut address = Address::empty();
-        // SAFETY: the pointers describe the storage.
-        let named = unsafe {
-            libc::getpeername(raw(socket), std::ptr::from_mut(&mut address.storage).cast(), &raw mut address.len)
-        };
-        match check(named) {
+        match has_peer(raw(socket)) {
             Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => Err(ErrorKind::WouldBlock.into()),
-            Err(e) => Err(e),
-            Ok(_) => Ok(()),
+            other => other,
         }
     }
 
@@ -234,8 +241,7 @@ impl Host for HostSockets {
     fn wake_on_room(&mut self, socket: SocketId) {
         // Asking anew makes the kernel look at the socket: it reports when there is room, and grows the buffer if that helps.
         if let Some(token) = self.state(socket).map(|s| s.token) {
-            let all = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-            let _ = epoll_control(self.epoll.as_raw_fd(), libc::EPOLL_CTL_MOD, raw(socket), all as u32, token);
+            let _ = epoll_control(self.epoll.as_raw_fd(), libc::EPOLL_CTL_MOD, raw(socket), EVERYTHING, token);
         }
     }
 
@@ -294,9 +300,8 @@ impl Host for HostSockets {
     }
 
     fn watch(&mut self, socket: SocketId, token: Token) {
-        let all = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         // Without events the flow would stall until its timer ends it; the only reason is a lack of kernel memory.
-        let _ = epoll_control(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, raw(socket), all as u32, token.0);
+        let _ = epoll_control(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, raw(socket), CONNECTED, token.0);
         if let Some(state) = self.state(socket) {
             state.token = token.0;
         }
@@ -445,6 +450,14 @@ impl Drop for HostSockets {
             drop(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
         }
     }
+}
+
+/// `ENOTCONN` as long as a connection is not there (getpeername(2)).
+fn has_peer(fd: RawFd) -> io::Result<()> {
+    let mut address = Address::empty();
+    // SAFETY: the pointers describe the storage.
+    check(unsafe { libc::getpeername(fd, std::ptr::from_mut(&mut address.storage).cast(), &raw mut address.len) })?;
+    Ok(())
 }
 
 /// Fills a batch from a socket.

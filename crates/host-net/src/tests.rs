@@ -31,8 +31,19 @@ fn pair(host: &mut HostSockets) -> (SocketId, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = host.tcp_connect(Token(7), listener.local_addr().unwrap()).unwrap();
     let (far, _) = listener.accept().unwrap();
-    assert!(events(host).iter().any(|e| e.token == Token(7) && e.writable));
-    host.tcp_connected(socket).unwrap();
+    match host.tcp_connected(socket) {
+        // Mostly a connection within one host is there at once, and nobody is woken for it.
+        Ok(()) => {
+            let mut news = Vec::new();
+            host.events(&mut news);
+            assert!(news.is_empty());
+        }
+        Err(e) => {
+            assert_eq!(e.kind(), ErrorKind::WouldBlock);
+            assert!(events(host).iter().any(|e| e.token == Token(7) && e.writable));
+            host.tcp_connected(socket).unwrap();
+        }
+    }
     (socket, far)
 }
 

@@ -80,6 +80,7 @@ impl<H: Host> NatEngine<H> {
         self.tcp.unstage(&mut self.core);
         self.datagrams.send_collected(&mut self.core);
         self.datagrams.outbox.polled();
+        self.tcp.put_off = false;
         self.news();
         self.tcp.timers(&mut self.core);
         self.datagrams.timers(&mut self.core);
@@ -104,9 +105,15 @@ impl<H: Host> NatEngine<H> {
         self.has_answers() || self.has_collected()
     }
 
-    /// True if datagrams for the host are being collected: others in a row go along if [`NatEngine::poll`] comes a little later.
+    /// True if datagrams for the host are being collected, or many are expected: others in a row go along if [`NatEngine::poll`]
+    /// comes a little later, but it must come.
     pub fn has_collected(&self) -> bool {
-        !self.datagrams.outbox.is_empty()
+        self.datagrams.outbox.collects()
+    }
+
+    /// True if something is put off, so that [`NatEngine::poll`] should be called within a millisecond.
+    pub fn has_put_off(&self) -> bool {
+        self.tcp.put_off
     }
 
     /// True if a frame waits for a guest.

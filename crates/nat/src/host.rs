@@ -69,7 +69,7 @@ pub enum Undelivered {
 
 /// Sockets. No call blocks: what would is `ErrorKind::WouldBlock`.
 pub trait Host {
-    /// Begins to connect; [`Event::writable`] tells that it is decided.
+    /// Begins to connect; [`Event::writable`] tells that it is decided, unless [`Host::tcp_connected`] tells that at once.
     fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> io::Result<SocketId>;
     /// How the attempt ended: `Ok` if connected, `WouldBlock` if it is still under way.
     fn tcp_connected(&mut self, socket: SocketId) -> io::Result<()>;

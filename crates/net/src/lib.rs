@@ -191,6 +191,10 @@ macro_rules! leave_to {
         fn collects(&$self) -> bool {
             ($inner).collects()
         }
+
+        fn ring_in(&mut $self, delay: std::time::Duration) -> bool {
+            ($inner).ring_in(delay)
+        }
     };
 }
 
@@ -237,6 +241,12 @@ pub trait NetPort: Send {
     /// True while frames that were sent wait for more of their kind, to go on together. The port rings soon (well under a
     /// millisecond), and whoever has more to send may leave it lying until then.
     fn collects(&self) -> bool {
+        false
+    }
+
+    /// Has the port ring when `delay` has passed, or earlier. False if it has no clock, and the caller must do now what it would have
+    /// put off.
+    fn ring_in(&mut self, _delay: std::time::Duration) -> bool {
         false
     }
 }

@@ -163,6 +163,14 @@ impl Queues {
         self.push(queue, born, &entries);
     }
 
+    /// Whether the driver would be interrupted if `added` more chains of `queue` were returned now.
+    pub fn would_interrupt(&self, queue: u16, added: u16) -> bool {
+        let Some(slot) = self.slots.get(usize::from(queue)) else { return false };
+        let q = lock(&slot.queue);
+        // What cannot be read is found out when they are returned.
+        self.running() && q.ready() && self.asks_for(&q, q.next_used().wrapping_add(added), added).unwrap_or(false)
+    }
+
     /// Stops the device until the driver resets it (virtio 1.2 §2.1.2): what it does makes no sense.
     pub fn fail(&self, what: &str) {
         if !self.broken.swap(true, Ordering::SeqCst) {
@@ -261,17 +269,21 @@ impl Queues {
         view.store(next.to_le(), GuestAddress(ring + 2), Ordering::Release)
     }
 
-    /// Whether the driver wants to hear of the last `added` used elements (§2.7.7.2, §2.7.10).
+    /// Whether the driver wants to hear of the last `added` used elements.
     fn wants_interrupt(&self, q: &Queue, added: u16) -> Result<bool, vm_memory::GuestMemoryError> {
         // The index must be visible before the driver's wish is read, or both sides may wait for each other.
         fence(Ordering::SeqCst);
+        self.asks_for(q, q.next_used(), added)
+    }
+
+    /// Whether the driver has asked for an interrupt when the index becomes `next` by `added` elements (§2.7.7.2, §2.7.10).
+    fn asks_for(&self, q: &Queue, next: u16, added: u16) -> Result<bool, vm_memory::GuestMemoryError> {
         let avail = GuestAddress(q.avail_ring());
         if !q.event_idx_enabled() {
             let flags: u16 = self.view().read_obj(avail)?;
             return Ok(u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0);
         }
         let event: u16 = self.view().read_obj(GuestAddress(avail.0 + 4 + 2 * u64::from(q.size())))?;
-        let next = q.next_used();
         Ok(next.wrapping_sub(u16::from_le(event)).wrapping_sub(1) < added)
     }
 

@@ -96,6 +96,12 @@ fn expired<H: Host>(core: &mut Core<H>, key: &Key, flow: &mut Flow) -> Option<Fa
             flow.timed = None;
             flow.acks = 1;
         }
+        State::Open if flow.late_ack => {
+            // Sending it sets the flow's timer again.
+            flow.acks = flow.acks.max(1);
+            flow.set_timer(core.now + core.config.tcp_idle);
+            return Some(Fate::Keep);
+        }
         State::Open => {
             let limit = if flow.fin_acked { TRANSITORY } else { core.config.tcp_idle };
             if idle >= limit {

@@ -66,6 +66,8 @@ pub(crate) struct Flow {
     pub(crate) reorder: Option<Box<super::reorder::Reorder>>,
     /// Acknowledgements to send; more than one repeats it.
     pub(crate) acks: u8,
+    /// The guest's FIN is to be acknowledged when the timer goes off, unless something carries that before.
+    pub(crate) late_ack: bool,
 
     // From the host to the guest.
     pub(crate) una: u32,
@@ -125,6 +127,7 @@ impl Flow {
             guest_fin: false,
             reorder: None,
             acks: 0,
+            late_ack: false,
             una: iss,
             nxt: iss,
             max: iss,

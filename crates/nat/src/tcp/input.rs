@@ -4,6 +4,7 @@
 //! switch had to drop.
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use visor_net::MacAddr;
 
@@ -42,6 +43,10 @@ impl Tcp {
         }
     }
 }
+
+/// How long the acknowledgement of a FIN waits for the far end's: mostly that one follows at once, and the guest gets one segment in
+/// place of two. Nobody waits for it; a guest's retransmission timeout is 200 ms at least.
+const FIN_WAIT: Duration = Duration::from_millis(1);
 
 /// What to do with the flow after a segment.
 enum Step {
@@ -243,6 +248,7 @@ fn consume<H: Host>(core: &mut Core<H>, flow: &mut Flow) {
 
 /// Takes payload and FIN. False if the connection is broken.
 fn take_data<H: Host>(core: &mut Core<H>, flow: &mut Flow, segment: &Segment<'_>) -> bool {
+    let quiet = flow.acks == 0 && flow.flight() == 0;
     // Whatever is not exactly the next piece is answered, so that a guest that lost our answer gets it again.
     flow.acks = flow.acks.max(1);
     let (payload, fin) = (segment.payload, segment.has(FIN));
@@ -269,6 +275,11 @@ fn take_data<H: Host>(core: &mut Core<H>, flow: &mut Flow, segment: &Segment<'_>
         flow.rcv_nxt = flow.rcv_nxt.wrapping_add(1);
         flow.guest_fin = true;
         core.host.tcp_shutdown(socket);
+        if quiet && payload.is_empty() && flow.fin_seq.is_none() {
+            flow.acks = 0;
+            flow.late_ack = true;
+            flow.set_timer(core.now + FIN_WAIT);
+        }
         return true;
     }
     if flow.reorder.is_some() { take_kept(core, flow, socket) } else { true }

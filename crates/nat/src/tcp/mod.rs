@@ -53,6 +53,8 @@ pub(crate) struct Tcp {
     ready: VecDeque<Id>,
     timers: Timers,
     staging: staging::Staging,
+    /// A flow's timer was set to an acknowledgement that can wait.
+    pub(crate) put_off: bool,
 }
 
 impl Tcp {
@@ -62,6 +64,7 @@ impl Tcp {
             ready: VecDeque::new(),
             timers: Timers::default(),
             staging: staging::Staging::default(),
+            put_off: false,
         }
     }
 
@@ -90,6 +93,7 @@ impl Tcp {
             self.timers.tidy(|id| table.get(id).is_some(), table.len());
             return;
         }
+        self.put_off |= flow.late_ack;
         if flow.timer < flow.in_heap {
             flow.in_heap = flow.timer;
             self.timers.add(flow.timer, id);

@@ -281,7 +281,7 @@ fn window<H: Host>(core: &mut Core<H>, flow: &mut Flow) -> u16 {
 
 fn emit_segment<H: Host>(
     core: &mut Core<H>,
-    flow: &Flow,
+    flow: &mut Flow,
     header: &TcpHeader,
     at: usize,
     len: usize,
@@ -292,6 +292,8 @@ fn emit_segment<H: Host>(
     let sent = sink.frame(emit::tcp(&mut core.scratch, at, len, header, route, leave));
     if sent != Sent::Full {
         core.counters.frames_out += 1;
+        // Every segment acknowledges.
+        flow.late_ack = false;
     }
     sent
 }

@@ -195,9 +195,14 @@ impl Shared {
     fn pump(self: &Arc<Self>) {
         let mut port = lock(&self.port);
         self.look_at_link(port.link_up());
-        let more = self.receive(port.as_mut(), receive::ROUND);
+        // First what the port has collected for, so that it goes with the rest.
         let due = self.transmit_due.swap(0, Ordering::SeqCst) | self.lingering.swap(0, Ordering::SeqCst);
         self.transmit_all(port.as_mut(), due);
+        let more = self.receive(port.as_mut(), receive::ROUND);
+        // If it collects no longer, the driver has to be asked for notifications.
+        let lingering = self.lingering.swap(0, Ordering::SeqCst);
+        self.transmit_all(port.as_mut(), lingering);
+        self.give_back_all(port.as_mut());
         drop(port);
         // What a vCPU has left to us while we held the port is in `transmit_due` with a wake-up of its own.
         if more {
@@ -228,6 +233,7 @@ impl Shared {
         let more = self.receive(port, receive::ANSWERS);
         let lingering = self.lingering.swap(0, Ordering::SeqCst);
         self.transmit_all(port, lingering);
+        self.give_back_all(port);
         // The ring may have been about room for what waits.
         if more || self.transmit_due.load(Ordering::SeqCst) != 0 {
             (self.wake)();

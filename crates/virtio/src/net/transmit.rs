@@ -1,7 +1,11 @@
 //! From the guest to the port.
+//!
+//! A packet is sent when the driver notifies us, but it may get its buffer back a little later: for each it would be interrupted,
+//! which costs a guest several times what the packet did. So small packets are given back together, after [`HOLD`] at the latest.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use visor_net::offload::adapt;
 use visor_net::{Frame, MAX_FRAME, NetPort, Sent};
@@ -13,25 +17,53 @@ use crate::{Chain, Queues};
 /// Packets returned to the driver at a time.
 const BATCH: usize = 64;
 
+/// How long the driver waits for the buffer of a small packet at most.
+const HOLD: Duration = Duration::from_millis(1);
+/// Packets it waits for together.
+const HELD: usize = 16;
+/// Larger ones carry payload that counts against what its socket may have under way; they are given back at once, and all others
+/// with them.
+const SMALL: usize = 256;
+
 /// What is under way.
 pub(super) struct Transmit {
-    /// The packet of each pair that the port had no room for.
-    waiting: [Option<Chain>; MAX_PAIRS as usize],
+    pairs: [Pair; MAX_PAIRS as usize],
     frame: Vec<u8>,
-    done: Vec<(Chain, u32)>,
+    /// [`HOLD`].
+    pub(super) hold: Duration,
 }
 
 impl Default for Transmit {
     fn default() -> Self {
-        Transmit { waiting: [const { None }; MAX_PAIRS as usize], frame: Vec::new(), done: Vec::new() }
+        Transmit { pairs: Default::default(), frame: Vec::new(), hold: HOLD }
+    }
+}
+
+/// Of one queue.
+#[derive(Default)]
+struct Pair {
+    /// The packet that the port had no room for.
+    waiting: Option<Chain>,
+    /// What was sent and not given back yet.
+    done: Vec<(Chain, u32)>,
+    /// Since when.
+    since: Option<Instant>,
+    /// There is a large one among it.
+    large: bool,
+}
+
+impl Pair {
+    fn give_back(&mut self, queues: &Queues) {
+        queues.complete_all(&mut self.done);
+        (self.since, self.large) = (None, false);
     }
 }
 
 impl Transmit {
     pub(super) fn forget(&mut self, queue: Option<u16>) {
-        for (pair, waiting) in self.waiting.iter_mut().enumerate() {
-            if queue.is_none_or(|q| usize::from(q) == 2 * pair + 1) {
-                *waiting = None;
+        for (i, pair) in self.pairs.iter_mut().enumerate() {
+            if queue.is_none_or(|q| usize::from(q) == 2 * i + 1) {
+                *pair = Pair::default();
             }
         }
     }
@@ -54,16 +86,21 @@ impl Shared {
         let mut left = 4 * u32::from(queues.size(queue)).max(64);
         while let Some(chain) = self.take(&mut t, queues, port, pair) {
             match self.send(&mut t, queues, &chain, port, pair) {
-                Fate::Done => t.done.push((chain, 0)),
+                Fate::Done => {
+                    let large = chain.readable.len() > SMALL;
+                    let p = &mut t.pairs[usize::from(pair)];
+                    p.large |= large;
+                    p.done.push((chain, 0));
+                    if p.done.len() >= BATCH {
+                        p.give_back(queues);
+                    }
+                }
                 Fate::NoRoom => {
-                    t.waiting[usize::from(pair)] = Some(chain);
+                    t.pairs[usize::from(pair)].waiting = Some(chain);
                     self.transmit_due.fetch_or(1 << pair, Ordering::SeqCst);
                     break;
                 }
                 Fate::Stop => break,
-            }
-            if t.done.len() >= BATCH {
-                queues.complete_all(&mut t.done);
             }
             left -= 1;
             if left == 0 {
@@ -73,13 +110,37 @@ impl Shared {
                 break;
             }
         }
-        queues.complete_all(&mut t.done);
+        let hold = t.hold;
+        Self::give_back(&mut t.pairs[usize::from(pair)], queues, port, queue, hold);
+    }
+
+    /// Gives back what was held for long enough.
+    pub(super) fn give_back_all(&self, port: &mut dyn NetPort) {
+        let Some(queues) = self.queues.get() else { return };
+        let mut t = lock(&self.transmit);
+        let hold = t.hold;
+        for (i, pair) in t.pairs.iter_mut().enumerate().filter(|(_, p)| !p.done.is_empty()) {
+            Self::give_back(pair, queues, port, 2 * i as u16 + 1, hold);
+        }
+    }
+
+    /// Gives back what was sent, or sees to it that this is done soon.
+    fn give_back(pair: &mut Pair, queues: &Queues, port: &mut dyn NetPort, queue: u16, hold: Duration) {
+        let count = pair.done.len();
+        // A driver that would not be interrupted looks by itself.
+        let worth_it = (1..HELD.min(usize::from(queues.size(queue)) / 8)).contains(&count)
+            && !pair.large
+            && queues.would_interrupt(queue, count as u16);
+        let left = hold.saturating_sub(pair.since.get_or_insert_with(Instant::now).elapsed());
+        if !(worth_it && !left.is_zero() && port.ring_in(left)) {
+            pair.give_back(queues);
+        }
     }
 
     /// The next packet. While the port collects, the driver is not asked to notify of more: the port's ring brings the pump, which
     /// takes what has gathered. A guest that sends one datagram after the other leaves its program for few of them only.
     fn take(&self, t: &mut Transmit, queues: &Arc<Queues>, port: &dyn NetPort, pair: u16) -> Option<Chain> {
-        if let Some(chain) = t.waiting[usize::from(pair)].take() {
+        if let Some(chain) = t.pairs[usize::from(pair)].waiting.take() {
             return Some(chain);
         }
         if !port.collects() {

@@ -1,5 +1,7 @@
 //! A network that answers while it is being asked.
 
+use std::time::Duration;
+
 use visor_net::FrameSink;
 
 use super::*;
@@ -126,5 +128,77 @@ fn while_the_port_collects_the_driver_need_not_notify() {
         }
         // One for the first, one for the second, with which the port begins to collect; a look that finds nothing ends it.
         assert_eq!(kicks, [2, 2, 2], "{features:x}");
+    }
+}
+
+/// Takes everything, and notes when it was asked to ring.
+#[derive(Clone, Default)]
+struct Clocked(Arc<std::sync::Mutex<Vec<Duration>>>);
+
+impl NetPort for Clocked {
+    fn send(&mut self, _: Frame<'_>) -> Sent {
+        Sent::Yes
+    }
+
+    fn receive(&mut self, _: &mut dyn FrameSink) -> usize {
+        0
+    }
+
+    fn set_accepts(&mut self, _: Accepts) {}
+
+    fn peer_accepts(&self) -> Accepts {
+        Accepts::ALL
+    }
+
+    fn on_ready(&mut self, _: Notify) {}
+
+    fn ring_in(&mut self, delay: Duration) -> bool {
+        self.0.lock().unwrap().push(delay);
+        true
+    }
+}
+
+#[test]
+fn small_packets_are_given_back_together() {
+    for features in [MERGE | F_EVENT_IDX, MERGE] {
+        let port = Clocked::default();
+        let asked = || std::mem::take(&mut *port.0.lock().unwrap());
+        let (device, nic) = Net::new(Box::new(port.clone()), &NetConfig { mac: MAC, pairs: 1 }, Arc::new(|| ()));
+        let rig = Rig::new(device);
+        let mut q = rig.start(features);
+        let hour = Duration::from_secs(3600);
+        lock(&nic.0.transmit).hold = hour;
+        rig.store(DATA, &[&header(0, 0, 0, 0, 0)[..], &frame([2; 6], 1000)].concat());
+        let mut gone = 0;
+        let mut send = |len: u32| {
+            // As a driver that wants to hear of the next one.
+            q[1].used_event(&rig, gone);
+            q[1].send(&rig, &[(DATA, len, false)]);
+            let back = std::iter::from_fn(|| q[1].used(&rig)).count() as u16;
+            gone += back;
+            back
+        };
+        assert_eq!(
+            (0..16).map(|_| send(112)).collect::<Vec<_>>(),
+            [[0; 15].as_slice(), &[16]].concat(),
+            "{features:x}"
+        );
+        let asked_for = asked();
+        assert!(asked_for.len() == 15 && asked_for.iter().all(|d| *d <= hour), "{asked_for:?}");
+        assert_eq!([send(112), send(112), send(1012)], [0, 0, 3], "a large one takes the others along");
+        // The time is over.
+        assert_eq!(send(112), 0);
+        lock(&nic.0.transmit).hold = Duration::ZERO;
+        nic.pump();
+        assert_eq!(std::iter::from_fn(|| q[1].used(&rig)).count(), 1);
+        // Nobody would be interrupted, so nothing is gained.
+        lock(&nic.0.transmit).hold = hour;
+        if features & F_EVENT_IDX != 0 {
+            q[1].used_event(&rig, 1000);
+        } else {
+            rig.store(q[1].base + 0x1000, &[1, 0]);
+        }
+        q[1].send(&rig, &[(DATA, 112, false)]);
+        assert!(q[1].used(&rig).is_some());
     }
 }
