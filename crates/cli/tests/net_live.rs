@@ -41,6 +41,19 @@ fn dissected(file: &std::path::Path, port: u16) {
         assert!(said.contains(wanted), "no {wanted} on port {port} in\n{said}");
     }
     assert!(!said.contains("truncated") && !said.contains("bad-"), "{said}");
+    // So does Wireshark: requests and answers reassembled, every checksum right, nothing malformed, lost or sent twice.
+    let tshark = |filter: &str| {
+        let mut tshark = tools::tshark();
+        let sums = ["ip", "tcp", "udp"].map(|p| format!("-o{p}.check_checksum:TRUE"));
+        let out = tshark.args(sums).args(["-n", "-r", file.to_str().unwrap(), "-Y", filter]).output().unwrap();
+        assert!(out.status.success(), "{}", common::stderr(&out));
+        common::stdout(&out)
+    };
+    assert_eq!(tshark("http.request.uri == \"/name\" || http.response.code == 200").lines().count(), 2);
+    assert!(tshark("tcp.flags.fin == 1").lines().count() >= 2 && !tshark("tcp.checksum.status == good").is_empty());
+    let wrong =
+        "_ws.malformed || _ws.short || tcp.analysis.flags || ip.checksum.status == bad || tcp.checksum.status == bad";
+    assert_eq!(tshark(wrong), "");
 }
 
 #[test]
@@ -170,6 +183,33 @@ fn permanent_rules_outlive_the_guest_and_a_reload_drops_the_others() {
     assert!(status == Some(0) && warned.contains("web was started with the rule `service ssh`"), "{warned}");
     let (_, told, _) = home.run(&["fw", "rm", "web", "--service", "http", "--permanent"]);
     assert!(!told.contains("warning"), "{told}");
+    // Unless somebody asks for it: then it is there without the option too, and goes for good.
+    let (_, told, status) = home.run(&["fw", "add", "web", "--service", "ssh", "--permanent"]);
+    assert!(status == Some(0) && !told.contains("there already"), "{told}");
+    let gone = |home: &Home| {
+        until("it is still there", || {
+            let list = home.ok(&["net", "ls"]);
+            (!list.contains("web (")).then_some(())
+        });
+    };
+    drop(web);
+    gone(&home);
+    let web = home.start("web", &["--net", "lab"], "");
+    let listed = home.ok(&["fw", "ls", "web"]);
+    assert!(listed.contains("permanent  service ssh") && !listed.contains("service http"), "{listed}");
+    home.ok(&["fw", "rm", "web", "--service", "ssh", "--permanent"]);
+    drop(web);
+    gone(&home);
+    let web = home.start("web", &["--net", "lab", "--fw-allow", "imap"], "");
+    // What is in force becomes permanent, and what was only given goes with the guest all the same.
+    home.ok(&["fw", "add", "web", "--service", "smtp"]);
+    home.ok(&["fw", "runtime-to-permanent", "web"]);
+    drop(web);
+    gone(&home);
+    let web = home.start("web", &["--net", "lab"], "");
+    let listed = home.ok(&["fw", "ls", "web"]);
+    assert!(listed.contains("permanent  service smtp"), "{listed}");
+    assert!(!listed.contains("service imap") && !listed.contains("service ssh"), "{listed}");
     drop(web);
 }
 

@@ -13,15 +13,16 @@ use visor_net::Protocol;
 
 use crate::resolv::Resolvers;
 use crate::sys::{
-    Address, bind, check, check_len, epoll, epoll_control, epoll_wait, local_address, option, set_option,
-    set_option_raw, socket,
+    Address, at_end, bind, check, check_len, epoll, epoll_control, epoll_wait, has_peer, local_address, option,
+    set_option, set_option_raw, socket,
 };
 use crate::{errors, ping, segments};
 
-/// What is watched for.
+/// What connections are watched for until they are there, and when somebody waits for room.
 const EVERYTHING: u32 = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
-/// Of a connection at first: that it can be written to is no news, and would wake a thread. `wake_on_room` asks when it matters.
-const CONNECTED: u32 = EVERYTHING & !(libc::EPOLLOUT as u32);
+/// What all others are watched for. That one can write is no news, and wakes a thread: for a connection when it is there, and
+/// for a datagram whenever the far end has taken one.
+const INWARD: u32 = EVERYTHING & !(libc::EPOLLOUT as u32);
 /// Events fetched in one go.
 const EVENTS: usize = 256;
 /// Connections that wait to be accepted.
@@ -97,8 +98,7 @@ impl HostSockets {
     }
 
     /// Watches a descriptor, and takes it over.
-    fn add(&mut self, fd: OwnedFd, token: Token, state: State) -> io::Result<SocketId> {
-        let events = if state.connected { CONNECTED } else { EVERYTHING };
+    fn add(&mut self, fd: OwnedFd, token: Token, state: State, events: u32) -> io::Result<SocketId> {
         epoll_control(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), events, token.0)?;
         Ok(self.keep(fd, State { token: token.0, ..state }))
     }
@@ -145,14 +145,7 @@ impl HostSockets {
         if len > offset || offset == 0 {
             return Ok(len - offset);
         }
-        if self.at_end(fd) { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) }
-    }
-
-    /// True if the far end has sent its last byte.
-    fn at_end(&self, fd: RawFd) -> bool {
-        let mut poll = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
-        // SAFETY: one live pollfd.
-        unsafe { libc::poll(&raw mut poll, 1, 0) > 0 && poll.revents & libc::POLLRDHUP != 0 }
+        if at_end(fd) { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) }
     }
 
     fn state(&mut self, socket: SocketId) -> Option<&mut State> {
@@ -175,7 +168,7 @@ impl Host for HostSockets {
             // Within one host the handshake is over already.
             _ => {
                 let connected = has_peer(fd.as_raw_fd()).is_ok();
-                self.add(fd, token, State { connected, ..state })
+                self.add(fd, token, State { connected, ..state }, if connected { INWARD } else { EVERYTHING })
             }
         }
     }
@@ -283,7 +276,7 @@ impl Host for HostSockets {
         }
         let bound = local_address(fd.as_raw_fd()).unwrap_or(at);
         let state = State { v6: at.is_ipv6(), ..State::default() };
-        Ok((self.add(fd, token, state)?, bound))
+        Ok((self.add(fd, token, state, INWARD)?, bound))
     }
 
     fn accept(&mut self, listener: SocketId) -> io::Result<(SocketId, SocketAddr)> {
@@ -301,7 +294,7 @@ impl Host for HostSockets {
 
     fn watch(&mut self, socket: SocketId, token: Token) {
         // Without events the flow would stall until its timer ends it; the only reason is a lack of kernel memory.
-        let _ = epoll_control(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, raw(socket), CONNECTED, token.0);
+        let _ = epoll_control(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, raw(socket), INWARD, token.0);
         if let Some(state) = self.state(socket) {
             state.token = token.0;
         }
@@ -311,13 +304,13 @@ impl Host for HostSockets {
         if protocol != Protocol::Icmp {
             let fd = socket(v6, libc::SOCK_DGRAM, 0)?;
             prepare_datagrams(&fd, v6);
-            return self.add(fd, token, State { v6, ..State::default() });
+            return self.add(fd, token, State { v6, ..State::default() }, INWARD);
         }
         let (fd, is_raw) = ping::open(v6)?;
         prepare_datagrams(&fd, v6);
         self.next_echo = self.next_echo.wrapping_add(1);
         let raw_echo = is_raw.then_some(self.next_echo);
-        self.add(fd, token, State { v6, raw_echo, ..State::default() })
+        self.add(fd, token, State { v6, raw_echo, ..State::default() }, INWARD)
     }
 
     fn datagram_send(&mut self, socket: SocketId, to: SocketAddr, data: &[u8]) -> io::Result<()> {
@@ -450,14 +443,6 @@ impl Drop for HostSockets {
             drop(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
         }
     }
-}
-
-/// `ENOTCONN` as long as a connection is not there (getpeername(2)).
-fn has_peer(fd: RawFd) -> io::Result<()> {
-    let mut address = Address::empty();
-    // SAFETY: the pointers describe the storage.
-    check(unsafe { libc::getpeername(fd, std::ptr::from_mut(&mut address.storage).cast(), &raw mut address.len) })?;
-    Ok(())
 }
 
 /// Fills a batch from a socket.

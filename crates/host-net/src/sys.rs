@@ -135,6 +135,21 @@ pub(crate) fn local_address(fd: RawFd) -> Option<SocketAddr> {
     address.get()
 }
 
+/// `ENOTCONN` as long as a connection is not there (getpeername(2)).
+pub(crate) fn has_peer(fd: RawFd) -> io::Result<()> {
+    let mut address = Address::empty();
+    // SAFETY: the pointers describe the storage.
+    check(unsafe { libc::getpeername(fd, std::ptr::from_mut(&mut address.storage).cast(), &raw mut address.len) })?;
+    Ok(())
+}
+
+/// True if the far end has sent its last byte.
+pub(crate) fn at_end(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one live pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 && poll.revents & libc::POLLRDHUP != 0 }
+}
+
 /// A new epoll instance.
 pub(crate) fn epoll() -> io::Result<OwnedFd> {
     // SAFETY: no pointers; the descriptor is new.

@@ -39,7 +39,7 @@ pub enum GuestRequest {
     },
     /// The rules: a [`visor_firewall::Firewall`].
     Firewall,
-    /// The rules that the guest was started with: a [`RuleSet`]. They are permanent while it runs, and are not stored.
+    /// The rules that the guest was started with: a [`RuleSet`]. They are permanent while it runs, and are not stored by that.
     Given,
     /// Put the permanent rules in force, or only tell what that would do. Gives a [`visor_firewall::Reload`].
     Reload {
@@ -71,7 +71,7 @@ pub enum GuestRequest {
 pub(crate) struct Rules<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) guest: &'a str,
-    /// What the guest was started with; that is permanent while it runs, and not stored.
+    /// What the guest was started with; that is permanent while it runs, and not stored unless somebody asks for it.
     pub(crate) given: &'a RuleSet,
     /// `None` for guests that are thrown away.
     pub(crate) store: Option<&'a Store>,
@@ -88,9 +88,7 @@ impl Rules<'_> {
             GuestRequest::Given => Ok(json!(self.given)),
             GuestRequest::Reload { preview: true } => self.firewall(|g| json!(g.firewall.preview())),
             GuestRequest::Reload { preview: false } => self.firewall(|g| json!(g.firewall.reload())),
-            GuestRequest::RuntimeToPermanent => {
-                self.firewall(|g| g.firewall.runtime_to_permanent()).and_then(|()| self.keep()).map(|()| Value::Null)
-            }
+            GuestRequest::RuntimeToPermanent => self.runtime_to_permanent().map(|()| Value::Null),
             _ => return None,
         })
     }
@@ -103,12 +101,16 @@ impl Rules<'_> {
         add: bool,
         ended: impl FnOnce(),
     ) -> Result<bool, String> {
-        let changed = self.firewall(|g| match add {
+        let mut changed = self.firewall(|g| match add {
             true => g.firewall.add(scope, direction, rule.clone()),
             false => g.firewall.remove(scope, direction, rule),
         })?;
-        if changed && scope == Scope::Permanent {
-            self.keep()?;
+        // A rule that the guest was started with may be stored besides, and so outlive a start without it.
+        if scope == Scope::Permanent {
+            changed |= self.store(|stored| match add {
+                true => stored.add(direction, rule.clone()),
+                false => stored.remove(direction, rule),
+            })?;
         }
         // A rule that refuses ends connections when it comes, one that allows when it goes.
         if changed && scope == Scope::Runtime {
@@ -121,11 +123,31 @@ impl Rules<'_> {
         self.policy.guest(self.guest, act).map_err(|e| e.to_string())
     }
 
-    /// Stores the permanent rules.
-    fn keep(&self) -> Result<(), String> {
-        let Some(store) = self.store else { return Ok(()) };
-        let own = self.firewall(|g| g.firewall.permanent().beyond(self.given))?;
-        store.set_rules(self.guest, &own).map_err(|e| format!("the permanent rules cannot be stored: {e}"))
+    /// What is in force becomes permanent. Stored is what was stored before, or what the guest was not started with.
+    fn runtime_to_permanent(&self) -> Result<(), String> {
+        let now = self.firewall(|g| {
+            g.firewall.runtime_to_permanent();
+            g.firewall.permanent().clone()
+        })?;
+        self.store(|stored| {
+            let only_given = self.given.beyond(stored);
+            let keep = now.beyond(&only_given);
+            let changed = keep != *stored;
+            *stored = keep;
+            changed
+        })?;
+        Ok(())
+    }
+
+    /// Changes what is stored; `act` says whether it did.
+    fn store(&self, act: impl FnOnce(&mut RuleSet) -> bool) -> Result<bool, String> {
+        let Some(store) = self.store else { return Ok(false) };
+        let mut stored = store.rules(self.guest);
+        let changed = act(&mut stored);
+        if changed {
+            store.set_rules(self.guest, &stored).map_err(|e| format!("the permanent rules cannot be stored: {e}"))?;
+        }
+        Ok(changed)
     }
 }
 

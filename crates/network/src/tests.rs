@@ -61,6 +61,39 @@ fn forwards_and_rules_change_while_it_lives() {
 }
 
 #[test]
+fn what_a_guest_was_started_with_is_stored_only_when_somebody_asks() {
+    use visor_firewall::{Rule, RuleSet, Scope};
+    let root = std::env::temp_dir().join(format!("visor-network-rules-{}", std::process::id()));
+    let store = Store::new(&root);
+    let rule = |text: &str| text.parse::<Rule>().unwrap();
+    let set = |texts: &[&str]| RuleSet { inbound: texts.iter().map(|t| rule(t)).collect(), ..RuleSet::default() };
+    let given = set(&["service http", "service ssh"]);
+    let spec = NatSpec { guest: "web".into(), rules: given, store: Some(store.clone()), ..NatSpec::default() };
+    let net = NatNetwork::open(spec).unwrap();
+    let change = |scope, text: &str, add| {
+        let direction = Direction::Inbound;
+        net.request(&GuestRequest::ChangeRule { scope, direction, rule: rule(text), add }).unwrap() == true
+    };
+    let stored = || store.rules("web").inbound;
+    assert!(change(Scope::Permanent, "service http", true), "that it is given is not enough");
+    assert!(!change(Scope::Permanent, "service http", true) && stored() == set(&["service http"]).inbound);
+    // A change of another rule leaves it.
+    assert!(change(Scope::Permanent, "port 9000/udp", true) && change(Scope::Permanent, "port 9000/udp", false));
+    assert_eq!(stored(), set(&["service http"]).inbound);
+    // What is in force becomes permanent: of what was given, only what was stored already is stored.
+    assert!(change(Scope::Runtime, "service smtp", true));
+    net.request(&GuestRequest::RuntimeToPermanent).unwrap();
+    assert_eq!(stored(), set(&["service http", "service smtp"]).inbound);
+    let permanent = net.firewall().permanent().inbound.clone();
+    assert_eq!(permanent, set(&["service http", "service ssh", "service smtp"]).inbound);
+    // Removed, it is removed from both.
+    assert!(change(Scope::Permanent, "service http", false) && stored() == set(&["service smtp"]).inbound);
+    assert!(change(Scope::Permanent, "service ssh", false) && !change(Scope::Permanent, "service ssh", false));
+    assert_eq!(net.firewall().permanent().inbound, set(&["service smtp"]).inbound);
+    std::fs::remove_dir_all(root).unwrap();
+}
+
+#[test]
 fn one_device_is_plugged_in_and_captured() {
     let net = NatNetwork::open(NatSpec { guest: "vm".into(), ..NatSpec::default() }).unwrap();
     let mac = random_mac();

@@ -21,6 +21,7 @@
 #define STREAM_BYTES (512 << 10)
 #define DATAGRAMS 40000
 #define CONNECTIONS 400
+#define MORE_CONNECTIONS 2000
 #define PINGS 400
 
 static const char *host;
@@ -136,8 +137,8 @@ static double datagrams(int port) {
     return took * DATAGRAMS / n;
 }
 
-static void connections(int sink) {
-    for (int i = 0; i < CONNECTIONS; i++)
+static void connections(int sink, int count) {
+    for (int i = 0; i < count; i++)
         close(dial(sink));
 }
 
@@ -188,7 +189,9 @@ int main(int argc, char **argv) {
     sleep(2);
     row("idle", 2);
     ROW("ping", pings());
-    ROW("connect", connections(sink));
+    ROW("connect", connections(sink, CONNECTIONS));
+    // When everything that a connection runs through has been seen: what can be kept up.
+    ROW("connections", connections(sink, MORE_CONNECTIONS));
     ROW("up", up(sink));
     ROW("down", down(source));
     ROW("streams", streams(source));

@@ -25,7 +25,16 @@ fn unpacked() -> PathBuf {
 
 /// A program of the packages on the host.
 pub(crate) fn on_host(program: &str) -> std::process::Command {
-    let directory = unpacked();
+    from(&unpacked(), program)
+}
+
+/// Wireshark's dissectors, which no guest needs.
+pub(crate) fn tshark() -> std::process::Command {
+    from(visor_test_linux::packages(&["tshark"]).unwrap().directory(), "usr/bin/tshark")
+}
+
+/// A program of the packages unpacked in `directory`, with their libraries.
+fn from(directory: &Path, program: &str) -> std::process::Command {
     let libraries =
         ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"].map(|l| directory.join(l).display().to_string());
     let mut command = std::process::Command::new(directory.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"));

@@ -105,6 +105,39 @@ fn the_guest_closes_its_half_first() {
 }
 
 #[test]
+fn the_acknowledgement_of_a_fin_waits_a_little_for_the_far_ends() {
+    let mut engine = engine(NatConfig::default());
+    // The far end closes as well: one segment says both.
+    let c = open(&mut engine, 60000);
+    let fin = c.tcp.frame(FIN | ACK, c.seq, c.ack, &[]);
+    engine.ingress(Time(3), Frame::plain(&fin));
+    assert!(engine.has_put_off() && !engine.has_answers() && drain(&mut engine, Time(4)).is_empty());
+    engine.host().far_ends(c.socket);
+    let got = drain(&mut engine, Time(900));
+    assert_eq!((got.len(), segment(&got[0]).flags, segment(&got[0]).ack), (1, FIN | ACK, c.seq + 1));
+    assert!(drain(&mut engine, Time(2000)).is_empty() && !engine.has_put_off());
+    assert!(ask(&mut engine, Time(2001), &c.tcp.frame(ACK, c.seq + 1, c.ack + 1, &[])).is_empty());
+    assert_eq!(engine.host().ended[&c.socket].0, End::Closed);
+    // It does not: the guest has its acknowledgement within a millisecond, once, and may repeat its FIN before.
+    for again in [false, true] {
+        let mut engine = super::engine(NatConfig::default());
+        let c = open(&mut engine, 60000);
+        let fin = c.tcp.frame(FIN | ACK, c.seq, c.ack, &[]);
+        assert!(ask(&mut engine, Time(3), &fin).is_empty());
+        let mut sink = |_: Frame<'_>| Sent::Yes;
+        let next = engine.poll(Time(4), &mut sink);
+        assert!(next.is_some_and(|d| d.as_micros() <= 1000), "{next:?}");
+        let got = if again { ask(&mut engine, Time(500), &fin) } else { drain(&mut engine, Time(1100)) };
+        assert_eq!((got.len(), segment(&got[0]).flags, segment(&got[0]).ack), (1, ACK, c.seq + 1));
+        assert!(drain(&mut engine, Time(5000)).is_empty());
+        assert_eq!(engine.table(Time(5000))[0].state, "close-wait");
+        // Data of the far end goes on coming.
+        engine.host().far_sends(c.socket, b"answer");
+        assert_eq!(segment(&drain(&mut engine, Time(6000))[0]).payload, b"answer");
+    }
+}
+
+#[test]
 fn the_far_end_closes_first() {
     let mut engine = engine(NatConfig::default());
     let c = open(&mut engine, 60000);
