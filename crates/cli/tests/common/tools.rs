@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test file uses its part")]
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The packages, and the programs of them.
 const PACKAGES: [&str; 5] = ["iperf3", "bind9-dnsutils", "netcat-openbsd", "isc-dhcp-client", "tcpdump"];
@@ -30,7 +31,9 @@ pub(crate) fn on_host(program: &str) -> std::process::Command {
 
 /// Wireshark's dissectors, which no guest needs.
 pub(crate) fn tshark() -> std::process::Command {
-    from(visor_test_linux::packages(&["tshark"]).unwrap().directory(), "usr/bin/tshark")
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    let packages = || visor_test_linux::packages(&["tshark"]).unwrap().directory().to_owned();
+    from(DIRECTORY.get_or_init(packages), "usr/bin/tshark")
 }
 
 /// A program of the packages unpacked in `directory`, with their libraries.
