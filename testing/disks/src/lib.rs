@@ -11,11 +11,13 @@ mod cut;
 mod expect;
 mod guest;
 mod medium;
+mod storage;
 
 pub use cut::Cut;
 pub use expect::Expect;
-pub use guest::{Action, Guest};
-pub use medium::{Log, Medium, MediumDisk, Op};
+pub use guest::{Action, Guest, WriteThrough};
+pub use medium::{Log, Medium, MediumDisk, MediumPart, Op};
+pub use storage::DiskStorage;
 
 /// Small random numbers (splitmix64).
 #[derive(Clone, Debug)]
