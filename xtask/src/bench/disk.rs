@@ -1,8 +1,9 @@
 //! Disks: creating, converting, compacting and random requests, visor and QEMU's tools alternately on one file system.
 //!
 //! Every row is a median of several pairs and a ratio of two sides in one run; no row compares with a number of another day. Single runs
-//! of the same program vary by a factor of two to five where a file is written (the host's memory, its journal, what others write), so
-//! that a row also says where the middle half of the pairs lies, and the sides take turns in being first.
+//! of the same program vary by a factor of two to eight - mostly whoever comes first reads from the device what the host has dropped from
+//! its cache meanwhile, and others write - so that a row also says where the middle half of the pairs lies, the sides take turns in
+//! being first, and the first pair does not count.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -97,7 +98,7 @@ impl Bench {
         mut ours: impl FnMut() -> anyhow::Result<(f64, f64)>,
         mut theirs: impl FnMut() -> anyhow::Result<(f64, f64)>,
     ) -> anyhow::Result<()> {
-        // Not counted: the first run of a side reads its program, and takes memory that nobody has used lately.
+        // Not counted: the first run reads the program, and what it is given, from the device.
         ours()?;
         theirs()?;
         let (mut a, mut b) = (Times::default(), Times::default());
