@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Reads and writes after which the signal comes, as far as the program makes so many.
-const PLACES: [u64; 14] = [0, 24, 28, 32, 36, 40, 48, 60, 90, 150, 300, 600, 1500, 4000];
+const PLACES: [u64; 19] = [0, 16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 60, 75, 90, 150, 300, 600, 1500, 4000];
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Reads and writes that the process has asked for.

@@ -129,19 +129,15 @@ fn run(servers: usize, flags: u16, seed: u64, each: usize) -> usize {
     cuts
 }
 
-fn each() -> usize {
-    if std::env::var_os("VISOR_ALL_CUTS").is_some() { 1 } else { 5 }
-}
-
 #[test]
 fn a_forced_write_is_durable_when_it_is_answered() {
-    let cuts: usize = (1..=3).map(|seed| run(1, FUA, seed, each())).sum();
+    let cuts: usize = (1..=3).map(|seed| run(1, FUA, seed, visor_test_disks::apart(5))).sum();
     assert!(cuts > 500, "{cuts}");
 }
 
 #[test]
 fn also_through_a_server_that_is_a_client() {
-    let cuts: usize = (4..=5).map(|seed| run(2, FUA, seed, each())).sum();
+    let cuts: usize = (4..=5).map(|seed| run(2, FUA, seed, visor_test_disks::apart(5))).sum();
     assert!(cuts > 300, "{cuts}");
 }
 

@@ -115,9 +115,9 @@ impl Stack {
         read(&*disk, 0, disk.geometry().sectors).unwrap()
     }
 
-    /// Runs a guest, cuts at every `each`th place - at all with `VISOR_ALL_CUTS` - and looks.
+    /// Runs a guest, cuts at every `each`th place - at others with `VISOR_ALL_CUTS` - and looks.
     fn go(self, seed: u64, each: usize) -> usize {
-        let each = if std::env::var_os("VISOR_ALL_CUTS").is_some() { 1 } else { each };
+        let each = visor_test_disks::apart(each);
         let log = Log::default();
         let medium = self.make(&log);
         let guest = {
