@@ -103,7 +103,7 @@ pub(crate) struct TuningArgs {
     /// How the software engine executes guest code: 1 interprets, 2 translates.
     #[arg(long, value_name = "N")]
     pub(crate) tier: Option<u8>,
-    /// Size of the cache of translated code.
+    /// Size of the cache of translated code that each virtual CPU has (64M).
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) code_cache: Option<u64>,
     /// Name translated blocks for Linux `perf` in /tmp/perf-PID.map.

@@ -56,6 +56,15 @@ impl Build<'_> {
     pub(super) fn jcc(&mut self, insn: &Insn) {
         let target = insn.target();
         let condition = (insn.ins.condition_code() as u8).wrapping_sub(1);
+        if insn.again != 0 {
+            let way = self.way(insn.next().into());
+            let jump = self.asm.jcc(condition ^ 1);
+            self.leads_to(jump, way);
+            if self.host.count {
+                self.count(insn.again.into());
+            }
+            return;
+        }
         let near = (0..4096).contains(&target) || self.is_linked_everywhere();
         if near && target > i64::from(insn.off) {
             let way = self.way(target);

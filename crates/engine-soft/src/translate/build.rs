@@ -15,6 +15,7 @@ use super::regs::{self, Host};
 use super::stubs::Stubs;
 use super::turns;
 use super::unit::Insn;
+use super::unroll::last_turn;
 use crate::op::REG_BLOCK_RIP;
 
 /// What the interpreter needs to execute one instruction of translated code.
@@ -191,12 +192,13 @@ impl<'a> Build<'a> {
             return;
         }
         self.groups = hoist::find(unit);
-        let turns = if self.context.is_64() { turns::find(unit) } else { None };
+        let turn = last_turn(unit);
+        let turns = if self.context.is_64() { turns::find(turn) } else { None };
         self.closes = turns.as_ref().map(|_| unit.len() - 1);
         self.emit(if self.groups.groups.is_empty() { Version::Apart } else { Version::Shared }, unit);
         if let Some(turns) = turns {
             let from = std::mem::take(&mut self.round);
-            self.rounds(unit, turns, from, entry);
+            self.rounds(turn, turns, from, entry);
         }
     }
 

@@ -47,6 +47,12 @@ fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut 
     for (n, i) in unit.iter_mut().enumerate().rev() {
         i.live_out = live;
         match i.kind {
+            Kind::Jcc if i.again != 0 => {
+                // Taken, it goes on in the unit.
+                i.live_taken = live;
+                i.live_out = look_ahead(page, i64::from(i.next()), bits, relied);
+                live |= i.live_out | read_by(&i.ins);
+            }
             Kind::Jcc | Kind::Jmp | Kind::Counted => {
                 let closes = n + 1 == count;
                 i.live_taken = round.filter(|_| closes).unwrap_or_else(|| look_ahead(page, i.target(), bits, relied));

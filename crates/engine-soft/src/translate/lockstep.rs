@@ -13,8 +13,8 @@ use super::build::Site;
 use super::classify::Kind;
 use super::context::Context;
 use super::refill;
-use super::turns;
-use super::{liveness, unit};
+use super::unroll::last_turn;
+use super::{liveness, turns, unit};
 use crate::cpu::Cpu;
 use crate::decode::lower;
 use crate::mmu::{peek, poke};
@@ -58,7 +58,8 @@ struct Unit {
 struct Step {
     site: Site,
     op: Op,
-    jcc: bool,
+    /// A conditional branch: where in the page it goes on in the unit, if it does.
+    on: Option<u16>,
 }
 
 struct Expected {
@@ -185,14 +186,14 @@ impl Unit {
         let end = insns.last().map_or(start + 1, |last| u64::from(last.next()));
         let bytes = page[start as usize..end as usize].to_vec();
         let floating = insns.iter().any(|i| matches!(i.kind, Kind::Vector | Kind::X87));
-        let goes_round = !insns.is_empty() && turns::find(&insns).is_some();
+        let goes_round = !insns.is_empty() && turns::find(last_turn(&insns)).is_some();
         let read_first = insns.first().map_or(liveness::STATUS, |first| first.live_in);
         let mut unit = Unit { bytes, steps: Vec::new(), floating, goes_round, read_first };
         if insns.iter().all(|i| is_repeatable(i.kind)) {
             unit.steps.extend(insns.iter().map(|i| Step {
                 site: Site { ins: i.ins, off: i.off, page: Some(base) },
                 op: lower(cpu, &i.ins, cpu.mode, i.off).op,
-                jcc: i.kind == Kind::Jcc,
+                on: (i.kind == Kind::Jcc).then(|| if i.again != 0 { i.target() as u16 } else { i.next() }),
             }));
         }
         Some(unit)
@@ -230,7 +231,7 @@ fn is_repeatable(kind: Kind) -> bool {
 fn perform(cpu: &mut Cpu, unit: &Unit, stores: &mut Vec<Store>, undefined: &mut liveness::Flags) -> bool {
     let page = cpu.rip & !(PAGE - 1);
     cpu.gpr[usize::from(REG_BLOCK_RIP)] = page;
-    for Step { site, op, jcc } in &unit.steps {
+    for Step { site, op, on } in &unit.steps {
         if !refill::serve(cpu, site) {
             return false;
         }
@@ -262,9 +263,12 @@ fn perform(cpu: &mut Cpu, unit: &Unit, stores: &mut Vec<Store>, undefined: &mut 
         }
         match flow {
             Flow::Next => cpu.rip = op.next_rip(cpu),
-            Flow::End if cpu.rip == op.next_rip(cpu) && *jcc => {}
+            Flow::End if on.is_some() => {}
             Flow::End => return true,
             Flow::Fault | Flow::Again => return false,
+        }
+        if on.is_some_and(|off| cpu.rip != page.wrapping_add(off.into())) {
+            return true;
         }
     }
     true

@@ -11,6 +11,7 @@
 //! - `context`: what of the CPU's mode code is made for;
 //! - `narrow`: what is different in 32-bit code;
 //! - `hoist`: which accesses share a check;
+//! - `unroll`: short loops, several turns in one unit;
 //! - `turns`, `rounds`, `anchors`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
 //! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET; `strings`: REP MOVS and
@@ -54,6 +55,7 @@ mod tally;
 mod targets;
 mod turns;
 mod unit;
+mod unroll;
 mod verify;
 
 pub(crate) use dispatch::Translator;
@@ -71,7 +73,9 @@ fn translate(mut build: Build<'_>, unit: &[Insn], start: u16) -> Built {
     }
     let entry = build.asm.here() as u32;
     if build.host.count {
-        build.count(unit.len() as i32);
+        // Each further turn of a loop counts for itself.
+        let first = unit.iter().position(|insn| insn.again != 0).map_or(unit.len(), |closing| closing + 1);
+        build.count(first as i32);
     }
     build.unit(unit, entry as usize);
     build.finish(start.into(), entry, unit.len() as u32)

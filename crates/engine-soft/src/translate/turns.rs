@@ -115,12 +115,13 @@ fn walk(g: &Gathering, values: &Values) -> Option<Walk> {
 mod tests {
     use super::super::context::Context;
     use super::super::unit;
+    use super::super::unroll::last_turn;
     use super::*;
 
     fn turns(code: &[u8]) -> Option<Turns> {
         let mut page = vec![0xf4; 4096];
         page[..code.len()].copy_from_slice(code);
-        find(&unit::read(&page, 0, Context::default()))
+        find(last_turn(&unit::read(&page, 0, Context::default())))
     }
 
     #[test]

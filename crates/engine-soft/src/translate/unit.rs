@@ -1,7 +1,7 @@
 //! The unit of translation: a straight run of guest instructions within one page.
 //!
 //! A unit goes on behind conditional branches that jump forward (their taken path leaves it), and ends at every other transfer
-//! of control and at instructions that change how code runs.
+//! of control and at instructions that change how code runs. Short loops at its end are gone through several times (`unroll`).
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
@@ -9,6 +9,7 @@ use super::classify::{Kind, classify};
 use super::context::Context;
 use super::liveness::{self, Flags, STATUS};
 use super::system::{self, System};
+use super::unroll::unroll;
 
 /// Most instructions in a unit.
 const MAX: usize = 64;
@@ -26,6 +27,9 @@ pub(super) struct Insn {
     pub(super) looks: bool,
     /// In the shadow of that STI.
     pub(super) shadowed: bool,
+    /// If not zero: a branch that closes a loop and, taken, goes on with the next instruction of the unit: with that many that are
+    /// another turn of the loop.
+    pub(super) again: u8,
     /// Flags from before this instruction that it or a later one reads.
     pub(super) live_in: Flags,
     /// Flags that a later instruction reads.
@@ -75,7 +79,8 @@ pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mu
         }
         let kind = classify(&ins, context);
         let (live_in, live_out, live_taken) = (STATUS, STATUS, STATUS);
-        let insn = Insn { ins, kind, off, wide, looks: false, shadowed: false, live_in, live_out, live_taken };
+        let (looks, shadowed, again) = (false, false, 0);
+        let insn = Insn { ins, kind, off, wide, looks, shadowed, again, live_in, live_out, live_taken };
         let backward = matches!(kind, Kind::Jcc) && insn.target() <= i64::from(off);
         unit.push(insn);
         if kind.ends() || backward {
@@ -86,6 +91,7 @@ pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mu
     if let Some(last) = unit.last() {
         relied.push((start, last.next()));
     }
+    unroll(&mut unit, page, MAX);
     liveness::find(&mut unit, page, relied);
     unit
 }

@@ -112,3 +112,104 @@ jmp 6f
 movl $0, %eax
 ret
 9:
+
+program 64, "loops/short", loop_short
+# a window of one page: the next one is not there
+movq $(TABLES + 0x11007), TABLES+8
+movq $(TABLES + 0x12007), TABLES+0x11000
+movq $(TABLES + 0x13007), TABLES+0x12000
+movq $(DATA + 7), TABLES+0x13000
+movq $0, TABLES+0x13008
+movabsq $0x8000000000, %r15
+movl $1, %eax
+xorl %ecx, %ecx
+1:
+movq %rax, (%r15,%rcx,8)
+addq $3, %rax
+incq %rcx
+cmpq $512, %rcx
+jne 1b
+# 1 to 9 turns, from each of 12 places on to the end of the page, all of it three times
+movl $3, %r10d
+xorl %r14d, %r14d
+4:
+movl $1, %r12d
+3:
+movl $500, %r13d
+2:
+leaq (%r15,%r13,8), %rsi
+xorl %ebx, %ebx
+xorl %ecx, %ecx
+1:
+addq (%rsi,%rcx,8), %rbx
+movq %rbx, DATA+0x3ff0(,%rcx,8)
+incq %rcx
+cmpq %r12, %rcx
+jne 1b
+call sum_of_places
+subq %rdx, %rbx
+orq %rbx, %r14
+subq DATA+0x3ff0-8(,%r12,8), %rdx
+orq %rdx, %r14
+incq %r13
+leaq (%r13,%r12), %rax
+cmpq $512, %rax
+jbe 2b
+incl %r12d
+cmpl $10, %r12d
+jne 3b
+decl %r10d
+jnz 4b
+expect_q "sums of few", %r14, 0, 0
+# the turn that leaves the page faults, whichever it is
+movl $20, %r10d
+4:
+movl $1, %r12d
+3:
+movl $512, %r13d
+subl %r12d, %r13d
+movl $(9f - guest + LOAD), V_FIXUP
+leaq (%r15,%r13,8), %rsi
+xorl %ebx, %ebx
+xorl %ecx, %ecx
+1:
+addq (%rsi,%rcx,8), %rbx
+movq %rbx, DATA+0x3ff0(,%rcx,8)
+incq %rcx
+cmpq $9, %rcx
+jne 1b
+unreachable "the page behind"
+9:
+subq %r12, %rcx
+orq %rcx, %r14
+call sum_of_places
+subq %rdx, %rbx
+orq %rbx, %r14
+subq DATA+0x3ff0-8(,%r12,8), %rdx
+orq %rdx, %r14
+movq V_CR2, %rax
+subq %r15, %rax
+subq $0x1000, %rax
+orq %rax, %r14
+movl V_RIP, %eax
+subl $(1b - guest + LOAD), %eax
+orq %rax, %r14
+incl %r12d
+cmpl $9, %r12d
+jne 3b
+decl %r10d
+jnz 4b
+expect_q "faults in the turn that they belong to", %r14, 0, 0
+pass
+# RDX: the sum of R12 places from R13 on, 3ns + 3n(n-1)/2 + n. RAX is lost.
+sum_of_places:
+leaq -1(%r12), %rdx
+imulq %r12, %rdx
+imulq $3, %rdx
+shrq %rdx
+movq %r12, %rax
+imulq %r13, %rax
+leaq (%rax,%rax,2), %rax
+addq %rax, %rdx
+addq %r12, %rdx
+ret
