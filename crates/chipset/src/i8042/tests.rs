@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use visor_console::{Button, Key};
-use visor_device::{Device, TimerDevice};
 use visor_device::testing::{ManualClock, ManualTimer};
+use visor_device::{Device, TimerDevice};
 
 use super::*;
 use crate::Ports;
