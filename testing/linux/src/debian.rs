@@ -78,7 +78,7 @@ impl Debian {
         &self.kernel
     }
 
-    /// Writes the initial ramfs, some 150 MB.
+    /// Writes the initial ramfs, some 70 MB.
     ///
     /// # Errors
     /// If a package lacks a file or writing fails.
