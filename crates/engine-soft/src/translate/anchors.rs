@@ -64,6 +64,13 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// What both know.
+    pub(super) fn and(self, other: Known) -> Known {
+        let both = |a: Option<u8>, b| a.filter(|a| Some(*a) == b);
+        let anchors = std::array::from_fn(|i| both(self.anchors[i], other.anchors[i]));
+        Known { range: both(self.range, other.range), anchors }
+    }
+
     /// `r` gets another value.
     pub(super) fn loses(&mut self, r: Host) {
         match r {

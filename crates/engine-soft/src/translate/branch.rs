@@ -56,13 +56,16 @@ impl Build<'_> {
     pub(super) fn jcc(&mut self, insn: &Insn) {
         let target = insn.target();
         let condition = (insn.ins.condition_code() as u8).wrapping_sub(1);
+        if insn.joins {
+            let jump = self.asm.jcc(condition);
+            self.goes_on_at(jump, target);
+            return;
+        }
         if insn.again != 0 {
             let way = self.way(insn.next().into());
             let jump = self.asm.jcc(condition ^ 1);
             self.leads_to(jump, way);
-            if self.host.count {
-                self.count(insn.again.into());
-            }
+            self.next_turn(insn);
             return;
         }
         let near = (0..4096).contains(&target) || self.is_linked_everywhere();
@@ -92,8 +95,19 @@ impl Build<'_> {
         self.poll(way, keep);
     }
 
+    /// Behind `insn` the next turn of a loop begins.
+    fn next_turn(&mut self, insn: &Insn) {
+        if self.host.count {
+            self.count(insn.again.into());
+        }
+    }
+
     /// Relative jump.
     pub(super) fn jmp(&mut self, insn: &Insn) {
+        if insn.again != 0 {
+            self.next_turn(insn);
+            return;
+        }
         let target = insn.target();
         self.poll_if_backward(insn, target);
         self.go_round(target);

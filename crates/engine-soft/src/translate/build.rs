@@ -11,11 +11,11 @@ use super::asm::{Asm, Hole, Holes, Rm};
 use super::cache::At;
 use super::context::Context;
 use super::hoist::{self, Groups, Member};
+use super::joins::Open;
 use super::regs::{self, Host};
 use super::stubs::Stubs;
 use super::turns;
 use super::unit::Insn;
-use super::unroll::last_turn;
 use crate::op::REG_BLOCK_RIP;
 
 /// What the interpreter needs to execute one instruction of translated code.
@@ -105,6 +105,8 @@ pub(super) struct Build<'a> {
     pub(super) forms: Vec<Option<Form>>,
     /// Every access checks for itself: what [`Way::apart`] leads to.
     pub(super) only_apart: bool,
+    /// Jumps within the version at work.
+    pub(super) open: Vec<Open>,
     /// Jumps to such a translation from the instruction at this offset of the page on.
     apart: Vec<(Hole, u16)>,
     /// Something had to be interpreted where that cannot be.
@@ -169,6 +171,7 @@ impl<'a> Build<'a> {
             known: Known::default(),
             head: Known::default(),
             forms: Vec::new(),
+            open: Vec::new(),
             apart: Vec::new(),
             only_apart: false,
             spoilt: false,
@@ -192,23 +195,24 @@ impl<'a> Build<'a> {
             return;
         }
         self.groups = hoist::find(unit);
-        let turn = last_turn(unit);
-        let turns = if self.context.is_64() { turns::find(turn) } else { None };
+        let turns = if self.context.is_64() { turns::find(unit) } else { None };
         self.closes = turns.as_ref().map(|_| unit.len() - 1);
         self.emit(if self.groups.groups.is_empty() { Version::Apart } else { Version::Shared }, unit);
         if let Some(turns) = turns {
             let from = std::mem::take(&mut self.round);
-            self.rounds(turn, turns, from, entry);
+            self.rounds(unit, turns, from, entry);
         }
     }
 
     /// Emits `unit`. False if the version has no place for an instruction that must be interpreted.
     pub(super) fn emit(&mut self, version: Version, unit: &[Insn]) -> bool {
         self.version = version;
+        self.open.clear();
         self.known = if version == Version::Rounds { self.head } else { Known::default() };
         let made_for = self.context;
         for (i, insn) in unit.iter().enumerate() {
             self.current = i;
+            self.join(insn);
             super::one(self, insn);
             self.follow_rights(insn);
             if self.spoilt {

@@ -9,6 +9,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::address::Access;
 use super::classify::Kind;
+use super::joins;
 use super::native;
 use super::system::System;
 use super::unit::Insn;
@@ -49,7 +50,7 @@ pub(super) struct Groups {
 
 /// Finds the groups of `unit`.
 pub(super) fn find(unit: &[Insn]) -> Groups {
-    let (found, _) = gatherings(unit, 16);
+    let (found, _) = gatherings(unit, 16, &joins::serves_until(unit));
     let mut out = Groups { members: vec![[None; 2]; unit.len()], groups: Vec::new() };
     for g in found.iter().filter(|g| g.accesses.len() > 1).take(GROUPS) {
         out.add(g);
@@ -58,14 +59,21 @@ pub(super) fn find(unit: &[Insn]) -> Groups {
 }
 
 /// All accesses of `unit` that demand an alignment of at most `align`, those that may share a check together, and what is known of
-/// the registers behind it.
-pub(super) fn gatherings(unit: &[Insn], align: u32) -> (Vec<Gathering>, Values) {
+/// the registers behind it. `serves`: for each instruction where its check is of no use any more.
+pub(super) fn gatherings(unit: &[Insn], align: u32, serves: &[usize]) -> (Vec<Gathering>, Values) {
     let mut values = Values::default();
     let mut found: Vec<Gathering> = Vec::new();
+    // What was known at branches that come out further down.
+    let mut open: Vec<(usize, [(u32, i64); 16])> = Vec::new();
     for (i, insn) in unit.iter().enumerate() {
+        open.iter().filter(|(to, _)| *to == i).for_each(|(_, known)| values.keep_common(known));
+        open.retain(|(to, _)| *to != i);
+        if let Some(to) = joins::joined(unit, i) {
+            open.push((to, values.known));
+        }
         for (which, access) in accesses(insn, &values).into_iter().enumerate() {
             if let Some(access) = access.filter(|a| a.align <= align) {
-                gather(&mut found, i, which, access);
+                gather(&mut found, i, which, access, serves[i]);
             }
         }
         values.follow(insn);
@@ -119,11 +127,13 @@ pub(super) struct Gathering {
     pub(super) low: i64,
     high: i64,
     accesses: Vec<(usize, usize, Reach)>,
+    /// The instruction from which on its check, that of the first access, is of no use.
+    until: usize,
 }
 
-fn gather(found: &mut Vec<Gathering>, i: usize, which: usize, a: Reach) {
+fn gather(found: &mut Vec<Gathering>, i: usize, which: usize, a: Reach, until: usize) {
     let end = a.offset + a.size;
-    for g in found.iter_mut().rev().filter(|g| g.root == a.root) {
+    for g in found.iter_mut().rev().filter(|g| g.root == a.root && i < g.until) {
         let (low, high) = (g.low.min(a.offset), g.high.max(end));
         let aligned = |x: &Reach| x.align == 1 || (x.offset - low) % i64::from(x.align) == 0;
         if high - low <= SPAN && aligned(&a) && g.accesses.iter().all(|(_, _, x)| aligned(x)) {
@@ -132,7 +142,7 @@ fn gather(found: &mut Vec<Gathering>, i: usize, which: usize, a: Reach) {
             return;
         }
     }
-    found.push(Gathering { root: a.root, low: a.offset, high: end, accesses: vec![(i, which, a)] });
+    found.push(Gathering { root: a.root, low: a.offset, high: end, accesses: vec![(i, which, a)], until });
 }
 
 /// What is known of the registers: which unknown value each holds, plus a constant.
@@ -160,6 +170,15 @@ impl Values {
     /// Register `guest` has not been written.
     pub(super) fn is_still(&self, guest: usize) -> bool {
         self.moved >> guest & 1 == 0
+    }
+
+    /// Keeps what is the same in `other`.
+    fn keep_common(&mut self, other: &[(u32, i64); 16]) {
+        for (r, known) in other.iter().enumerate() {
+            if self.known[r] != *known {
+                self.forget(r);
+            }
+        }
     }
 
     fn of(&self, r: Register) -> (u32, i64) {

@@ -6,6 +6,7 @@
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
 use super::classify::Kind;
+use super::joins;
 use super::system::System;
 use super::unit::{Bytes, Insn, decoder};
 
@@ -44,9 +45,16 @@ fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut 
         Some(last) if last.kind.falls_through() => look_ahead(page, i64::from(last.next()), bits, relied),
         _ => 0,
     };
-    for (n, i) in unit.iter_mut().enumerate().rev() {
+    for n in (0..count).rev() {
+        let joined = joins::joined(unit, n).map(|to| unit[to].live_in);
+        let i = &mut unit[n];
         i.live_out = live;
         match i.kind {
+            Kind::Jcc if joined.is_some() => {
+                i.live_taken = joined.unwrap_or(STATUS);
+                live |= i.live_taken | read_by(&i.ins);
+            }
+            Kind::Jmp if i.again != 0 => i.live_taken = live,
             Kind::Jcc if i.again != 0 => {
                 // Taken, it goes on in the unit.
                 i.live_taken = live;

@@ -5,6 +5,7 @@
 //! nothing: whatever reaches devices or the machine's state cannot be done twice.
 
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use visor_fpu::FpuState;
 use visor_memory::PAGE;
 
@@ -13,8 +14,8 @@ use super::build::Site;
 use super::classify::Kind;
 use super::context::Context;
 use super::refill;
-use super::unroll::last_turn;
-use super::{liveness, turns, unit};
+use super::unit::Insn;
+use super::{joins, liveness, turns, unit};
 use crate::cpu::Cpu;
 use crate::decode::lower;
 use crate::mmu::{peek, poke};
@@ -58,8 +59,8 @@ struct Unit {
 struct Step {
     site: Site,
     op: Op,
-    /// A conditional branch: where in the page it goes on in the unit, if it does.
-    on: Option<u16>,
+    /// A branch that may go on in the unit: at which offset of the page that is, and which step.
+    on: SmallVec<[(u16, usize); 2]>,
 }
 
 struct Expected {
@@ -186,14 +187,14 @@ impl Unit {
         let end = insns.last().map_or(start + 1, |last| u64::from(last.next()));
         let bytes = page[start as usize..end as usize].to_vec();
         let floating = insns.iter().any(|i| matches!(i.kind, Kind::Vector | Kind::X87));
-        let goes_round = !insns.is_empty() && turns::find(last_turn(&insns)).is_some();
+        let goes_round = !insns.is_empty() && turns::find(&insns).is_some();
         let read_first = insns.first().map_or(liveness::STATUS, |first| first.live_in);
         let mut unit = Unit { bytes, steps: Vec::new(), floating, goes_round, read_first };
         if insns.iter().all(|i| is_repeatable(i.kind)) {
-            unit.steps.extend(insns.iter().map(|i| Step {
+            unit.steps.extend(insns.iter().enumerate().map(|(n, i)| Step {
                 site: Site { ins: i.ins, off: i.off, page: Some(base) },
                 op: lower(cpu, &i.ins, cpu.mode, i.off).op,
-                on: (i.kind == Kind::Jcc).then(|| if i.again != 0 { i.target() as u16 } else { i.next() }),
+                on: goes_on(&insns, n),
             }));
         }
         Some(unit)
@@ -218,6 +219,19 @@ fn compare_floating(is: &FpuState, was: &FpuState, found: &mut Vec<String>) {
     }
 }
 
+/// Where `insns` go on behind instruction `n`, if that is a branch.
+fn goes_on(insns: &[Insn], n: usize) -> SmallVec<[(u16, usize); 2]> {
+    let insn = &insns[n];
+    let mut on = SmallVec::new();
+    if insn.again != 0 {
+        on.push((insn.target() as u16, n + 1));
+    } else if insn.kind == Kind::Jcc {
+        on.push((insn.next(), n + 1));
+    }
+    on.extend(joins::joined(insns, n).map(|to| (insns[to].off, to)));
+    on
+}
+
 /// The interpreter may execute it before the translation does.
 fn is_repeatable(kind: Kind) -> bool {
     match kind {
@@ -231,7 +245,8 @@ fn is_repeatable(kind: Kind) -> bool {
 fn perform(cpu: &mut Cpu, unit: &Unit, stores: &mut Vec<Store>, undefined: &mut liveness::Flags) -> bool {
     let page = cpu.rip & !(PAGE - 1);
     cpu.gpr[usize::from(REG_BLOCK_RIP)] = page;
-    for Step { site, op, on } in &unit.steps {
+    let mut n = 0;
+    while let Some(Step { site, op, on }) = unit.steps.get(n) {
         if !refill::serve(cpu, site) {
             return false;
         }
@@ -263,13 +278,16 @@ fn perform(cpu: &mut Cpu, unit: &Unit, stores: &mut Vec<Store>, undefined: &mut 
         }
         match flow {
             Flow::Next => cpu.rip = op.next_rip(cpu),
-            Flow::End if on.is_some() => {}
+            Flow::End if !on.is_empty() => {}
             Flow::End => return true,
             Flow::Fault | Flow::Again => return false,
         }
-        if on.is_some_and(|off| cpu.rip != page.wrapping_add(off.into())) {
-            return true;
-        }
+        let here = |off: u16| cpu.rip == page.wrapping_add(off.into());
+        n = match on.iter().find(|(off, _)| here(*off)) {
+            Some((_, to)) => *to,
+            None if on.is_empty() => n + 1,
+            None => return true,
+        };
     }
     true
 }

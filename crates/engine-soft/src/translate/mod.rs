@@ -11,7 +11,7 @@
 //! - `context`: what of the CPU's mode code is made for;
 //! - `narrow`: what is different in 32-bit code;
 //! - `hoist`: which accesses share a check;
-//! - `unroll`: short loops, several turns in one unit;
+//! - `joins`: branches within a unit; `unroll`: short loops, several turns in one unit;
 //! - `turns`, `rounds`, `anchors`: loops that check for many turns at once;
 //! - `asm`, `build`: code under construction;
 //! - `system`, `state`: instructions on the system's state; `crossing`: SYSCALL and SYSRET; `strings`: REP MOVS and
@@ -39,6 +39,7 @@ mod dispatch;
 pub(crate) mod frame;
 mod helpers;
 mod hoist;
+mod joins;
 mod liveness;
 mod lockstep;
 mod map;

@@ -148,6 +148,7 @@ impl Build<'_> {
 
     /// The end of a turn: on to `head`, or to `setup` for more, or out of the loop.
     fn end_of_turn(&mut self, last: &Insn, (pace, _): (usize, i32), head: usize, setup: usize) {
+        self.join(last);
         let over = (last.kind == Kind::Jcc).then(|| {
             let condition = (last.ins.condition_code() as u8).wrapping_sub(1);
             self.asm.jcc(condition ^ 1)

@@ -53,7 +53,9 @@ pub(super) fn find(unit: &[Insn]) -> Option<Turns> {
     if !closes || last.live_taken != 0 || !body.iter().all(|insn| is_simple(insn, start, last.off)) {
         return None;
     }
-    let (found, values) = hoist::gatherings(unit, ALIGN);
+    // Their checks come before all turns.
+    let serves = vec![usize::MAX; unit.len()];
+    let (found, values) = hoist::gatherings(unit, ALIGN, &serves);
     let mut out = Turns {
         groups: Groups { members: vec![[None; 2]; unit.len()], groups: Vec::new() },
         walks: Vec::new(),
@@ -74,7 +76,7 @@ pub(super) fn find(unit: &[Insn]) -> Option<Turns> {
 fn is_simple(insn: &Insn, start: i64, end: u16) -> bool {
     match insn.kind {
         Kind::Plain | Kind::Vector | Kind::X87 | Kind::Nop | Kind::Lea | Kind::Push | Kind::Pop => true,
-        Kind::Jcc => !(start..=i64::from(end)).contains(&insn.target()),
+        Kind::Jcc => insn.joins || !(start..=i64::from(end)).contains(&insn.target()),
         _ => false,
     }
 }
@@ -115,13 +117,12 @@ fn walk(g: &Gathering, values: &Values) -> Option<Walk> {
 mod tests {
     use super::super::context::Context;
     use super::super::unit;
-    use super::super::unroll::last_turn;
     use super::*;
 
     fn turns(code: &[u8]) -> Option<Turns> {
         let mut page = vec![0xf4; 4096];
         page[..code.len()].copy_from_slice(code);
-        find(last_turn(&unit::read(&page, 0, Context::default())))
+        find(&unit::read(&page, 0, Context::default()))
     }
 
     #[test]

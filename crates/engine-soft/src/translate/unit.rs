@@ -1,12 +1,14 @@
 //! The unit of translation: a straight run of guest instructions within one page.
 //!
-//! A unit goes on behind conditional branches that jump forward (their taken path leaves it), and ends at every other transfer
-//! of control and at instructions that change how code runs. Short loops at its end are gone through several times (`unroll`).
+//! A unit goes on behind conditional branches that jump forward (their taken path leaves it, or joins it further down: `joins`), and ends
+//! at every other transfer of control and at instructions that change how code runs. Short loops at its end are gone through several
+//! times (`unroll`).
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use super::classify::{Kind, classify};
 use super::context::Context;
+use super::joins;
 use super::liveness::{self, Flags, STATUS};
 use super::system::{self, System};
 use super::unroll::unroll;
@@ -27,6 +29,8 @@ pub(super) struct Insn {
     pub(super) looks: bool,
     /// In the shadow of that STI.
     pub(super) shadowed: bool,
+    /// A branch forward whose target is in the unit.
+    pub(super) joins: bool,
     /// If not zero: a branch that closes a loop and, taken, goes on with the next instruction of the unit: with that many that are
     /// another turn of the loop.
     pub(super) again: u8,
@@ -79,8 +83,8 @@ pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mu
         }
         let kind = classify(&ins, context);
         let (live_in, live_out, live_taken) = (STATUS, STATUS, STATUS);
-        let (looks, shadowed, again) = (false, false, 0);
-        let insn = Insn { ins, kind, off, wide, looks, shadowed, again, live_in, live_out, live_taken };
+        let (looks, shadowed, joins, again) = (false, false, false, 0);
+        let insn = Insn { ins, kind, off, wide, looks, shadowed, joins, again, live_in, live_out, live_taken };
         let backward = matches!(kind, Kind::Jcc) && insn.target() <= i64::from(off);
         unit.push(insn);
         if kind.ends() || backward {
@@ -91,7 +95,8 @@ pub(super) fn read_noting(page: &[u8], start: u16, context: Context, relied: &mu
     if let Some(last) = unit.last() {
         relied.push((start, last.next()));
     }
-    unroll(&mut unit, page, MAX);
+    joins::find(&mut unit);
+    unroll(&mut unit, page);
     liveness::find(&mut unit, page, relied);
     unit
 }
