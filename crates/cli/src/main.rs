@@ -36,6 +36,8 @@ use crate::args::{Args, Command};
 fn main() -> ExitCode {
     let args = Args::parse();
     init_tracing(args.verbose);
+    // Here, while there is one thread, it costs nothing.
+    visor_memory::prepare_process();
     let result = match args.command {
         Command::Run(run) => machine::run(*run, args.verbose, args.quiet),
         Command::Launch(launch) => machine::run(launch.into_run(), args.verbose, args.quiet),

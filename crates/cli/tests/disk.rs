@@ -1,73 +1,18 @@
 //! `visor disk` as a user runs it, with QEMU's tools as the outside judge. Needs qemu-utils.
-#![allow(missing_docs, clippy::unwrap_used, dead_code)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
+#[path = "common/disks.rs"]
+mod disks;
 
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{stderr, stdout, visor};
-
-/// A user's folder that goes away.
-struct Home(PathBuf);
-
-impl Home {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("visor-disk-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Home(path)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = visor(&[&["disk"], args].concat());
-        command.env("XDG_DATA_HOME", &self.0).current_dir(&self.0);
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert!(out.status.success(), "{args:?}: {}", stderr(&out));
-        stdout(&out)
-    }
-
-    #[track_caller]
-    fn fails(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert_eq!(out.status.code(), Some(125), "{args:?}: {}", stdout(&out));
-        stderr(&out)
-    }
-
-    fn json(&self, args: &[&str]) -> serde_json::Value {
-        serde_json::from_str(&self.ok(args)).unwrap()
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join("visor/disks").join(name)
-    }
-
-    /// Names of all files, hidden ones too.
-    fn files(&self) -> Vec<String> {
-        let list = std::fs::read_dir(self.0.join("visor/disks")).unwrap();
-        let mut list: Vec<String> = list.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        list.sort();
-        list
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use common::{stderr, stdout};
+use disks::Home;
 
 fn blocks(path: &Path) -> u64 {
     std::fs::metadata(path).unwrap().blocks() * 512
@@ -82,10 +27,10 @@ fn qemu(program: &str, args: &[&str]) -> String {
 
 #[test]
 fn static_takes_its_space_at_once_and_dynamic_when_it_is_used() {
-    let home = Home::new("alloc");
+    let home = Home::of_disks("alloc");
     home.ok(&["create", "fixed", "--size", "64M", "--alloc", "static"]);
     home.ok(&["create", "grows", "--size", "50G"]);
-    let (fixed, grows) = (home.file("fixed.raw"), home.file("grows.qcow2"));
+    let (fixed, grows) = (home.disk("fixed.raw"), home.disk("grows.qcow2"));
     assert!(blocks(&fixed) >= 64 << 20);
     assert!(blocks(&grows) < 1 << 20);
     assert_eq!(std::fs::metadata(&grows).unwrap().permissions().mode() & 0o777, 0o600);
@@ -100,28 +45,28 @@ fn static_takes_its_space_at_once_and_dynamic_when_it_is_used() {
     let text = home.ok(&["ls"]);
     assert!(text.contains("CAPACITY") && text.contains("50.0 GiB") && text.contains("fixed"), "{text}");
     home.ok(&["create", "full", "--size", "16M", "--alloc", "static", "--format", "qcow2"]);
-    assert!(blocks(&home.file("full.qcow2")) >= 16 << 20);
-    qemu("qemu-img", &["check", home.file("full.qcow2").to_str().unwrap()]);
+    assert!(blocks(&home.disk("full.qcow2")) >= 16 << 20);
+    qemu("qemu-img", &["check", home.disk("full.qcow2").to_str().unwrap()]);
 }
 
 #[test]
 fn names_are_checked_and_nothing_is_overwritten() {
-    let home = Home::new("names");
+    let home = Home::of_disks("names");
     home.ok(&["create", "data", "--size", "1M"]);
     assert!(home.fails(&["create", "data", "--size", "1M"]).contains("already"));
     assert!(home.fails(&["create", "a b", "--size", "1M"]).contains("no name"));
-    assert!(home.fails(&["create", "./visor/disks/data.qcow2", "--size", "1M"]).contains("exists"));
+    assert!(home.fails(&["create", "./data/visor/disks/data.qcow2", "--size", "1M"]).contains("exists"));
     let text = home.fails(&["info", "dat"]);
     assert!(text.contains("did you mean `data`"), "{text}");
     assert!(home.fails(&["info", "/nowhere/x"]).contains("No such file"));
     assert!(home.fails(&["create", "x", "--size", "1M", "--format", "vmdk"]).contains("read here, not made"));
     home.ok(&["rm", "data"]);
-    assert_eq!(home.files(), Vec::<String>::new());
+    assert_eq!(home.disks(), Vec::<String>::new());
 }
 
 #[test]
 fn conversions_are_identical_for_qemu() {
-    let home = Home::new("convert");
+    let home = Home::of_disks("convert");
     let raw = home.0.join("in.raw");
     std::fs::File::create(&raw).unwrap().set_len(40 << 20).unwrap();
     let name = raw.to_str().unwrap();
@@ -152,14 +97,14 @@ fn conversions_are_identical_for_qemu() {
     let vmdk = home.0.join("x.vmdk");
     qemu("qemu-img", &["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", name, vmdk.to_str().unwrap()]);
     home.ok(&["convert", vmdk.to_str().unwrap(), "imported"]);
-    qemu("qemu-img", &["compare", "-f", "raw", "-F", "qcow2", name, home.file("imported.qcow2").to_str().unwrap()]);
+    qemu("qemu-img", &["compare", "-f", "raw", "-F", "qcow2", name, home.disk("imported.qcow2").to_str().unwrap()]);
 }
 
 #[test]
 fn snapshots_clones_and_sizes() {
-    let home = Home::new("snap");
+    let home = Home::of_disks("snap");
     home.ok(&["create", "d", "--size", "64M"]);
-    let file = home.file("d.qcow2");
+    let file = home.disk("d.qcow2");
     let path = file.to_str().unwrap();
     qemu("qemu-io", &["-c", "write -P 1 0 1M", path]);
     home.ok(&["snapshot", "create", "d", "before"]);
@@ -170,7 +115,7 @@ fn snapshots_clones_and_sizes() {
     home.ok(&["clone", "d", "linked", "--linked"]);
     home.ok(&["snapshot", "revert", "d", "before"]);
     qemu("qemu-io", &["-r", "-c", "read -P 1 0 1M", path]);
-    qemu("qemu-io", &["-r", "-c", "read -P 2 0 1M", home.file("copy.qcow2").to_str().unwrap()]);
+    qemu("qemu-io", &["-r", "-c", "read -P 2 0 1M", home.disk("copy.qcow2").to_str().unwrap()]);
     assert_eq!(home.json(&["info", "linked", "--json"])["backing_file"], "d.qcow2");
     home.ok(&["snapshot", "rm", "d", "before"]);
     assert!(home.fails(&["snapshot", "rm", "d", "before"]).contains("no snapshot"));
@@ -184,9 +129,9 @@ fn snapshots_clones_and_sizes() {
 
 #[test]
 fn compact_gives_back_zeroes_and_free_space() {
-    let home = Home::new("compact");
+    let home = Home::of_disks("compact");
     home.ok(&["create", "d", "--size", "64M"]);
-    let file = home.file("d.qcow2");
+    let file = home.disk("d.qcow2");
     let path = file.to_str().unwrap();
     qemu("qemu-io", &["-c", "write -P 7 0 8M", "-c", "write -P 0 8M 8M", path]);
     let before = blocks(&file);
@@ -196,15 +141,15 @@ fn compact_gives_back_zeroes_and_free_space() {
     qemu("qemu-io", &["-c", "read -P 7 0 8M", "-c", "read -P 0 8M 8M", path]);
     home.ok(&["compact", "d", "--rewrite"]);
     qemu("qemu-io", &["-c", "read -P 7 0 8M", "-c", "read -P 0 8M 8M", path]);
-    assert_eq!(home.files(), ["d.qcow2"]);
+    assert_eq!(home.disks(), ["d.qcow2"]);
 }
 
 #[test]
 fn damage_is_found_and_repaired() {
     use std::os::unix::fs::FileExt;
-    let home = Home::new("check");
+    let home = Home::of_disks("check");
     home.ok(&["create", "d", "--size", "64M"]);
-    let file = home.file("d.qcow2");
+    let file = home.disk("d.qcow2");
     qemu("qemu-io", &["-c", "write -P 7 0 1M", file.to_str().unwrap()]);
     // The refcounts of the data are set to zero.
     let f = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
@@ -221,9 +166,9 @@ fn damage_is_found_and_repaired() {
 
 #[test]
 fn a_map_shows_what_lies_where() {
-    let home = Home::new("map");
+    let home = Home::of_disks("map");
     home.ok(&["create", "d", "--size", "64M"]);
-    let file = home.file("d.qcow2");
+    let file = home.disk("d.qcow2");
     qemu("qemu-io", &["-c", "write -P 7 32M 1M", file.to_str().unwrap()]);
     let map = home.json(&["map", "d", "--json"]);
     let kinds: Vec<_> = map["extents"]
@@ -234,15 +179,15 @@ fn a_map_shows_what_lies_where() {
         .collect();
     assert_eq!(kinds, [("hole", 32 << 20), ("data", 1 << 20), ("hole", 31 << 20)]);
     let svg = home.ok(&["map", "d", "--svg"]);
-    assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && svg.contains(">data</title>"));
+    assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && svg.contains(">data at 32.0 MiB</title>"));
     assert!(home.ok(&["map", "d"]).contains("1 fragments"));
 }
 
 #[test]
 fn a_disk_in_use_is_refused_by_name() {
-    let home = Home::new("lock");
+    let home = Home::of_disks("lock");
     home.ok(&["create", "d", "--size", "1M"]);
-    let file = home.file("d.qcow2");
+    let file = home.disk("d.qcow2");
     let mut holder = Command::new("qemu-io").arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(holder.stdin.as_mut().unwrap(), b"length\n").unwrap();
     holder.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
@@ -258,7 +203,7 @@ fn a_disk_in_use_is_refused_by_name() {
 
 #[test]
 fn an_interrupted_copy_leaves_nothing_behind() {
-    let home = Home::new("stop");
+    let home = Home::of_disks("stop");
     let raw = home.0.join("in.raw");
     let mut x = 1u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
@@ -281,12 +226,12 @@ fn an_interrupted_copy_leaves_nothing_behind() {
     let status = child.wait().unwrap();
     assert!(started.elapsed() < Duration::from_secs(60));
     assert_eq!(status.code(), Some(130));
-    assert_eq!(home.files(), ["other.qcow2"], "no debris");
+    assert_eq!(home.disks(), ["other.qcow2"], "no debris");
 }
 
 #[test]
 fn the_comparison_is_measured_here() {
-    let home = Home::new("bench");
+    let home = Home::of_disks("bench");
     let value = home.json(&["bench", "--size", "64M", "--json"]);
     assert!(value["static"]["allocated_at_start"].as_u64().unwrap() >= 64 << 20);
     assert!(value["dynamic"]["allocated_at_start"].as_u64().unwrap() < 1 << 20);
@@ -298,14 +243,14 @@ fn the_comparison_is_measured_here() {
     for row in ["time to create", "space taken at first", "first write", "fragments", "waste"] {
         assert!(text.contains(row), "{text}");
     }
-    assert_eq!(home.files(), Vec::<String>::new());
+    assert_eq!(home.disks(), Vec::<String>::new());
 }
 
 #[test]
 fn a_disk_is_served_and_copied_over_the_network() {
-    let home = Home::new("serve");
+    let home = Home::of_disks("serve");
     home.ok(&["create", "d", "--size", "8M"]);
-    qemu("qemu-io", &["-c", "write -P 7 1M 1M", home.file("d.qcow2").to_str().unwrap()]);
+    qemu("qemu-io", &["-c", "write -P 7 1M 1M", home.disk("d.qcow2").to_str().unwrap()]);
     let socket = home.0.join("s");
     let mut server =
         home.command(&["serve", "d", "--socket", socket.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
@@ -319,7 +264,7 @@ fn a_disk_is_served_and_copied_over_the_network() {
     assert!(Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap().success());
     assert!(server.wait().unwrap().success());
     assert!(!socket.exists());
-    qemu("qemu-img", &["check", home.file("d.qcow2").to_str().unwrap()]);
+    qemu("qemu-img", &["check", home.disk("d.qcow2").to_str().unwrap()]);
     let copy = std::fs::read(home.0.join("copy.raw")).unwrap();
     assert!(copy[1 << 20..2 << 20].iter().all(|b| *b == 7) && copy[3 << 20] == 8 && copy.len() == 8 << 20);
 }

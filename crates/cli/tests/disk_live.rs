@@ -32,8 +32,10 @@ fn comes_grows_and_goes(options: &[&str], bus: &str, dev: &str) {
     assert_eq!(home.guest("web", &format!("{wait}; cat /sys/block/{dev}/size")), "131072\n");
     home.guest("web", &format!("mkfs.ext4 -q /dev/{dev} && mount /dev/{dev} /mnt && echo kept > /mnt/file && sync"));
     let second = home.fails(&["disk", "attach", "web", "data"]);
-    assert!(second.contains("in use"), "{second}");
-    assert!(home.fails(&["disk", "check", "data", "--repair"]).contains("in use"));
+    let user = "the machine `web` has it: visor disk detach web data.qcow2";
+    assert!(second.contains("in use") && second.contains(user), "{second}");
+    let busy = home.fails(&["disk", "check", "data", "--repair"]);
+    assert!(busy.contains("in use") && busy.contains(user), "{busy}");
 
     assert!(home.ok(&["disk", "resize", "data", "+64M"]).contains("128 MiB now"));
     let grown = format!(

@@ -2,64 +2,19 @@
 #![allow(missing_docs, clippy::unwrap_used, dead_code)]
 
 mod common;
+#[path = "common/disks.rs"]
+mod disks;
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use common::{stderr, stdout, visor};
+use common::{stdout, visor};
+use disks::Home;
 
-/// A user's folder that goes away.
-struct Home(PathBuf);
-
-impl Home {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("visor-encrypt-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Home(path)
-    }
-
-    /// Without a terminal, so that nobody can be asked.
-    fn run(&self, args: &[&str]) -> Output {
-        let command = visor(&[&["disk"], args].concat());
-        let mut all = Command::new("setsid");
-        all.arg("-w").arg(command.get_program()).args(command.get_args());
-        all.env("XDG_DATA_HOME", &self.0).current_dir(&self.0).stdin(Stdio::null());
-        all.output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert!(out.status.success(), "{args:?}: {}", stderr(&out));
-        stdout(&out)
-    }
-
-    #[track_caller]
-    fn fails(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert_eq!(out.status.code(), Some(125), "{args:?}: {}", stdout(&out));
-        stderr(&out)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join("visor/disks").join(name)
-    }
-
-    fn key(&self, name: &str, content: &[u8]) -> String {
-        let path = self.0.join(name);
-        std::fs::write(&path, content).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// A file with a key.
+fn key(home: &Home, name: &str, content: &[u8]) -> String {
+    home.file(name, content).to_str().unwrap().to_owned()
 }
 
 fn cryptsetup_opens(path: &str, key: &str) -> bool {
@@ -69,10 +24,10 @@ fn cryptsetup_opens(path: &str, key: &str) -> bool {
 
 #[test]
 fn keys_of_a_disk_and_cryptsetup_agree() {
-    let home = Home::new("keys");
-    let (one, two) = (home.key("one", b"first key\n"), home.key("two", b"\0second"));
+    let home = Home::of_disks("encrypt-keys");
+    let (one, two) = (key(&home, "one", b"first key\n"), key(&home, "two", b"\0second"));
     home.ok(&["create", "s", "--size", "8M", "--encrypt", "--key-file", &one]);
-    let path = home.file("s.luks");
+    let path = home.disk("s.luks");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let path = path.to_str().unwrap();
     assert!(cryptsetup_opens(path, &one) && !cryptsetup_opens(path, &two));
@@ -92,28 +47,28 @@ fn keys_of_a_disk_and_cryptsetup_agree() {
     let info: serde_json::Value = serde_json::from_str(&home.ok(&["info", "s", "--json"])).unwrap();
     assert_eq!(info["encryption"]["format"], "luks2");
     assert!(home.fails(&["create", "t", "--size", "8M", "--encrypt"]).contains("--key-file FILE"));
-    assert!(!home.file("t.luks").exists(), "nothing is left behind");
+    assert!(!home.disk("t.luks").exists(), "nothing is left behind");
     assert!(home.fails(&["create", "./x.raw", "--size", "8M", "--encrypt", "--key-file", &one]).contains(".luks"));
 }
 
 #[test]
 fn data_goes_in_and_comes_out() {
-    let home = Home::new("copy");
-    let key = home.key("k", b"a key");
+    let home = Home::of_disks("encrypt-copy");
+    let key = key(&home, "k", b"a key");
     let plain: Vec<u8> = (0..5 << 20).map(|i: u32| (i / 512 * 7) as u8).collect();
     std::fs::write(home.0.join("plain.raw"), &plain).unwrap();
     home.ok(&["convert", "./plain.raw", "s", "--encrypt", "--key-file", &key]);
-    let cipher = std::fs::read(home.file("s.luks")).unwrap();
+    let cipher = std::fs::read(home.disk("s.luks")).unwrap();
     assert!(!cipher.windows(512).any(|w| w == &plain[512..1024]));
     assert!(home.fails(&["convert", "s", "./back.raw", "--format", "raw"]).contains("nobody to ask"));
     home.ok(&["convert", "s", "./back.raw", "--format", "raw", "--source-key-file", &key]);
     assert!(std::fs::read(home.0.join("back.raw")).unwrap() == plain);
     home.ok(&["clone", "s", "s2"]);
-    assert!(cryptsetup_opens(home.file("s2.luks").to_str().unwrap(), &key));
+    assert!(cryptsetup_opens(home.disk("s2.luks").to_str().unwrap(), &key));
     assert!(home.fails(&["convert", "./plain.raw", "./y.luks"]).contains("--encrypt"));
     // As qcow2, with a key in the keyring.
     home.ok(&["create", "q", "--size", "8M", "--encrypt", "--format", "qcow2", "--keyring"]);
-    let keys: Vec<_> = std::fs::read_dir(home.0.join("visor/keys")).unwrap().map(|e| e.unwrap().path()).collect();
+    let keys: Vec<_> = std::fs::read_dir(home.0.join("data/visor/keys")).unwrap().map(|e| e.unwrap().path()).collect();
     assert_eq!(keys.len(), 1);
     assert_eq!(std::fs::metadata(&keys[0]).unwrap().permissions().mode() & 0o777, 0o600);
     home.ok(&["convert", "q", "./q.raw", "--format", "raw"]);
@@ -124,13 +79,17 @@ fn data_goes_in_and_comes_out() {
 
 #[test]
 fn an_encrypted_disk_is_served_in_clear_and_its_key_stays_here() {
-    let home = Home::new("serve");
+    let home = Home::of_disks("encrypt-serve");
     let secret = b"the key nobody shall see";
-    let key = home.key("k", secret);
+    let key = key(&home, "k", secret);
     home.ok(&["create", "s", "--size", "8M", "--encrypt", "--key-file", &key]);
     let socket = home.0.join("sock");
     let mut command = visor(&["disk", "serve", "s", "--socket", socket.to_str().unwrap(), "--key-file", &key]);
-    command.env("XDG_DATA_HOME", &home.0).env("VISOR_LOG", "trace").stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .env("XDG_DATA_HOME", home.0.join("data"))
+        .env("VISOR_LOG", "trace")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut server = command.spawn().unwrap();
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(server.stdout.as_mut().unwrap()), &mut line).unwrap();
@@ -148,19 +107,19 @@ fn an_encrypted_disk_is_served_in_clear_and_its_key_stays_here() {
     assert!(Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap().success());
     let out = server.wait_with_output().unwrap();
     assert!(out.status.success() && !out.stderr.windows(secret.len()).any(|w| w == secret));
-    let file = std::fs::read(home.file("s.luks")).unwrap();
+    let file = std::fs::read(home.disk("s.luks")).unwrap();
     assert!(!file.windows(64).any(|w| w == [7; 64]));
 }
 
 #[test]
 fn a_person_is_asked_at_the_terminal() {
-    let home = Home::new("ask");
+    let home = Home::of_disks("encrypt-ask");
     // script(1) gives the program a terminal.
     let ask = |args: &str, typed: &[u8]| {
         let exe = visor(&[]).get_program().to_str().unwrap().to_owned();
         let mut child = Command::new("script")
             .args(["-qec", &format!("{exe} disk {args}"), "/dev/null"])
-            .env("XDG_DATA_HOME", &home.0)
+            .env("XDG_DATA_HOME", home.0.join("data"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -185,12 +144,12 @@ fn a_person_is_asked_at_the_terminal() {
     };
     let (done, seen) = ask("create s --size 8M --encrypt", b"pass word\npass word\n");
     assert!(done && !seen.contains("pass word"), "{seen}");
-    let key = home.key("k", b"pass word");
-    assert!(cryptsetup_opens(home.file("s.luks").to_str().unwrap(), &key));
+    let key = key(&home, "k", b"pass word");
+    assert!(cryptsetup_opens(home.disk("s.luks").to_str().unwrap(), &key));
     let (done, seen) = ask(&format!("convert s {}/out.raw --format raw", home.0.display()), b"wrong\npass word\n");
     assert!(done && seen.contains("that is not it"), "{seen}");
     let (done, seen) = ask("create t --size 8M --encrypt", b"one\nother\n");
-    assert!(!done && seen.contains("not the same") && !home.file("t.luks").exists(), "{seen}");
+    assert!(!done && seen.contains("not the same") && !home.disk("t.luks").exists(), "{seen}");
     let (done, seen) = ask("create t --size 8M --encrypt", b"\x03");
     assert!(!done && seen.contains("stopped"), "{seen}");
 }

@@ -2,69 +2,24 @@
 #![allow(missing_docs, clippy::unwrap_used, dead_code)]
 
 mod common;
+#[path = "common/disks.rs"]
+mod disks;
 #[path = "common/web.rs"]
 mod web;
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use common::{stderr, stdout, visor};
+use common::{stderr, stdout};
+use disks::Home;
 use web::web;
 
-/// A user's folder that goes away.
-struct Home(PathBuf);
-
-impl Home {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("visor-remote-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Home(path)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = visor(args);
-        command.env("XDG_DATA_HOME", self.0.join("data")).env("XDG_CACHE_HOME", self.0.join("cache"));
-        command.current_dir(&self.0).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert!(out.status.success(), "{args:?}: {}", stderr(&out));
-        stdout(&out)
-    }
-
-    #[track_caller]
-    fn fails(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert_eq!(out.status.code(), Some(125), "{args:?}: {}", stdout(&out));
-        stderr(&out)
-    }
-
-    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    }
-
-    fn folder(&self, name: &str) -> String {
-        std::fs::create_dir_all(self.0.join(name)).unwrap();
-        format!("dir:{}", self.0.join(name).display())
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// A folder as a member of a pool.
+fn folder(home: &Home, name: &str) -> String {
+    std::fs::create_dir_all(home.0.join(name)).unwrap();
+    format!("dir:{}", home.0.join(name).display())
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -84,7 +39,7 @@ impl Drop for Running {
 #[test]
 fn a_pool_survives_the_loss_of_a_folder() {
     let home = Home::new("pool");
-    let (a, b, c) = (home.folder("a"), home.folder("b"), home.folder("c"));
+    let (a, b, c) = (folder(&home, "a"), folder(&home, "b"), folder(&home, "c"));
     assert!(home.fails(&["pool", "create", "p", "--member", &a, "--copies", "2"]).contains("groups of 2"));
     home.ok(&["pool", "create", "p", "--member", &a, "--member", &b, "--copies", "2"]);
     home.ok(&["disk", "create", "pool:p/v", "--size", "8M"]);

@@ -28,6 +28,8 @@ struct State {
     queue: VecDeque<BlockRequest>,
     /// Submitted and not completed.
     open: usize,
+    /// Threads that wait for work. Waking costs a call of the kernel even where nobody sleeps.
+    asleep: usize,
     stop: bool,
 }
 
@@ -53,7 +55,12 @@ impl Pool {
         let mut s = self.shared.lock();
         s.queue.push_back(request);
         s.open += 1;
-        self.shared.work.notify_one();
+        let asleep = s.asleep > 0;
+        // Whoever is woken would only wait for the lock.
+        drop(s);
+        if asleep {
+            self.shared.work.notify_one();
+        }
     }
 
     /// Returns when everything submitted has completed.
@@ -80,29 +87,34 @@ impl Drop for Pool {
 
 impl Shared {
     fn serve(&self, run: &dyn Fn(BlockRequest)) {
-        while let Some(request) = self.next() {
+        let (mut s, mut next) = self.next(self.lock());
+        while let Some(request) = next {
+            drop(s);
             // A completion that panics must not take the thread along; the request reports itself as lost.
             if catch_unwind(AssertUnwindSafe(|| run(request))).is_err() {
                 tracing::error!("the completion of a block request panicked");
             }
-            let mut s = self.lock();
+            s = self.lock();
             s.open -= 1;
             if s.open == 0 {
                 self.idle.notify_all();
             }
+            (s, next) = self.next(s);
         }
     }
 
-    fn next(&self) -> Option<BlockRequest> {
-        let mut s = self.lock();
+    /// Waits for the next request; `None` at the end.
+    fn next<'a>(&'a self, mut s: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Option<BlockRequest>) {
         loop {
             if let Some(request) = s.queue.pop_front() {
-                return Some(request);
+                return (s, Some(request));
             }
             if s.stop {
-                return None;
+                return (s, None);
             }
+            s.asleep += 1;
             s = self.work.wait(s).unwrap_or_else(PoisonError::into_inner);
+            s.asleep -= 1;
         }
     }
 

@@ -6,6 +6,12 @@ use visor_apic::Now;
 
 use crate::cpu::Cpu;
 
+/// How long a measurement of the TSC takes at least, and after how long it is what it is.
+const STEP: Duration = Duration::from_millis(2);
+const LONGEST: Duration = Duration::from_millis(20);
+/// A measurement is over when it has taken so many times as long as reading the clock.
+const FINE: u64 = 10_000;
+
 /// The rate of the host's (and so the guest's) time-stamp counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TscClock {
@@ -14,13 +20,21 @@ pub(crate) struct TscClock {
 }
 
 impl TscClock {
-    /// Measures the host's TSC against its monotonic clock. Takes about 20 ms; good to some parts per million.
+    /// Measures the host's TSC against its monotonic clock: 2 ms where the clock is read in some tens of nanoseconds, up to 20 ms where
+    /// reading it takes a system call. Good to some parts per million.
     pub(crate) fn measure() -> Self {
-        let (t0, i0) = paired();
-        std::thread::sleep(Duration::from_millis(20));
-        let (t1, i1) = paired();
-        let nanos = i1.duration_since(i0).as_nanos().max(1);
-        let hz = (u128::from(t1.wrapping_sub(t0)) * 1_000_000_000 / nanos) as u64;
+        let start = paired();
+        let (ticks, nanos) = loop {
+            std::thread::sleep(STEP);
+            let end = paired();
+            let ticks = end.tsc.wrapping_sub(start.tsc);
+            let passed = end.clock.duration_since(start.clock);
+            // Both ends are taken alike, so what they are wrong by is a small part of how wide they are.
+            if (start.width + end.width).saturating_mul(FINE) <= ticks || passed >= LONGEST {
+                break (ticks, passed.as_nanos().max(1));
+            }
+        };
+        let hz = (u128::from(ticks) * 1_000_000_000 / nanos) as u64;
         // CPUID tells kilohertz at best, and guests compute with what CPUID tells.
         TscClock { hz: (hz / 1000).max(1) * 1000 }
     }
@@ -43,19 +57,27 @@ pub(crate) fn host_tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// The clock and the TSC at one moment.
+struct Pair {
+    tsc: u64,
+    clock: Instant,
+    /// Ticks between the two readings of the TSC that have the clock's between them.
+    width: u64,
+}
+
 /// TSC and clock as close together as possible: the best of some tries, so that an interruption between the two reads
 /// does not spoil the measurement.
-fn paired() -> (u64, Instant) {
-    let mut best = (u64::MAX, 0, Instant::now());
+fn paired() -> Pair {
+    let mut best = Pair { tsc: 0, clock: Instant::now(), width: u64::MAX };
     for _ in 0..16 {
         let before = host_tsc();
         let clock = Instant::now();
         let width = host_tsc().wrapping_sub(before);
-        if width < best.0 {
-            best = (width, before.wrapping_add(width / 2), clock);
+        if width < best.width {
+            best = Pair { tsc: before.wrapping_add(width / 2), clock, width };
         }
     }
-    (best.1, best.2)
+    best
 }
 
 impl Cpu {
@@ -87,11 +109,11 @@ mod tests {
     #[test]
     fn the_measured_rate_keeps_time() {
         let clock = TscClock::measure();
-        let (t0, i0) = paired();
+        let start = paired();
         std::thread::sleep(Duration::from_millis(100));
-        let (t1, i1) = paired();
-        let by_tsc = clock.nanos(t1 - t0) as i128;
-        let real = i1.duration_since(i0).as_nanos() as i128;
+        let end = paired();
+        let by_tsc = clock.nanos(end.tsc - start.tsc) as i128;
+        let real = end.clock.duration_since(start.clock).as_nanos() as i128;
         // 50 ms a minute is 833 parts per million.
         assert!((by_tsc - real).abs() * 1_000_000 < real * 800, "{by_tsc} against {real}");
     }

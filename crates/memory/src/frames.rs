@@ -40,7 +40,7 @@ impl fmt::Debug for Frames {
 impl Frames {
     pub(crate) fn new(count: usize, devices: u32) -> Self {
         let zeroes = || (0..count).map(|_| AtomicU32::new(0)).collect();
-        register_barrier();
+        prepare_process();
         let (watchers, device_code) = (RwLock::default(), AtomicBool::new(false));
         let locks = [const { Mutex::new(()) }; LOCKS];
         Frames { code: zeroes(), stamp: zeroes(), locks, watchers, devices, device_code }
@@ -154,7 +154,10 @@ fn granules(offset: u64, len: u64) -> u32 {
     (((1u64 << count) - 1) << first) as u32
 }
 
-fn register_barrier() {
+/// Tells the kernel that this process will have memory barriers on all its threads (membarrier(2)). Guest memory does so itself; a program
+/// that calls this before its first thread starts spares itself the wait: with several threads the kernel answers after an RCU grace
+/// period, which is 10 to 20 ms.
+pub fn prepare_process() {
     // SAFETY: a system call without pointers.
     unsafe {
         libc::syscall(libc::SYS_membarrier, 1 << 4 /* REGISTER_PRIVATE_EXPEDITED */, 0, 0)

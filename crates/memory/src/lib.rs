@@ -27,7 +27,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 pub use device::DeviceMemory;
-pub use frames::{FrameTracker, Frames, GRANULE};
+pub use frames::{FrameTracker, Frames, GRANULE, prepare_process};
 use remap::Remaps;
 pub use remap::{Mapping, Remap};
 use vm_memory::mmap::MmapRegionBuilder;

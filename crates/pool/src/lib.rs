@@ -24,6 +24,7 @@ mod member;
 mod pool;
 mod record;
 mod registry;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod volume;

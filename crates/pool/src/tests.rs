@@ -1,7 +1,6 @@
 mod memory;
 mod stores;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use visor_block::SharedBuffer;
@@ -9,9 +8,8 @@ use visor_block::{BlockBackend, BlockErrorKind, BlockOp};
 use visor_disk::testing::{read, run, write};
 use visor_qcow2::Storage;
 
-use crate::layout::Layout;
 use crate::record;
-use crate::volume::{DATA_AT, OpenVolume, Replica, VolumeRecord};
+use crate::volume::{DATA_AT, OpenVolume, Replica};
 use crate::*;
 use memory::{Fuse, Memory, Random};
 
@@ -33,21 +31,10 @@ fn name_of(i: usize) -> String {
 impl Stage {
     /// Groups of `copies` members.
     fn new(groups: usize, copies: usize) -> Self {
-        let ids: Vec<String> = (0..groups * copies).map(name_of).collect();
-        let layout = Layout { size: SIZE, chunk: CHUNK, groups: ids.chunks(copies).map(<[String]>::to_vec).collect() };
-        layout.check().unwrap();
-        let record = VolumeRecord {
-            id: "v".into(),
-            name: "test".into(),
-            layout: layout.clone(),
-            event: "made".into(),
-            previous: String::new(),
-            stale: BTreeMap::new(),
-            open: false,
-        };
-        let payload = serde_json::to_vec(&record).unwrap();
-        let members: Vec<_> = ids.iter().map(|_| Arc::new(Memory::new(DATA_AT + layout.part_len()))).collect();
-        members.iter().for_each(|m| record::store(&**m, 0, 1, &payload).unwrap());
+        let len = testing::part_len(groups * copies, SIZE, CHUNK, copies);
+        let members: Vec<_> = (0..groups * copies).map(|_| Arc::new(Memory::new(len))).collect();
+        let parts: Vec<_> = members.iter().map(|m| m.clone() as Arc<dyn Storage>).collect();
+        testing::format(&parts, SIZE, CHUNK, copies).unwrap();
         Stage { members, known: Arc::default(), events: Arc::default() }
     }
 

@@ -6,8 +6,15 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// The ranges in use.
 #[derive(Default)]
 pub(crate) struct Ranges {
-    held: Mutex<Vec<Held>>,
+    state: Mutex<State>,
     freed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    held: Vec<Held>,
+    /// Requests that wait for others. Waking costs a call of the kernel even where nobody waits.
+    waiting: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,20 +34,27 @@ pub(crate) struct Guard<'a> {
 impl Ranges {
     /// Waits until nobody holds a cluster from `first` to `last` in a conflicting way, then holds them.
     pub(crate) fn lock(&self, first: u64, last: u64, exclusive: bool) -> Guard<'_> {
-        let mut held = self.held();
-        while conflict(&held, first, last, exclusive) {
-            held = self.freed.wait(held).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        while conflict(&state.held, first, last, exclusive) {
+            state.waiting += 1;
+            state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
         }
-        self.hold(held, first, last, exclusive)
+        self.hold(state, first, last, exclusive)
     }
 
     /// As [`Ranges::lock`] if nobody has to be waited for.
     pub(crate) fn try_lock(&self, first: u64, last: u64, exclusive: bool) -> Option<Guard<'_>> {
-        let held = self.held.try_lock().ok()?;
-        if conflict(&held, first, last, exclusive) { None } else { Some(self.hold(held, first, last, exclusive)) }
+        let state = self.state.try_lock().ok()?;
+        if conflict(&state.held, first, last, exclusive) {
+            None
+        } else {
+            Some(self.hold(state, first, last, exclusive))
+        }
     }
 
-    fn hold(&self, mut held: MutexGuard<'_, Vec<Held>>, first: u64, last: u64, exclusive: bool) -> Guard<'_> {
+    fn hold(&self, mut state: MutexGuard<'_, State>, first: u64, last: u64, exclusive: bool) -> Guard<'_> {
+        let held = &mut state.held;
         // Few are held at a time, so that the smallest free number is quickly found.
         let id = (0..).find(|id| held.iter().all(|h| h.id != *id)).unwrap_or(u64::MAX);
         held.push(Held { first, last, exclusive, id });
@@ -52,8 +66,8 @@ impl Ranges {
         self.lock(0, u64::MAX, true)
     }
 
-    fn held(&self) -> MutexGuard<'_, Vec<Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -63,8 +77,12 @@ fn conflict(held: &[Held], first: u64, last: u64, exclusive: bool) -> bool {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        let mut held = self.ranges.held();
-        held.retain(|h| h.id != self.id);
-        self.ranges.freed.notify_all();
+        let mut state = self.ranges.state();
+        state.held.retain(|h| h.id != self.id);
+        let waiting = state.waiting > 0;
+        drop(state);
+        if waiting {
+            self.ranges.freed.notify_all();
+        }
     }
 }

@@ -49,6 +49,8 @@ pub(crate) enum Pace {
 /// A disk in memory that can be told to fail or to wait.
 pub(crate) struct MemoryDisk {
     pub(crate) bytes: Arc<Mutex<Vec<u8>>>,
+    /// What is left when the power goes: the bytes as the last flush found them.
+    pub(crate) durable: Arc<Mutex<Vec<u8>>>,
     read_only: bool,
     pace: Mutex<Pace>,
     held: Mutex<Vec<BlockRequest>>,
@@ -67,6 +69,7 @@ impl MemoryDisk {
 
     fn make(bytes: Vec<u8>, pace: Pace, read_only: bool) -> Arc<Self> {
         Arc::new(MemoryDisk {
+            durable: Arc::new(Mutex::new(bytes.clone())),
             bytes: Arc::new(Mutex::new(bytes)),
             read_only,
             pace: Mutex::new(pace),
@@ -89,12 +92,12 @@ impl MemoryDisk {
     pub(crate) fn release(&self) -> usize {
         let held = std::mem::take(&mut *self.held.lock().unwrap());
         let n = held.len();
-        held.into_iter().for_each(|r| serve(&self.bytes, r));
+        held.into_iter().for_each(|r| serve(&self.bytes, &self.durable, r));
         n
     }
 }
 
-fn serve(bytes: &Mutex<Vec<u8>>, mut request: BlockRequest) {
+fn serve(bytes: &Mutex<Vec<u8>>, durable: &Mutex<Vec<u8>>, mut request: BlockRequest) {
     let result = (|| {
         let mut bytes = bytes.lock().unwrap();
         let at = (request.sector.0 * SECTOR) as usize;
@@ -103,7 +106,10 @@ fn serve(bytes: &Mutex<Vec<u8>>, mut request: BlockRequest) {
         match request.op {
             BlockOp::Read => request.buffer.put(0, bytes.get(range).ok_or_else(outside)?),
             BlockOp::Write => request.buffer.get(0, bytes.get_mut(range).ok_or_else(outside)?),
-            BlockOp::Flush => Ok(()),
+            BlockOp::Flush => {
+                durable.lock().unwrap().clone_from(&bytes);
+                Ok(())
+            }
             BlockOp::Discard | BlockOp::WriteZeroes { .. } => {
                 bytes.get_mut(range).ok_or_else(outside)?.fill(0);
                 Ok(())
@@ -126,11 +132,11 @@ impl BlockBackend for MemoryDisk {
         }
         let pace = *self.pace.lock().unwrap();
         match pace {
-            Pace::AtOnce => serve(&self.bytes, request),
+            Pace::AtOnce => serve(&self.bytes, &self.durable, request),
             Pace::Held => self.held.lock().unwrap().push(request),
             Pace::Thread => {
-                let bytes = self.bytes.clone();
-                std::thread::spawn(move || serve(&bytes, request));
+                let (bytes, durable) = (self.bytes.clone(), self.durable.clone());
+                std::thread::spawn(move || serve(&bytes, &durable, request));
             }
         }
     }

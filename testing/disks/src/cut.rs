@@ -8,37 +8,58 @@ use crate::medium::{Op, apply};
 /// A host whose power goes at one place of a list after the other, always later ones.
 #[derive(Clone, Debug)]
 pub struct Cut {
-    /// What is on the medium whatever happens, and how much of the list is in it.
+    /// What is on the medium whatever happens.
     durable: Vec<u8>,
-    done: usize,
-    /// What decides about the rest; all of it is kept without.
+    /// How much of the list was looked at, and which changes in that part nobody has flushed.
+    seen: usize,
+    pending: Vec<usize>,
+    /// What decides about those; all of them are kept without.
     chance: Option<Rng>,
 }
 
 impl Cut {
     /// A host that keeps everything, in order. It held `start` before.
     pub fn orderly(start: Vec<u8>) -> Self {
-        Cut { durable: start, done: 0, chance: None }
+        Cut { durable: start, seen: 0, pending: Vec::new(), chance: None }
     }
 
     /// A host that keeps any of what nobody has flushed, of a write any sectors.
     pub fn anyhow(start: Vec<u8>, seed: u64) -> Self {
-        Cut { durable: start, done: 0, chance: Some(Rng(seed)) }
+        Cut { chance: Some(Rng(seed)), ..Cut::orderly(start) }
     }
 
     /// What it holds after the first `place` entries of `log`.
     pub fn at(&mut self, log: &[Op], place: usize) -> Vec<u8> {
-        let log = &log[..place];
-        let ends = log[self.done..].iter().filter_map(|op| if let Op::FlushEnds(n) = op { Some(*n) } else { None });
-        let flushed = if self.chance.is_some() { ends.max().unwrap_or(0) } else { place };
-        let (from, to) = (self.done, flushed.max(self.done));
-        log[from..to].iter().for_each(|op| apply(&mut self.durable, op));
-        self.done = to;
+        for (n, op) in log.iter().enumerate().take(place).skip(self.seen) {
+            match op {
+                op if self.chance.is_none() => apply(&mut self.durable, op),
+                Op::Write(..) | Op::Zero(..) | Op::Resize(_) => self.pending.push(n),
+                Op::FlushEnds { begun, from, to } => self.flush(log, *begun, (*from, *to)),
+                Op::FlushBegins | Op::Sent(_) | Op::Answered(_) => {}
+            }
+        }
+        self.seen = self.seen.max(place);
         let mut bytes = self.durable.clone();
         if let Some(rng) = &mut self.chance {
-            log[to..].iter().for_each(|op| maybe(&mut bytes, op, rng));
+            self.pending.iter().for_each(|n| maybe(&mut bytes, &log[*n], rng));
         }
         bytes
+    }
+
+    /// What was asked for before `begun` and lies in the range is durable.
+    fn flush(&mut self, log: &[Op], begun: usize, (from, to): (u64, u64)) {
+        let inside = |op: &Op| match op {
+            Op::Write(at, _) | Op::Zero(at, _) => (from..to).contains(at),
+            // Sizes are of the whole.
+            _ => from == 0,
+        };
+        self.pending.retain(|n| {
+            let flushed = *n < begun && inside(&log[*n]);
+            if flushed {
+                apply(&mut self.durable, &log[*n]);
+            }
+            !flushed
+        });
     }
 }
 

@@ -86,6 +86,11 @@ impl Expect {
         self.answered[n].is_some_and(|a| a < place)
     }
 
+    /// Whether the guest may rely on a request after a cut at `end`, the last flush that it saw succeed having been sent at `floor`.
+    fn is_durable(&self, n: usize, floor: usize, end: usize) -> bool {
+        self.was_answered(n, if self.asked[n].0 == Action::Through { end } else { floor })
+    }
+
     /// Every sector is from a request sent before `end`, and none that was overtaken by one answered before `floor`.
     fn compare(&self, disk: &[u8], floor: usize, end: usize, what: &str) {
         for (s, bytes) in disk.chunks(SECTOR as usize).enumerate() {
@@ -94,16 +99,17 @@ impl Expect {
             let mut fits = false;
             for n in history.iter().rev().copied().filter(|n| self.sent[*n].is_some_and(|at| at < end)) {
                 fits = match self.asked[n].0 {
-                    Action::Write => bytes == sector(n, s),
+                    Action::Write | Action::Through => bytes == sector(n, s),
                     Action::Discard if self.noise => true,
                     _ => bytes.iter().all(|b| *b == 0),
                 };
                 // What was discarded may also be what it was before.
-                if fits || (self.was_answered(n, floor) && self.asked[n].0 != Action::Discard) {
+                if fits || (self.is_durable(n, floor, end) && self.asked[n].0 != Action::Discard) {
                     break;
                 }
             }
-            let first = || history.iter().all(|n| self.asked[*n].0 == Action::Discard || !self.was_answered(*n, floor));
+            let first =
+                || history.iter().all(|n| self.asked[*n].0 == Action::Discard || !self.is_durable(*n, floor, end));
             let empty = || (self.noise || bytes.iter().all(|b| *b == 0)) && first();
             assert!(fits || empty(), "{what}: sector {s} holds {:x?}; {:?}", &bytes[..16], self.told(history));
         }

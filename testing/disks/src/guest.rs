@@ -13,6 +13,8 @@ use crate::{Expect, Rng};
 pub enum Action {
     /// New contents of sectors, which bear the request's number.
     Write,
+    /// The same, durable when it is answered.
+    Through,
     /// The sectors are zero.
     Zero,
     /// The sectors are of no interest any more.
@@ -28,18 +30,29 @@ pub enum Action {
 /// A request: what for, from which sector, how many.
 pub(crate) type Asked = (Action, u64, u64);
 
+/// Writes bytes from a sector on through to the medium.
+pub type WriteThrough = Arc<dyn Fn(u64, &[u8]) + Send + Sync>;
+
 /// All threads together.
 #[derive(Clone)]
 pub struct Guest {
     disk: Arc<dyn BlockBackend>,
     log: Log,
     asked: Arc<Mutex<Vec<Asked>>>,
+    through: Option<WriteThrough>,
 }
 
 impl Guest {
     /// A guest of `disk`, which writes into the list of the disk's medium.
     pub fn new(disk: Arc<dyn BlockBackend>, log: &Log) -> Self {
-        Guest { disk, log: log.clone(), asked: Arc::default() }
+        Guest { disk, log: log.clone(), asked: Arc::default(), through: None }
+    }
+
+    /// The same, with a way to the disk that has writes that are durable when they are answered. Without one, a guest writes and then flushes,
+    /// as devices carry that out.
+    #[must_use]
+    pub fn with_through(self, through: WriteThrough) -> Self {
+        Guest { through: Some(through), ..self }
     }
 
     /// Runs `threads` threads of `steps` requests each on parts of the disk of their own, while this one takes the snapshots and makes
@@ -85,11 +98,7 @@ impl Guest {
             12..=13 => {
                 self.ask(Action::Discard, at, len, || self.request(BlockOp::Discard, at, len, SharedBuffer::default()));
             }
-            // Through to the medium, as devices carry that out: the write, then a flush.
-            14..=15 => {
-                self.write(at, len);
-                self.flush();
-            }
+            14..=15 => self.write_through(at, len),
             _ => self.flush(),
         }
     }
@@ -98,6 +107,17 @@ impl Guest {
         let number = self.number(Action::Write, at, len);
         let data: Vec<u8> = (at..at + len).flat_map(|s| sector(number, s)).collect();
         self.request(BlockOp::Write, at, len, SharedBuffer::new(data));
+        self.log.push(Op::Answered(number));
+    }
+
+    fn write_through(&self, at: u64, len: u64) {
+        let Some(through) = &self.through else {
+            self.write(at, len);
+            return self.flush();
+        };
+        let number = self.number(Action::Through, at, len);
+        let data: Vec<u8> = (at..at + len).flat_map(|s| sector(number, s)).collect();
+        through(at, &data);
         self.log.push(Op::Answered(number));
     }
 

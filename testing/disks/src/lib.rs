@@ -11,11 +11,13 @@ mod cut;
 mod expect;
 mod guest;
 mod medium;
+mod storage;
 
 pub use cut::Cut;
 pub use expect::Expect;
-pub use guest::{Action, Guest};
-pub use medium::{Log, Medium, MediumDisk, Op};
+pub use guest::{Action, Guest, WriteThrough};
+pub use medium::{Log, Medium, MediumDisk, MediumPart, Op};
+pub use storage::DiskStorage;
 
 /// Small random numbers (splitmix64).
 #[derive(Clone, Debug)]
@@ -35,4 +37,9 @@ impl Rng {
     pub fn below(&mut self, n: u64) -> u64 {
         self.draw() % n
     }
+}
+
+/// How far apart the places of cuts are: `usual`, or what the environment has as `VISOR_ALL_CUTS` (1 for all of them).
+pub fn apart(usual: usize) -> usize {
+    std::env::var("VISOR_ALL_CUTS").ok().map_or(usual, |n| n.parse().unwrap_or(1).max(1))
 }

@@ -17,8 +17,15 @@ pub enum Op {
     Resize(u64),
     /// A flush began.
     FlushBegins,
-    /// A flush has ended which began at this place of the list: what stands before that is durable.
-    FlushEnds(usize),
+    /// A flush has ended: what the list has of these bytes before the place where it began is durable.
+    FlushEnds {
+        /// Place of [`Op::FlushBegins`].
+        begun: usize,
+        /// First byte.
+        from: u64,
+        /// Byte behind the last one.
+        to: u64,
+    },
     /// The guest has sent its request of this number.
     Sent(usize),
     /// The guest has seen its request of this number succeed.
@@ -66,6 +73,13 @@ impl Medium {
         apply(&mut bytes, &op);
         self.log.push(op);
     }
+
+    fn flush_range(&self, from: u64, to: u64) {
+        // Others go on meanwhile, and what they write is not covered.
+        let begun = self.log.push(Op::FlushBegins);
+        std::thread::yield_now();
+        self.log.push(Op::FlushEnds { begun, from, to });
+    }
 }
 
 /// Carries out what `op` says.
@@ -85,7 +99,7 @@ pub(crate) fn apply(bytes: &mut Vec<u8>, op: &Op) {
             }
         }
         Op::Resize(size) => bytes.resize(*size as usize, 0),
-        Op::FlushBegins | Op::FlushEnds(_) | Op::Sent(_) | Op::Answered(_) => {}
+        Op::FlushBegins | Op::FlushEnds { .. } | Op::Sent(_) | Op::Answered(_) => {}
     }
 }
 
@@ -127,10 +141,60 @@ impl Storage for Medium {
     }
 
     fn flush(&self) -> io::Result<()> {
-        // Others go on meanwhile, and what they write is not covered.
-        let begun = self.log.push(Op::FlushBegins);
-        std::thread::yield_now();
-        self.log.push(Op::FlushEnds(begun));
+        self.flush_range(0, u64::MAX);
+        Ok(())
+    }
+}
+
+/// A range of the file that is a store of its own, of fixed size: its flushes concern nothing else.
+#[derive(Clone, Debug)]
+pub struct MediumPart {
+    /// The whole.
+    pub medium: Medium,
+    /// First byte.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+impl MediumPart {
+    fn at(&self, at: u64, len: u64) -> io::Result<u64> {
+        let end = at.checked_add(len).filter(|end| *end <= self.len);
+        end.map(|_| self.start + at).ok_or(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+impl Storage for MediumPart {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.len)
+    }
+
+    fn read_at(&self, data: &mut [u8], at: u64) -> io::Result<()> {
+        self.medium.read_at(data, self.at(at, data.len() as u64)?)
+    }
+
+    fn write_at(&self, data: &[u8], at: u64) -> io::Result<()> {
+        self.medium.write_at(data, self.at(at, data.len() as u64)?)
+    }
+
+    fn zero_at(&self, at: u64, len: u64) -> io::Result<()> {
+        self.medium.zero_at(self.at(at, len)?, len)
+    }
+
+    fn release(&self, at: u64, len: u64) -> io::Result<()> {
+        self.zero_at(at, len)
+    }
+
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
+        self.at(at, len).map(|_| ())
+    }
+
+    fn set_size(&self, _size: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.medium.flush_range(self.start, self.start + self.len);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! - `stress/`: programs that try what CPU engines get wrong - changing code, faults, signals, debuggers, memory order, translations
 //!   that change, the kernel's own patching; [`stress`] makes and runs their guest;
 //! - `net/`: what `cargo xtask bench net` does in a guest; [`mod@net`] makes it;
+//! - [`debian`]: Debian with systemd, whole and in memory;
 //! - [`ramfs`]: an initial ramfs; [`cc`]: the C compiler.
 //!
 //! The kernel and busybox are Debian packages, fetched by name into visor's cache. The compiler is the host's.
@@ -13,6 +14,7 @@
 
 pub mod bench;
 pub mod cc;
+pub mod debian;
 pub mod net;
 pub mod ramfs;
 pub mod stress;

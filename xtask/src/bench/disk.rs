@@ -1,6 +1,9 @@
 //! Disks: creating, converting, compacting and random requests, visor and QEMU's tools alternately on one file system.
 //!
-//! Every row is a median of several pairs and a ratio of two sides in one run; no row compares with a number of another day.
+//! Every row is a median of several pairs and a ratio of two sides in one run; no row compares with a number of another day. Single runs
+//! of the same program vary by a factor of two to eight - mostly whoever comes first reads from the device what the host has dropped from
+//! its cache meanwhile, and others write - so that a row also says where the middle half of the pairs lies, the sides take turns in
+//! being first, and the first pair does not count.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -36,7 +39,7 @@ pub(super) fn run(args: &DiskArgs) -> anyhow::Result<()> {
     let backend = text(built.join("examples/backend"));
     let bench = Bench { folder: Folder::new(&base)?, pairs: args.pairs.max(1), visor, backend };
     bench.source(args.mib)?;
-    println!("{:<46}{:>10}{:>10}{:>8}{:>10}", "row", "visor, s", "other, s", "ratio", "of CPU");
+    print_head();
     if wanted("create") {
         bench.creation(&args.static_size)?;
     }
@@ -86,10 +89,28 @@ impl Bench {
 
     /// A row: both sides alternately. `after` are files that a run makes and that are removed before the next.
     fn row(&self, name: &str, ours: &[&str], theirs: &[&str], made: &[&str]) -> anyhow::Result<()> {
+        self.alternate(name, || self.timed(ours, made), || self.timed(theirs, made))
+    }
+
+    fn alternate(
+        &self,
+        name: &str,
+        mut ours: impl FnMut() -> anyhow::Result<(f64, f64)>,
+        mut theirs: impl FnMut() -> anyhow::Result<(f64, f64)>,
+    ) -> anyhow::Result<()> {
+        // Not counted: the first run reads the program, and what it is given, from the device.
+        ours()?;
+        theirs()?;
         let (mut a, mut b) = (Times::default(), Times::default());
-        for _ in 0..self.pairs {
-            a.push(self.timed(ours, made)?);
-            b.push(self.timed(theirs, made)?);
+        for n in 0..self.pairs {
+            // Who comes second finds what the first has left behind.
+            if n % 2 == 0 {
+                a.push(ours()?);
+                b.push(theirs()?);
+            } else {
+                b.push(theirs()?);
+                a.push(ours()?);
+            }
         }
         print_row(name, &a, &b);
         Ok(())
@@ -134,6 +155,8 @@ impl Bench {
             (self.visor.clone(), self.path("in.raw"), self.path("in.qcow2"), self.path("z.qcow2"), self.path("out"));
         output(&["qemu-img", "convert", "-f", "raw", "-O", "qcow2", &raw, &q])?;
         output(&["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", &raw, &z])?;
+        // The host is not to write them while others are measured.
+        output(&["sync", &q, &z])?;
         let theirs = |from: &str, to: &str, input: &str, extra: &[&str]| -> Vec<String> {
             let mut v: Vec<String> = ["qemu-img", "convert", "-f", from, "-O", to].map(Into::into).to_vec();
             v.extend(extra.iter().map(|s| (*s).to_owned()));
@@ -164,18 +187,16 @@ impl Bench {
             self.row(&format!("{name} / qemu-img"), &a, &b, &[&out])?;
         }
         let copy = self.path("copy.qcow2");
-        let (mut a, mut b) = (Times::default(), Times::default());
-        for _ in 0..self.pairs {
+        let ours = || {
             std::fs::copy(&q, &copy)?;
             // Not to be paid for by whoever flushes next.
             std::fs::File::open(&copy)?.sync_all()?;
-            a.push(self.timed(&[&visor, "-q", "disk", "compact", &copy, "--rewrite"], &[])?);
-            // What takes the place of an image must be on the medium.
-            let theirs = format!("qemu-img convert -f qcow2 -O qcow2 {q} {out} && sync {out}");
-            b.push(self.timed(&["sh", "-c", &theirs], &[&out])?);
-        }
-        print_row("compact --rewrite / qemu-img convert, sync", &a, &b);
-        Ok(())
+            self.timed(&[&visor, "-q", "disk", "compact", &copy, "--rewrite"], &[])
+        };
+        // What takes the place of an image must be on the medium.
+        let theirs = format!("qemu-img convert -f qcow2 -O qcow2 {q} {out} && sync {out}");
+        let theirs = || self.timed(&["sh", "-c", &theirs], &[&out]);
+        self.alternate("compact --rewrite / qemu-img convert, sync", ours, theirs)
     }
 
     fn requests(&self) -> anyhow::Result<()> {
@@ -188,12 +209,7 @@ impl Bench {
                     vec!["qemu-img", "bench", "-f", name, "-c", &count, "-d", DEPTH, "-s", "4096", "-S", &step];
                 theirs.extend(flag);
                 theirs.push(&path);
-                let (mut a, mut b) = (Times::default(), Times::default());
-                for _ in 0..self.pairs {
-                    a.push(self.timed(&ours, &[])?);
-                    b.push(self.timed(&theirs, &[])?);
-                }
-                print_row(&format!("{op} 4 KiB, {DEPTH} at a time, {name} / qemu-img"), &a, &b);
+                self.row(&format!("{op} 4 KiB, {DEPTH} at a time, {name} / qemu-img"), &ours, &theirs, &[])?;
             }
         }
         Ok(())
@@ -215,11 +231,26 @@ impl Times {
     }
 }
 
-/// A row: the medians of both sides, and the ratios of time and of CPU.
+/// What the columns are.
+fn print_head() {
+    println!("{:<46}{:>10}{:>10}{:>8}{:>14}{:>8}", "row", "visor, s", "other, s", "ratio", "half within", "of CPU");
+}
+
+/// A row: the medians of both sides, and the ratios of time and of CPU; the middle half of the ratios of single pairs between them.
 pub(super) fn print_row(name: &str, ours: &Times, theirs: &Times) {
     let (a, b) = (median(&ours.0), median(&theirs.0));
     let cpu = median(&ours.1) / median(&theirs.1).max(1e-9);
-    println!("{name:<46}{a:>10.4}{b:>10.4}{:>8.2}{cpu:>10.2}", a / b.max(1e-9));
+    let (low, high) = middle_half(&ours.0, &theirs.0);
+    println!("{name:<46}{a:>10.4}{b:>10.4}{:>8.2}{low:>8.2}..{high:<4.2}{cpu:>8.2}", a / b.max(1e-9));
+}
+
+/// Between which ratios the middle half of the pairs lies; all of them if they are fewer than four.
+fn middle_half(ours: &[f64], theirs: &[f64]) -> (f64, f64) {
+    let mut ratios: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b.max(1e-9)).collect();
+    ratios.sort_by(f64::total_cmp);
+    let out = ratios.len() / 4;
+    let at = |i: usize| ratios.get(i).copied().unwrap_or(f64::NAN);
+    (at(out), at(ratios.len().wrapping_sub(1 + out)))
 }
 
 pub(super) fn output(argv: &[&str]) -> anyhow::Result<String> {
@@ -247,5 +278,17 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::middle_half;
+
+    #[test]
+    fn the_middle_half_of_pairs() {
+        assert_eq!(middle_half(&[8.0, 1.0, 2.0, 3.0, 4.0], &[1.0; 5]), (2.0, 4.0));
+        assert_eq!(middle_half(&[2.0, 1.0], &[1.0, 2.0]), (0.5, 2.0));
+        assert!(middle_half(&[], &[]).0.is_nan());
     }
 }

@@ -57,7 +57,7 @@ fn compare(pairs: usize, directory: &Path, program: &str) -> anyhow::Result<()> 
         ("SeaBIOS", sector.disk("\0"), "", ""),
         ("OVMF", efi_disk(&efi_program("READY", "READY")), QEMU_UEFI, "--firmware uefi"),
     ];
-    println!("{:<24}{:>10}{:>10}{:>14}", "to the first byte, s", "qemu tcg", "visor", "visor/qemu");
+    println!("{:<24}{:>10}{:>10}{:>14}", "to the first byte, ms", "qemu tcg", "visor", "visor/qemu");
     let mut slower = Vec::new();
     for (name, contents, qemu, visor) in rows {
         let path = directory.join(name);
@@ -75,7 +75,7 @@ fn compare(pairs: usize, directory: &Path, program: &str) -> anyhow::Result<()> 
         let of = |runs: &[Run], f: fn(&Run) -> f64| median(&runs.iter().map(f).collect::<Vec<_>>());
         for (row, f) in [("wall", (|r| r.ready) as fn(&Run) -> f64), ("host CPU", |r| r.cpu)] {
             let (a, b) = (of(&theirs, f), of(&ours, f));
-            println!("{:<24}{a:>10.2}{b:>10.2}{:>14.2}", format!("{name}, {row}"), b / a);
+            println!("{:<24}{:>10.1}{:>10.1}{:>14.2}", format!("{name}, {row}"), a * 1e3, b * 1e3, b / a);
             if row == "wall" && b > a {
                 slower.push(name);
             }

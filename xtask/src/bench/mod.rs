@@ -84,8 +84,8 @@ pub(crate) enum What {
 /// Arguments of `bench disk`.
 #[derive(clap::Args)]
 pub(crate) struct DiskArgs {
-    /// Pairs of runs; the medians are printed.
-    #[arg(short = 'n', long, default_value_t = 3)]
+    /// Pairs of runs; the medians are printed. Three are too few for copies.
+    #[arg(short = 'n', long, default_value_t = 7)]
     pairs: usize,
     /// Where the images are made (default: target).
     #[arg(long)]

@@ -2,6 +2,7 @@
 
 mod layers;
 mod lengths;
+mod map;
 mod texts;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub(crate) fn run(bless: bool) -> anyhow::Result<()> {
     let mut faults = Vec::new();
     layers::check(&mut faults)?;
     texts::check(&files, &mut faults)?;
+    map::check(&files, &mut faults)?;
     lengths::check(&files, bless, &mut faults)?;
     if faults.is_empty() {
         eprintln!("tidy: {} files, no faults", files.len());

@@ -3,19 +3,18 @@
 //! * F4h: writing `v` ends the machine with status `(v << 1) | 1`, which is never 0.
 //! * E9h and 402h: bytes written appear on the debug console; a read gives E9h, by which firmware finds it.
 
+mod device;
+mod testdev;
 #[cfg(test)]
 mod tests;
 
-mod testdev;
-
 use std::sync::Arc;
+
 pub use testdev::{
     TEST_IRQ_PORT, TEST_MEMORY, TEST_MEMORY_LEN, TEST_PORT, TEST_PORTS, TestIrqs, TestMemory, TestPorts,
 };
 
-use visor_device::{Device, PioDevice};
-
-use crate::{CharSink, PowerEvent, PowerSink};
+use crate::{CharSink, PowerSink};
 
 /// Where [`DebugExit`] is, four ports wide.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
@@ -39,55 +38,9 @@ impl DebugExit {
     }
 }
 
-impl Device for DebugExit {
-    fn name(&self) -> &str {
-        "debug-exit"
-    }
-
-    fn reset(&mut self) {}
-
-    fn as_pio(&mut self) -> Option<&mut dyn PioDevice> {
-        Some(self)
-    }
-}
-
-impl PioDevice for DebugExit {
-    fn read(&mut self, _offset: u16, data: &mut [u8]) {
-        data.fill(0);
-    }
-
-    fn write(&mut self, _offset: u16, data: &[u8]) {
-        if let Some(value) = data.first() {
-            self.power.request(PowerEvent::Exit(value << 1 | 1));
-        }
-    }
-}
-
 impl DebugConsole {
     /// A console that writes to `sink`. One console may be claimed at both [`DEBUG_CONSOLE_PORTS`].
     pub fn new(sink: Box<dyn CharSink>) -> Self {
         DebugConsole { sink }
-    }
-}
-
-impl Device for DebugConsole {
-    fn name(&self) -> &str {
-        "debug-console"
-    }
-
-    fn reset(&mut self) {}
-
-    fn as_pio(&mut self) -> Option<&mut dyn PioDevice> {
-        Some(self)
-    }
-}
-
-impl PioDevice for DebugConsole {
-    fn read(&mut self, _offset: u16, data: &mut [u8]) {
-        data.fill(0xe9);
-    }
-
-    fn write(&mut self, _offset: u16, data: &[u8]) {
-        self.sink.write(data);
     }
 }

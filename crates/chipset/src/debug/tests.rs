@@ -1,4 +1,7 @@
+use visor_device::PioDevice;
+
 use super::*;
+use crate::PowerEvent;
 use crate::testing::{Power, Random, Screen};
 
 #[test]

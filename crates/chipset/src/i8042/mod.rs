@@ -14,6 +14,7 @@
 //! 20 is always on.
 
 mod controller;
+mod device;
 mod keyboard;
 mod keys;
 mod mouse;
@@ -24,9 +25,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use visor_console::InputEvent;
-use visor_device::{Clock, Device, IrqLine, Nanos, TimerDevice, TimerSlot};
+use visor_device::{Clock, IrqLine, TimerSlot};
 
-use crate::{Ports, PowerEvent, PowerSink};
+use crate::{PowerEvent, PowerSink};
 use controller::Controller;
 use keyboard::Keyboard;
 use mouse::Mouse;
@@ -167,60 +168,5 @@ impl I8042 {
             | self.controller.status()
             | 0x10
             | if source == Some(Source::Mouse) { 0x20 } else { 0 }
-    }
-}
-
-impl Device for I8042 {
-    fn name(&self) -> &str {
-        "i8042"
-    }
-
-    fn reset(&mut self) {
-        *self = I8042::new(self.wires.clone());
-        self.wires.timer.arm(None);
-        self.refill();
-    }
-
-    fn as_timer(&mut self) -> Option<&mut dyn TimerDevice> {
-        Some(self)
-    }
-}
-
-impl TimerDevice for I8042 {
-    fn expired(&mut self, now: Nanos) {
-        self.keyboard.tick(now);
-        self.refill();
-        self.wires.timer.arm(self.keyboard.alarm());
-    }
-}
-
-impl Ports for I8042 {
-    fn ranges(&self) -> &'static [(u16, u16)] {
-        &[(0x60, 1), (0x64, 1), (0x92, 1)]
-    }
-
-    fn read_port(&mut self, port: u16) -> u8 {
-        match port {
-            0x60 => self.read_data(),
-            0x64 => self.status(),
-            0x92 => u8::from(self.a20) << 1,
-            _ => 0xff,
-        }
-    }
-
-    fn write_port(&mut self, port: u16, value: u8) {
-        match port {
-            0x60 => self.data(value),
-            0x64 => self.command(value),
-            // Bit 0 reads zero, so that each write of one is a rise.
-            0x92 => {
-                self.a20 = value & 2 != 0;
-                if value & 1 != 0 {
-                    self.reset_machine();
-                }
-            }
-            _ => {}
-        }
-        self.refill();
     }
 }

@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
 use visor_console::{Button, Key};
-use visor_device::Device;
 use visor_device::testing::{ManualClock, ManualTimer};
+use visor_device::{Device, TimerDevice};
 
 use super::*;
+use crate::Ports;
 use crate::testing::{Lines, Power, Random};
 
 struct Bench {

@@ -4,7 +4,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use serde_json::json;
 use visor_disk::{
     Access, ConvertOptions, Format, ImageOptions, NbdAddress, NewFile, Opened, Target, is_remote, open_disk, open_image,
@@ -14,8 +15,8 @@ use visor_qcow2::{CreateOptions, ExtentKind, FileStorage, Image, Preallocation, 
 use super::args::Which;
 use super::live;
 use super::names::{self, find};
-use super::work::{Work, block_failure, host_failure, human, image_failure, open};
-use super::{create, encrypt, failure, keys};
+use super::work::{Work, block_failure, host_failure, human, image_failure, open, stopped};
+use super::{create, encrypt, failure_of, keys};
 use crate::progress::Unit;
 use crate::report::Failure;
 use crate::values::parse_size;
@@ -26,6 +27,8 @@ const LEAKS: u8 = 3;
 
 /// Bytes looked at in one go when a disk is searched for zeroes.
 const CHUNK: u64 = 2 << 20;
+/// Bytes of space taken in one go.
+const SPACE: u64 = 1 << 30;
 
 pub(super) fn check(which: &Which, repair: bool, quiet: bool) -> Result<u8, Failure> {
     let path = find(&which.disk)?;
@@ -35,7 +38,7 @@ pub(super) fn check(which: &Which, repair: bool, quiet: bool) -> Result<u8, Fail
     let access = if repair { Access::ReadWrite } else { Access::ReadOnly };
     let options =
         ImageOptions { format: which.format, policy: names::policy(), repair: true, ..ImageOptions::new(access) };
-    let Opened::Qcow2(image) = open_image(&path, &options).map_err(failure)? else {
+    let Opened::Qcow2(image) = open_image(&path, &options).map_err(failure_of(&path))? else {
         return Err(Failure::new("a disk of this format has nothing that could be checked"));
     };
     let mut work = Work::new(quiet)?;
@@ -248,7 +251,7 @@ pub(super) fn resize(which: &Which, size: &str, quiet: bool) -> Result<u8, Failu
             let mut work = Work::new(quiet)?;
             image.resize(new, Preallocation::Off, &mut |done, _| work.at(done)).map_err(image_failure(&path))?;
         }
-        Opened::Raw(source) => resize_raw(&path, &**source, old, new)?,
+        Opened::Raw(source) => resize_raw(&path, &**source, (old, new), &mut Work::new(quiet)?)?,
         Opened::Foreign(format, _) => return Err(not_a_file(&which.disk, *format, "changes its size")),
     }
     tell_size(&path, which, old - header, new - header, quiet);
@@ -281,22 +284,8 @@ fn tell_size(path: &Path, which: &Which, old: u64, new: u64, quiet: bool) {
     }
 }
 
-fn resize_raw(path: &Path, source: &dyn Source, old: u64, new: u64) -> Result<(), Failure> {
-    let mut end = 0;
-    let mut at = new.min(old);
-    while at < old {
-        let (zero, len) = source.is_zero(at, old - at).map_err(image_failure(path))?;
-        let mut data = vec![0; len.min(CHUNK) as usize];
-        if zero {
-            at += len;
-            continue;
-        }
-        source.read(at, &mut data).map_err(image_failure(path))?;
-        if let Some(last) = data.iter().rposition(|b| *b != 0) {
-            end = at + last as u64 + 1;
-        }
-        at += data.len() as u64;
-    }
+fn resize_raw(path: &Path, source: &dyn Source, (old, new): (u64, u64), work: &mut Work) -> Result<(), Failure> {
+    let end = data_end(source, new.min(old), work).map_err(image_failure(path))?;
     if end > new {
         return Err(Failure::new(format!(
             "{} holds data up to {}, so that it cannot shrink to {}",
@@ -308,13 +297,59 @@ fn resize_raw(path: &Path, source: &dyn Source, old: u64, new: u64) -> Result<()
     }
     let file = std::fs::OpenOptions::new().write(true).open(path).map_err(|e| host_failure("cannot open", path, e))?;
     let full = std::fs::metadata(path).is_ok_and(|m| m.blocks() * 512 >= old);
-    file.set_len(new).map_err(|e| host_failure("cannot resize", path, e))?;
     if full && new > old {
-        // A static disk stays one.
-        nix::fcntl::posix_fallocate(&file, old as i64, (new - old) as i64)
-            .map_err(|e| host_failure("cannot take space for", path, e.into()))?;
+        // A static disk stays one. The space is taken before the disk has its size, so that there is nothing between.
+        work.start("taking space", Some(new - old), Unit::Bytes);
+        if let Err(e) = take_space(&file, old, new, work) {
+            let _ = file.set_len(old);
+            return Err(e.map_or_else(stopped, |e| host_failure("cannot take space for", path, e)));
+        }
     }
-    file.sync_all().map_err(|e| host_failure("cannot resize", path, e))
+    file.set_len(new).map_err(|e| host_failure("cannot resize", path, e))?;
+    file.sync_all().map_err(|e| host_failure("cannot resize", path, e))?;
+    work.finish();
+    Ok(())
+}
+
+/// Where data from `at` on ends; zero if there is none.
+fn data_end(source: &dyn Source, mut at: u64, work: &mut Work) -> visor_qcow2::Result<u64> {
+    let (mut end, size) = (0, source.size());
+    work.start("looking for data", Some(size.saturating_sub(at)), Unit::Bytes);
+    let first = at;
+    while at < size {
+        if !work.at(at - first) {
+            return Err(visor_qcow2::Error::new(visor_qcow2::ErrorKind::Cancelled, "stopped"));
+        }
+        let (zero, len) = source.is_zero(at, size - at)?;
+        if zero {
+            at += len;
+            continue;
+        }
+        let mut data = vec![0; len.min(CHUNK) as usize];
+        source.read(at, &mut data)?;
+        if let Some(last) = data.iter().rposition(|b| *b != 0) {
+            end = at + last as u64 + 1;
+        }
+        at += data.len() as u64;
+    }
+    Ok(end)
+}
+
+/// Takes space behind the end of a file, whose size stays; the host's error, or nothing if the user wants no more of it.
+fn take_space(file: &std::fs::File, old: u64, new: u64, work: &mut Work) -> Result<(), Option<std::io::Error>> {
+    let mut at = old;
+    while at < new {
+        if !work.at(at - old) {
+            return Err(None);
+        }
+        let len = SPACE.min(new - at);
+        match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at as i64, len as i64) {
+            Ok(()) => at += len,
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(Some(e.into())),
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn remove(disks: &[String], quiet: bool) -> Result<u8, Failure> {
@@ -329,7 +364,7 @@ pub(super) fn remove(disks: &[String], quiet: bool) -> Result<u8, Failure> {
         let path = find(disk)?;
         // Whoever can lock it for writing is its only user. What the format says does not matter for that.
         let options = ImageOptions { format: Some(Format::Raw), ..ImageOptions::new(Access::ReadWrite) };
-        let held = open_disk(&path, &options).map_err(failure)?;
+        let held = open_disk(&path, &options).map_err(failure_of(&path))?;
         std::fs::remove_file(&path).map_err(|e| host_failure("cannot remove", &path, e))?;
         drop(held);
         if !quiet {

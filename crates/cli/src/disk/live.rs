@@ -148,7 +148,19 @@ pub(super) fn attach(target: &Target, disk: &str, name: Option<&str>, bus: Optio
         PlugBus::Virtio => "virtio",
         PlugBus::Scsi => "scsi",
     });
-    target.call("disk.attach", &json!({ "disk": absolute(disk)?, "name": name, "bus": bus }))
+    let wish = absolute(disk)?;
+    let answer = target.call("disk.attach", &json!({ "disk": wish, "name": name, "bus": bus }));
+    answer.map_err(|e| match format!("{:#}", e.error).contains(" is in use by ") {
+        true => name_user(e, Path::new(wish.split(',').next().unwrap_or_default())),
+        false => e,
+    })
+}
+
+/// Tells which machine has the disk that was refused, if it is one of the user's.
+pub(super) fn name_user(e: Failure, path: &Path) -> Failure {
+    let Some((target, disk, _)) = user_of(path) else { return e };
+    let machine = target.name();
+    e.hint(format!("the machine `{machine}` has it: visor disk detach {machine} {disk}, or visor stop {machine}"))
 }
 
 /// Options of a disk that name a file.

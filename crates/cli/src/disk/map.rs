@@ -17,6 +17,9 @@ const MOST: usize = 1 << 20;
 /// Cells of a picture: rows and columns.
 const ROWS: u64 = 24;
 const COLUMNS: u64 = 64;
+/// In front of the rows, for where they start; every so many say it.
+const LEFT: u64 = 66;
+const LABELLED: u64 = 4;
 
 /// A stretch of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +185,8 @@ fn total(pieces: &[Piece], kind: Kind) -> u64 {
 
 fn picture(cells: &[Kind], pieces: &[Piece], size: u64, path: &Path) -> String {
     let (w, rows) = (12, (cells.len() as u64).div_ceil(COLUMNS));
-    let (width, height) = (COLUMNS * w + 20, rows * w + 70);
+    let (width, height) = (LEFT + COLUMNS * w + 10, rows * w + 70);
+    let start = |cell: usize| human((u128::from(size) * cell as u128 / cells.len().max(1) as u128) as u64);
     let mut svg = String::new();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
@@ -190,22 +194,32 @@ fn picture(cells: &[Kind], pieces: &[Piece], size: u64, path: &Path) -> String {
         svg,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
          <title>{name}</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"10\" y=\"20\">{name}: {}, a cell is {}; {} fragments of data</text>",
+         <text x=\"{LEFT}\" y=\"20\">{name}: {}, a cell is {}; {} fragments of data</text>",
         human(size),
         human(size / cells.len().max(1) as u64),
         fragments(pieces)
     );
     for (i, kind) in cells.iter().enumerate() {
-        let (x, y) = (10 + i as u64 % COLUMNS * w, 32 + i as u64 / COLUMNS * w);
+        let (x, y) = (LEFT + i as u64 % COLUMNS * w, 32 + i as u64 / COLUMNS * w);
+        if (i as u64).is_multiple_of(LABELLED * COLUMNS) {
+            let _ = writeln!(
+                svg,
+                "<text x=\"{}\" y=\"{}\" font-size=\"10\" text-anchor=\"end\">{}</text>",
+                LEFT - 6,
+                y + 9,
+                start(i)
+            );
+        }
         let _ = writeln!(
             svg,
-            "<rect x=\"{x}\" y=\"{y}\" width=\"{0}\" height=\"{0}\" fill=\"{1}\"><title>{2}</title></rect>",
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{0}\" height=\"{0}\" fill=\"{1}\"><title>{2} at {3}</title></rect>",
             w - 1,
             kind.colour(),
-            kind.name()
+            kind.name(),
+            start(i)
         );
     }
-    let mut x = 10;
+    let mut x = LEFT;
     for kind in Kind::ALL.into_iter().filter(|k| cells.contains(k)) {
         let y = 32 + rows * w + 12;
         let _ = writeln!(

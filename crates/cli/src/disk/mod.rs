@@ -23,6 +23,8 @@ mod snapshot;
 mod web;
 mod work;
 
+use std::path::Path;
+
 use visor_block::{BlockError, BlockErrorKind};
 use visor_machine::MachineError;
 
@@ -72,6 +74,14 @@ pub(crate) fn failure(e: BlockError) -> Failure {
     };
     let failure = Failure::from(anyhow::Error::from(e));
     if hint.is_empty() { failure } else { failure.hint(hint) }
+}
+
+/// The same for the disk at `path`, of which a machine may be told.
+fn failure_of(path: &Path) -> impl Fn(BlockError) -> Failure {
+    move |e| match e.kind {
+        BlockErrorKind::Locked => live::name_user(failure(e), path),
+        _ => failure(e),
+    }
 }
 
 /// The same for a disk of a machine.

@@ -9,7 +9,7 @@ use visor_disk::Access;
 use super::args::{SnapshotArgs, SnapshotCommand, Which};
 use super::live;
 use super::names::find;
-use super::work::{human, image_failure, open_qcow2};
+use super::work::{Work, human, image_failure, open_qcow2};
 use crate::report::Failure;
 
 const NEEDS: &str = "has no snapshots";
@@ -45,6 +45,8 @@ fn change(
 ) -> Result<u8, Failure> {
     let path = find(&args.disk)?;
     let image = open_qcow2(&path, Access::ReadWrite, None, NEEDS)?;
+    // From here on ctrl-C does not end the process: in the middle there are clusters that belong to nobody yet.
+    let _work = Work::new(quiet)?;
     f(&image, &args.snapshot).and_then(|()| image.flush()).map_err(image_failure(&path))?;
     tell(&path, args, done, quiet);
     Ok(0)

@@ -10,7 +10,7 @@ use visor_block::BlockError;
 use visor_disk::{Access, DiskSource, Format, ImageOptions, NbdAddress, Opened, TlsFiles, is_remote, open_image};
 use visor_qcow2::{Error, ErrorKind, Image};
 
-use super::{WebArgs, failure, names};
+use super::{WebArgs, failure, failure_of, names};
 use crate::progress::{Phases, Unit};
 use crate::report::Failure;
 use crate::terminal::{catch_signals, take_signals};
@@ -61,7 +61,7 @@ pub(super) fn open(path: &Path, access: Access, format: Option<Format>) -> Resul
     }
     let options =
         ImageOptions { format, policy: names::policy(), remote: super::web::opener(), ..ImageOptions::new(access) };
-    open_image(path, &options).map_err(failure)
+    open_image(path, &options).map_err(failure_of(path))
 }
 
 /// Opens a qcow2 image; others cannot do `what`.
@@ -88,7 +88,7 @@ pub(super) fn open_qcow2(
 pub(super) fn image_failure(path: &Path) -> impl Fn(Error) -> Failure {
     move |e| {
         if e.kind == ErrorKind::Cancelled {
-            return Failure { status: 130, ..Failure::new("stopped; nothing was left behind") };
+            return stopped();
         }
         let hint = match e.kind {
             ErrorKind::NoSpace => Some("make room, or free space that disks do not need: visor disk compact DISK"),
@@ -99,6 +99,11 @@ pub(super) fn image_failure(path: &Path) -> impl Fn(Error) -> Failure {
         let failure = Failure::from(anyhow::Error::from(e).context(path.display().to_string()));
         hint.into_iter().fold(failure, Failure::hint)
     }
+}
+
+/// The user wanted no more of it.
+pub(super) fn stopped() -> Failure {
+    Failure { status: 130, ..Failure::new("stopped; nothing was left behind") }
 }
 
 /// An error of the host's with its path.

@@ -13,8 +13,8 @@
 mod bus;
 mod core;
 mod dac;
+mod device;
 mod edid;
-mod pci;
 mod planes;
 mod regs;
 #[cfg(test)]
@@ -86,7 +86,7 @@ impl Vga {
     /// # Errors
     /// [`PciError::Bar`] if the memory's or the ROM's size is not possible for a BAR.
     pub fn function(&self, rom: Option<Arc<[u8]>>) -> Result<impl PciDevice + use<>, PciError> {
-        pci::Function::new(self.core.clone(), self.wires.clone(), rom)
+        device::Function::new(self.core.clone(), self.wires.clone(), rom)
     }
 
     /// The monitor.

@@ -1,4 +1,4 @@
-//! Storage in memory that can fail and that remembers every write, random numbers, and the outside judge.
+//! Storage in memory that can fail, random numbers, and the outside judge. (`visor-test-disks` has one that remembers every write.)
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::io;
@@ -8,21 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use visor_qcow2::{Image, OpenOptions, Source, Storage};
 
-/// What happened to a storage.
-#[derive(Clone, Debug)]
-pub(crate) enum Op {
-    Write(u64, Vec<u8>),
-    Zero(u64, u64),
-    Resize(u64),
-    Flush,
-    /// A note of the test: so many of its steps were done.
-    Mark(usize),
-}
-
 #[derive(Default)]
 struct State {
     bytes: Vec<u8>,
-    log: Option<Vec<Op>>,
     /// After so many more writes, one fails; again and again with `sticky`.
     fail_in: Option<u64>,
     sticky: bool,
@@ -46,18 +34,6 @@ impl Mem {
         self.0.lock().unwrap().bytes.clone()
     }
 
-    pub(crate) fn record(&self) {
-        self.0.lock().unwrap().log = Some(Vec::new());
-    }
-
-    pub(crate) fn mark(&self, n: usize) {
-        self.push(Op::Mark(n));
-    }
-
-    pub(crate) fn take_log(&self) -> Vec<Op> {
-        self.0.lock().unwrap().log.take().unwrap_or_default()
-    }
-
     /// The `n`th write from now fails, half of it having reached the medium if `tear`; and all after it with `sticky`.
     pub(crate) fn fail_in(&self, n: Option<u64>, sticky: bool, tear: bool) {
         let mut s = self.0.lock().unwrap();
@@ -74,12 +50,6 @@ impl Mem {
 
     pub(crate) fn failures(&self) -> u64 {
         self.0.lock().unwrap().failures
-    }
-
-    fn push(&self, op: Op) {
-        if let Some(log) = &mut self.0.lock().unwrap().log {
-            log.push(op);
-        }
     }
 
     /// Counts a write; an error if it is its turn.
@@ -108,30 +78,18 @@ impl Mem {
     fn torn(&self, data: &[u8], at: u64) {
         let half = data.len() / 1024 * 512;
         if self.0.lock().unwrap().tear && half > 0 {
-            apply(&mut self.0.lock().unwrap().bytes, &Op::Write(at, data[..half].to_vec()));
+            put(&mut self.0.lock().unwrap().bytes, at, &data[..half]);
         }
     }
 }
 
-/// Carries out an operation.
-pub(crate) fn apply(bytes: &mut Vec<u8>, op: &Op) {
-    match op {
-        Op::Write(at, data) => {
-            let end = *at as usize + data.len();
-            if bytes.len() < end {
-                bytes.resize(end, 0);
-            }
-            bytes[*at as usize..end].copy_from_slice(data);
-        }
-        Op::Zero(at, len) => {
-            let end = ((at + len) as usize).min(bytes.len());
-            if (*at as usize) < end {
-                bytes[*at as usize..end].fill(0);
-            }
-        }
-        Op::Resize(size) => bytes.resize(*size as usize, 0),
-        Op::Flush | Op::Mark(_) => {}
+/// Writes, growing where needed.
+fn put(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
+    let end = at as usize + data.len();
+    if bytes.len() < end {
+        bytes.resize(end, 0);
     }
+    bytes[at as usize..end].copy_from_slice(data);
 }
 
 impl Storage for Mem {
@@ -150,16 +108,17 @@ impl Storage for Mem {
 
     fn write_at(&self, data: &[u8], at: u64) -> io::Result<()> {
         self.turn(at + data.len() as u64).inspect_err(|_| self.torn(data, at))?;
-        let op = Op::Write(at, data.to_vec());
-        apply(&mut self.0.lock().unwrap().bytes, &op);
-        self.push(op);
+        put(&mut self.0.lock().unwrap().bytes, at, data);
         Ok(())
     }
 
     fn zero_at(&self, at: u64, len: u64) -> io::Result<()> {
         self.turn(0)?;
-        apply(&mut self.0.lock().unwrap().bytes, &Op::Zero(at, len));
-        self.push(Op::Zero(at, len));
+        let bytes = &mut self.0.lock().unwrap().bytes;
+        let end = ((at + len) as usize).min(bytes.len());
+        if (at as usize) < end {
+            bytes[at as usize..end].fill(0);
+        }
         Ok(())
     }
 
@@ -173,8 +132,7 @@ impl Storage for Mem {
 
     fn set_size(&self, size: u64) -> io::Result<()> {
         self.turn(size)?;
-        apply(&mut self.0.lock().unwrap().bytes, &Op::Resize(size));
-        self.push(Op::Resize(size));
+        self.0.lock().unwrap().bytes.resize(size as usize, 0);
         Ok(())
     }
 
@@ -182,7 +140,6 @@ impl Storage for Mem {
         if self.0.lock().unwrap().flush_fails {
             return Err(io::Error::other("injected flush"));
         }
-        self.push(Op::Flush);
         Ok(())
     }
 }

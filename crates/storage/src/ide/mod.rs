@@ -15,8 +15,8 @@
 //! afterwards, and the drive's next command reaches the medium only when the aborted one has left it.
 
 mod channel;
+mod device;
 mod dma;
-mod function;
 mod pio;
 mod ports;
 #[cfg(test)]
@@ -30,7 +30,7 @@ use visor_pci::DmaMemory;
 
 use crate::Unit;
 use channel::Shared;
-pub use function::IdeFunction;
+pub use device::IdeFunction;
 use ports::{CommandBlock, ControlBlock};
 
 /// The interrupts of the two channels.

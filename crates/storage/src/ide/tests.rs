@@ -1,3 +1,5 @@
+mod durable;
+
 use visor_block::{BlockErrorKind, BlockOp};
 use visor_device::Device;
 
@@ -254,27 +256,6 @@ fn failures_of_the_medium_reach_the_guest() {
     rig.command48(PRIMARY, false, 0x34, 5, 1);
     (0..256).for_each(|_| assert!(rig.pio.write(0x1f0, &[1, 1])));
     assert_eq!((rig.inb(0x1f7) & (ERR | BSY | DRQ), rig.inb(0x1f1)), (ERR, 4));
-}
-
-#[test]
-fn durable_writes_flush() {
-    let (rig, disk) = with_disk(Pace::AtOnce);
-    let data = [3; 512];
-    rig.command48(PRIMARY, false, 0x34, 1, 1);
-    rig.pio_out(PRIMARY, &data);
-    assert_eq!(*disk.log.lock().unwrap(), [BlockOp::Write]);
-    // Forced unit access, by DMA.
-    rig.table(&[(DATA as u32, 512)]);
-    rig.command48(PRIMARY, false, 0x3d, 2, 1);
-    rig.start_dma(0, false);
-    assert_eq!((rig.inb(0x1f7), rig.inb(rig.master + 2) & 7), (DRDY | DSC, 4));
-    assert_eq!(disk.log.lock().unwrap()[1..], [BlockOp::Write, BlockOp::Flush]);
-    // Write cache off: that itself flushes, then every write does.
-    rig.outb(0x1f1, 0x82);
-    rig.outb(0x1f7, 0xef);
-    rig.command48(PRIMARY, false, 0x34, 1, 1);
-    rig.pio_out(PRIMARY, &data);
-    assert_eq!(disk.log.lock().unwrap()[3..], [BlockOp::Flush, BlockOp::Write, BlockOp::Flush]);
 }
 
 #[test]

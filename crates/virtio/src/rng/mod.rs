@@ -1,11 +1,12 @@
 //! The entropy device (virtio 1.2 §5.4): one queue; the device fills what the driver puts into it.
 
+mod device;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use crate::{DeviceType, Queues, VirtioDevice};
+use crate::Queues;
 
 /// Most bytes given for one request; the driver asks again if it wants more.
 const MAX_REQUEST: usize = 4096;
@@ -40,48 +41,4 @@ impl Rng {
     pub fn new(source: impl Entropy + 'static) -> Self {
         Rng { source: Box::new(source), queues: None }
     }
-}
-
-impl VirtioDevice for Rng {
-    fn name(&self) -> &str {
-        "virtio-rng"
-    }
-
-    fn device_type(&self) -> DeviceType {
-        DeviceType { id: 4, class: 0xff_0000 }
-    }
-
-    fn features(&self) -> u64 {
-        0
-    }
-
-    fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE]
-    }
-
-    fn attach(&mut self, queues: Arc<Queues>) {
-        self.queues = Some(queues);
-    }
-
-    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
-
-    fn activate(&mut self, _features: u64) {}
-
-    fn notify(&mut self, queue: u16) {
-        let Some(queues) = &self.queues else { return };
-        let mut bytes = [0; MAX_REQUEST];
-        for _ in 0..MAX_ROUND {
-            let Some(chain) = queues.next(queue) else { break };
-            // §5.4.6.1: nothing for the device to read.
-            if !chain.readable.is_empty() {
-                queues.fail("entropy request with data");
-                break;
-            }
-            let len = chain.writable.len().min(MAX_REQUEST);
-            let given = self.source.fill(&mut bytes[..len]) && chain.writable.put(0, &bytes[..len]).is_ok();
-            chain.complete(if given { len as u32 } else { 0 });
-        }
-    }
-
-    fn reset(&mut self) {}
 }

@@ -1,10 +1,12 @@
-//! Makes guests, and runs the stress guest: `linux-guest bench DIR`, `linux-guest disk DIR`, `linux-guest stress DIR --visor PROGRAM ...`.
+//! Makes guests, and runs the stress guest: `linux-guest bench DIR`, `linux-guest disk DIR`, `linux-guest debian DIR`,
+//! `linux-guest stress DIR --visor PROGRAM ...`.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::Parser;
+use visor_test_linux::debian::Debian;
 use visor_test_linux::stress::{Contents, Guest, Job, run, sets};
 
 /// Linux guests for tests and measurements.
@@ -22,6 +24,11 @@ enum Args {
     },
     /// Make the guest of the disk benchmark.
     Disk {
+        /// Where its files go.
+        directory: PathBuf,
+    },
+    /// Make Debian with systemd as an initial ramfs: vmlinuz, initrd, append.
+    Debian {
         /// Where its files go.
         directory: PathBuf,
     },
@@ -64,8 +71,17 @@ fn main() -> anyhow::Result<()> {
         Args::Bench { directory } => visor_test_linux::bench::make(&directory),
         Args::Net { directory } => visor_test_linux::net::make(&directory),
         Args::Disk { directory } => visor_test_linux::bench::make_disk(&directory),
+        Args::Debian { directory } => debian(&directory),
         Args::Stress(args) => stress(&args),
     }
+}
+
+fn debian(directory: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let debian = Debian::new()?;
+    std::fs::copy(debian.kernel(), directory.join("vmlinuz"))?;
+    std::fs::write(directory.join("append"), Debian::APPEND)?;
+    debian.write_initrd(&directory.join("initrd"))
 }
 
 fn stress(args: &StressArgs) -> anyhow::Result<()> {
