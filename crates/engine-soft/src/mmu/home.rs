@@ -22,8 +22,8 @@ pub(crate) const SPACES: usize = 8;
 /// Bytes for the CPU's state.
 const CPU_BYTES: usize = 8192;
 /// Most indirect branch targets kept of the kernel, and of each user address space.
-const KERNEL_TARGETS: usize = 16384;
-const USER_TARGETS: usize = 2048;
+const KERNEL_TARGETS: usize = 65536;
+const USER_TARGETS: usize = 8192;
 
 const _: () = assert!(size_of::<Cpu>() <= CPU_BYTES);
 

@@ -310,7 +310,7 @@ impl Translator {
     fn enter(&mut self, cpu: &mut Cpu, entry: At) -> Exit {
         cpu.gpr[usize::from(REG_BLOCK_RIP)] = cpu.rip & !(PAGE - 1);
         let (clock, now) = (cpu.clock, cpu.timer_tsc);
-        if now != self.alarm.at() {
+        if self.alarm.rings_after(now) {
             let tsc = cpu.tsc();
             self.alarm.set(now, || clock.nanos(now.saturating_sub(tsc)));
         }
