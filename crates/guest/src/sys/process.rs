@@ -95,12 +95,16 @@ pub fn become_session_leader(command: &mut Command) {
     }
 }
 
-/// Makes the command begin with no signal blocked. Blocked signals are inherited, and those of [`SignalFd`] are blocked: without
+/// Makes the command begin with no signal blocked or ignored. Both are inherited, and the signals of [`SignalFd`] are blocked: without
 /// this a command would be deaf to the keyboard's interrupt and to a polite end.
 pub fn unblock_signals_for(command: &mut Command) {
-    // SAFETY: `sigemptyset` and `sigprocmask` are async-signal-safe; `none` is initialised before use and lives on the stack.
+    // SAFETY: `signal`, `sigemptyset` and `sigprocmask` are async-signal-safe; `none` is initialised before use and lives on the stack.
     unsafe {
         command.pre_exec(|| {
+            for signo in 1..=libc::SIGRTMAX() {
+                // Refused for SIGKILL, SIGSTOP and those of the C library, which nobody ignores.
+                libc::signal(signo, libc::SIG_DFL);
+            }
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())).map(drop)
