@@ -245,11 +245,17 @@ start_second 1f
 wait_for V_A, 1
 movl $0x1000000, 0x310(%rbp)
 movl $0x4500, 0x300(%rbp)
-settle 100000
+# once its thread has the host's CPU again
+movl $10000, %r12d
+3:
 movl V_B, %ebx
 settle 100000
 cmpl V_B, %ebx
 setz %dl
+je 4f
+decl %r12d
+jnz 3b
+4:
 expect_b "INIT stops it", %dl, 1
 movl $0, V_A
 movl $0x1000000, 0x310(%rbp)
