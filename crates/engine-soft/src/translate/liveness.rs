@@ -50,10 +50,6 @@ fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut 
         let i = &mut unit[n];
         i.live_out = live;
         match i.kind {
-            Kind::Jcc if joined.is_some() => {
-                i.live_taken = joined.unwrap_or(STATUS);
-                live |= i.live_taken | read_by(&i.ins);
-            }
             Kind::Jmp if i.again != 0 => i.live_taken = live,
             Kind::Jcc if i.again != 0 => {
                 // Taken, it goes on in the unit.
@@ -63,7 +59,8 @@ fn look_back(unit: &mut [Insn], page: &[u8], round: Option<Flags>, relied: &mut 
             }
             Kind::Jcc | Kind::Jmp | Kind::Counted => {
                 let closes = n + 1 == count;
-                i.live_taken = round.filter(|_| closes).unwrap_or_else(|| look_ahead(page, i.target(), bits, relied));
+                let taken = joined.or(round.filter(|_| closes));
+                i.live_taken = taken.unwrap_or_else(|| look_ahead(page, i.target(), bits, relied));
                 live |= i.live_taken | read_by(&i.ins);
             }
             // Division faults in programs that live on with the flags as they were.

@@ -25,6 +25,7 @@ pub(super) unsafe fn main(shared: &Shared, parent: i32) -> ! {
             libc::_exit(0);
         }
     }
+    stay_on_first_cpu();
     // SAFETY: this process exists for this purpose only.
     let Ok(mut pages) = (unsafe { Pages::map() }) else { exit(11) };
     if !install_ldt() {
@@ -51,6 +52,17 @@ pub(super) unsafe fn main(shared: &Shared, parent: i32) -> ! {
         done = done.wrapping_add(1);
         shared.completed.store(done, Ordering::Release);
         super::futex::wake(&shared.completed);
+    }
+}
+
+/// Linux's per-CPU segment (selector 7Bh) expands down from the number of the CPU, so that loads of it decide what may be accessed by
+/// where this process runs; the guest's has the number 0. Where CPU 0 is not to be had, such cases may differ.
+fn stay_on_first_cpu() {
+    // SAFETY: a set of CPUs is plain bits, and the call reads this one.
+    unsafe {
+        let mut first: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(0, &mut first);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const first);
     }
 }
 
