@@ -97,6 +97,11 @@ fn repeats(ins: &Instruction) -> bool {
     ins.has_rep_prefix() || ins.has_repne_prefix()
 }
 
+/// It may fault with the flags as they were, and processors leave some of them alone.
+fn is_division(ins: &Instruction) -> bool {
+    matches!(ins.mnemonic(), Mnemonic::Div | Mnemonic::Idiv)
+}
+
 /// Flags that a shift leaves alone for some counts or on some processors.
 fn unsure(m: Mnemonic) -> Flags {
     use iced_x86::RflagsBits as F;
@@ -123,7 +128,7 @@ fn look_ahead(page: &[u8], at: i64, bits: u32, relied: &mut Vec<Bytes>) -> Flags
             break;
         }
         decoder.decode_out(&mut ins);
-        if ins.is_invalid() || ins.flow_control() != FlowControl::Next {
+        if ins.is_invalid() || ins.flow_control() != FlowControl::Next || is_division(&ins) {
             // A conditional branch reads what it reads, and what is still open may be read behind it.
             break;
         }
@@ -154,5 +159,6 @@ mod tests {
             assert_eq!(behind(&repeated), STATUS, "{repeated:x?}, with nothing in RCX");
         }
         assert_eq!(behind(&[0xc1, 0xe0, 1]), 0, "shl eax, 1");
+        assert_eq!(behind(&[0xf7, 0xf9, 0x39, 0xc0]), STATUS, "idiv ecx; cmp eax, eax");
     }
 }
