@@ -194,6 +194,11 @@ impl Build<'_> {
         };
         self.move_stack(-word);
         self.stored(&spot, rcx_kept, insn.live_out != 0, Some(insn));
+        if self.leads() && !misses.is_empty() {
+            // Where the operand is not served the check of the stack's range has not been made, and those who follow rely on it.
+            self.go_apart(misses, start, insn);
+            misses = Holes::new();
+        }
         misses.extend(spot.misses());
         self.or_interpret(misses, start, insn);
     }

@@ -273,3 +273,27 @@ movl %gs, %eax
 movl %ds, %ecx
 expect_l "DS", %ecx, DATA32
 pass
+
+# What is pushed lies in two pages, and those who follow rely on the stack's check. The stack is elsewhere each time.
+program 64, "inline/push", in_push
+movq %rsp, %rdi
+movl $0x1234567, DATA+0xffe
+movl $0x89abcdef, DATA+0x1002
+xorl %ebx, %ebx
+movl $100, %ecx
+1:
+subq $40, %rsp
+pushq DATA+0xffe
+movq (%rsp), %rax
+popq %rdx
+cmpq %rax, %rdx
+jne 2f
+subq DATA+0xffe, %rax
+jne 2f
+incl %ebx
+2:
+decl %ecx
+jnz 1b
+movq %rdi, %rsp
+expect_l "all of them", %ebx, 100
+pass

@@ -199,3 +199,27 @@ movl $0, %eax
 .byte 0x48, 0xff, 0xc3
 subl %eax, %ebx
 ret
+
+# What is pushed lies in two pages, and those who follow rely on the stack's check. The stack is elsewhere each time.
+program 32, "narrow/push", na_push
+movl %esp, %edi
+movl $0x1234567, DATA+0xffe
+movl $0x89abcdef, DATA+0x1002
+xorl %ebx, %ebx
+movl $100, %ecx
+1:
+subl $40, %esp
+pushl DATA+0xffe
+movl (%esp), %eax
+popl %edx
+cmpl %eax, %edx
+jne 2f
+subl DATA+0xffe, %eax
+jne 2f
+incl %ebx
+2:
+decl %ecx
+jnz 1b
+movl %edi, %esp
+expect_l "all of them", %ebx, 100
+pass

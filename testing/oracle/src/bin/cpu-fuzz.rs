@@ -23,6 +23,9 @@ struct Args {
     /// Number of cases
     #[arg(long, default_value_t = 200_000)]
     cases: u64,
+    /// Index of the first case: what a run found that a case alone does not show is found again behind some of those before it
+    #[arg(long, default_value_t = 0)]
+    first: u64,
     /// Stop after this many seconds
     #[arg(long)]
     seconds: Option<u64>,
@@ -85,7 +88,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut options = Options { seed: args.seed, filter: args.filter.clone(), mode: mode(args.mode)? };
     let time = args.seconds.map(Duration::from_secs);
     let dead_flags = args.with != With::Soft || args.tier != 2 || args.exact_flags;
-    let mut limits = Limits { first: 0, cases: args.cases, time, mismatches: args.stop_after, dead_flags };
+    let mut limits = Limits { first: args.first, cases: args.cases, time, mismatches: args.stop_after, dead_flags };
     if let Some(repro) = &args.repro {
         let (seed, index) = repro.split_once(':').context("--repro takes SEED:INDEX")?;
         options.seed = seed.parse().context("seed of --repro")?;
