@@ -369,14 +369,11 @@ fn stack(insn: &Insn, values: &Values) -> Option<Reach> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::context::Context;
-    use super::super::unit;
+    use super::super::unit::of_code;
     use super::*;
 
     fn groups(code: &[u8]) -> Groups {
-        let mut page = vec![0xf4; 4096];
-        page[..code.len()].copy_from_slice(code);
-        find(&unit::read(&page, 0, Context::default()))
+        find(&of_code(code))
     }
 
     #[test]

@@ -86,15 +86,9 @@ impl Build<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::context::Context;
-    use super::super::{hoist, turns, unit};
+    use super::super::unit::of_code as unit;
+    use super::super::{hoist, turns};
     use super::*;
-
-    fn unit(code: &[u8]) -> Vec<Insn> {
-        let mut page = vec![0xf4; 4096];
-        page[..code.len()].copy_from_slice(code);
-        unit::read(&page, 0, Context::default())
-    }
 
     #[test]
     fn a_check_serves_those_who_come_through_it() {

@@ -115,14 +115,11 @@ fn walk(g: &Gathering, values: &Values) -> Option<Walk> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::context::Context;
-    use super::super::unit;
+    use super::super::unit::of_code;
     use super::*;
 
     fn turns(code: &[u8]) -> Option<Turns> {
-        let mut page = vec![0xf4; 4096];
-        page[..code.len()].copy_from_slice(code);
-        find(&unit::read(&page, 0, Context::default()))
+        find(&of_code(code))
     }
 
     #[test]

@@ -129,15 +129,19 @@ pub(super) fn decoder(page: &[u8], at: u16, bits: u32) -> Decoder<'_> {
     Decoder::with_ip(bits, &page[usize::from(at)..], u64::from(at), DecoderOptions::NO_PAUSE)
 }
 
+/// The unit that starts with `code`, in a page of HLT.
+#[cfg(test)]
+pub(super) fn of_code(code: &[u8]) -> Vec<Insn> {
+    let mut page = vec![0xf4; 4096];
+    page[..code.len()].copy_from_slice(code);
+    read(&page, 0, Context::default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn unit(code: &[u8]) -> Vec<Insn> {
-        let mut page = vec![0xf4; 4096];
-        page[0x100..0x100 + code.len()].copy_from_slice(code);
-        read(&page, 0x100, Context::default())
-    }
+    use super::of_code as unit;
 
     #[test]
     fn flags_are_dead_before_they_are_overwritten() {

@@ -49,14 +49,9 @@ mod tests {
     use super::super::context::Context;
     use super::super::hoist::Group;
     use super::super::liveness::STATUS;
-    use super::super::{hoist, unit};
+    use super::super::unit::{self, of_code as unit};
+    use super::super::hoist;
     use super::*;
-
-    fn unit(code: &[u8]) -> Vec<Insn> {
-        let mut page = vec![0xf4; 4096];
-        page[..code.len()].copy_from_slice(code);
-        unit::read(&page, 0, Context::default())
-    }
 
     /// xor eax, eax; mov rdx, [rsi+rax*8]; add [rdi+rax*8], rdx; inc rax; cmp rax, 3; jne
     const SUMS: [u8; 19] =

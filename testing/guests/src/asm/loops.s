@@ -1,6 +1,7 @@
 # Loops whose addresses advance by constants, through several pages. Addresses are odd, so that accesses lie across the ends of pages.
 
-program 64, "loops/arrays", loop_arrays
+# 5,000 bytes at an odd address: 0, 7, 14 and so on.
+.macro fill_array
 movl $DATA+3, %edi
 xorl %eax, %eax
 xorl %edx, %edx
@@ -10,6 +11,19 @@ leal 7(%rdx), %edx
 incq %rax
 cmpq $5000, %rax
 jne 1b
+.endm
+
+# R14 keeps bits if RBX, or what the last of R12 turns stored, is not the sum of R12 places from R13 on. RDX and RAX are lost.
+.macro compare_sums
+call sum_of_places
+subq %rdx, %rbx
+orq %rbx, %r14
+subq DATA+0x3ff0-8(,%r12,8), %rdx
+orq %rdx, %r14
+.endm
+
+program 64, "loops/arrays", loop_arrays
+fill_array
 movl $DATA+3, %esi
 movl $625, %ecx
 xorl %ebx, %ebx
@@ -31,15 +45,7 @@ expect_l "downwards, scaled", %ebx, 0xc8441314
 pass
 
 program 64, "loops/copies", loop_copies
-movl $DATA+3, %edi
-xorl %eax, %eax
-xorl %edx, %edx
-1:
-movb %dl, (%rdi,%rax)
-leal 7(%rdx), %edx
-incq %rax
-cmpq $5000, %rax
-jne 1b
+fill_array
 movl $DATA+3+4992, %esi
 movl $DATA+0x4005+4992, %edi
 movl $625, %ecx
@@ -146,11 +152,7 @@ movq %rbx, DATA+0x3ff0(,%rcx,8)
 incq %rcx
 cmpq %r12, %rcx
 jne 1b
-call sum_of_places
-subq %rdx, %rbx
-orq %rbx, %r14
-subq DATA+0x3ff0-8(,%r12,8), %rdx
-orq %rdx, %r14
+compare_sums
 incq %r13
 leaq (%r13,%r12), %rax
 cmpq $512, %rax
@@ -182,11 +184,7 @@ unreachable "the page behind"
 9:
 subq %r12, %rcx
 orq %rcx, %r14
-call sum_of_places
-subq %rdx, %rbx
-orq %rbx, %r14
-subq DATA+0x3ff0-8(,%r12,8), %rdx
-orq %rdx, %r14
+compare_sums
 movq V_CR2, %rax
 subq %r15, %rax
 subq $0x1000, %rax
