@@ -47,10 +47,9 @@ fn turn(unit: &[Insn], page: &[u8]) -> Option<Vec<Insn>> {
 #[cfg(test)]
 mod tests {
     use super::super::context::Context;
-    use super::super::hoist::Group;
+    use super::super::hoist::{self, Group};
     use super::super::liveness::STATUS;
     use super::super::unit::{self, of_code as unit};
-    use super::super::hoist;
     use super::*;
 
     /// xor eax, eax; mov rdx, [rsi+rax*8]; add [rdi+rax*8], rdx; inc rax; cmp rax, 3; jne
