@@ -283,8 +283,9 @@ fn ignore(t: &mut Tolerance, case: &Case, native: &Outcome, i: &Instruction, ran
 /// Linear addresses of the memory operand, which come from registers as they were before the case or as earlier instructions
 /// left them.
 fn linear<'a>(case: &'a Case, native: &'a Outcome, i: &'a Instruction) -> impl Iterator<Item = u64> + 'a {
+    let operand = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory).unwrap_or(0);
     [&case.regs, &native.regs].into_iter().filter_map(move |regs| {
-        i.virtual_address(0, 0, |register, _, _| {
+        i.virtual_address(operand, 0, |register, _, _| {
             if !register.is_gpr() {
                 return Some(segment_base(case, register));
             }

@@ -118,3 +118,18 @@ fn the_number_of_the_host_cpu_decides_nothing() {
     // lsl ecx, eax; mov [rdi], edx
     assert_eq!(differs(&[0x0f, 0x03, 0xc8, 0x89, 0x17]).as_deref(), Some("rbx"));
 }
+
+#[test]
+fn memory_of_the_host_process_is_not_judged() {
+    let mut c = case(&[0x48, 0x8b, 0x06]); // mov rax, [rsi]
+    c.regs.gpr[6] = crate::layout::DATA;
+    let through = native(&c);
+    c.regs.gpr[6] = 0x7fff_bd04_27a1;
+    let faulted = |cr2| {
+        let mut outcome = through.clone();
+        (outcome.vector, outcome.cr2, outcome.regs.rip) = (14, cr2, c.regs.rip);
+        outcome
+    };
+    assert!(compare(&c, &through, &faulted(0x7fff_bd04_27a1)).is_none());
+    assert!(compare(&c, &through, &faulted(0x7fff_bd04_0000)).is_some(), "not what the operand names");
+}
