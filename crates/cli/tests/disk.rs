@@ -60,6 +60,12 @@ fn names_are_checked_and_nothing_is_overwritten() {
     assert!(text.contains("did you mean `data`"), "{text}");
     assert!(home.fails(&["info", "/nowhere/x"]).contains("No such file"));
     assert!(home.fails(&["create", "x", "--size", "1M", "--format", "vmdk"]).contains("read here, not made"));
+    assert!(home.ok(&["create", "./by-name.raw", "--size", "1M"]).contains("raw"));
+    assert!(home.ok(&["create", "./by-name.qcow2", "--size", "1M", "--alloc", "static"]).contains("qcow2"));
+    let lie = home.fails(&["create", "./lie.qcow2", "--size", "1M", "--format", "raw"]);
+    assert!(lie.contains("the name of a disk of format qcow2"), "{lie}");
+    std::fs::write(home.0.join("blank.qcow2"), [0; 4096]).unwrap();
+    assert!(home.fails(&["info", "./blank.qcow2"]).contains("does not begin as such an image"));
     home.ok(&["rm", "data"]);
     assert_eq!(home.disks(), Vec::<String>::new());
 }

@@ -33,7 +33,7 @@ fn comes_grows_and_goes(options: &[&str], bus: &str, dev: &str) {
     home.guest("web", &format!("mkfs.ext4 -q /dev/{dev} && mount /dev/{dev} /mnt && echo kept > /mnt/file && sync"));
     let second = home.fails(&["disk", "attach", "web", "data"]);
     let user = "the machine `web` has it: visor disk detach web data.qcow2";
-    assert!(second.contains("in use") && second.contains(user), "{second}");
+    assert!(second.contains("it has this disk already, as `data.qcow2`") && second.contains(user), "{second}");
     let busy = home.fails(&["disk", "check", "data", "--repair"]);
     assert!(busy.contains("in use") && busy.contains(user), "{busy}");
 

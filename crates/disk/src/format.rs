@@ -4,7 +4,9 @@
 //! could make its disk look like an image with the host's files as backing file. The rules:
 //!
 //! 1. A format that the user names holds; nothing is looked at.
-//! 2. Otherwise the first bytes decide, except that a file called `*.raw` whose first bytes say something else is refused.
+//! 2. Otherwise the first bytes decide, except that a file called `*.raw` whose first bytes say something else is refused, and one
+//!    called `*.qcow2` (or another format) whose first bytes say nothing: it is damaged, or a raw disk under a wrong name. Fixed VHD
+//!    disks, which say what they are in their last bytes only, are known if they are called so.
 //! 3. A disk taken as raw by rule 2 refuses writes that would make its first sector look like another format.
 //! 4. Whatever an image names as its backing file has to lie in a folder allowed for that (`Policy`).
 
@@ -15,6 +17,7 @@ use std::path::Path;
 use visor_block::{BlockError, BlockErrorKind};
 
 use crate::error::host_error;
+use crate::foreign;
 
 /// A format of disk images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +60,11 @@ impl Format {
         }
     }
 
+    /// The format that the ending of a file's name says.
+    pub fn of_name(path: &Path) -> Option<Format> {
+        path.extension().and_then(|e| Format::parse(&e.to_str()?.to_ascii_lowercase()))
+    }
+
     /// What the first bytes of a file (512 or more, fewer of a shorter file) say. [`Format::Raw`] if they say nothing.
     pub fn of_bytes(start: &[u8]) -> Format {
         let at = |pos: usize, magic: &[u8]| start.get(pos..pos + magic.len()) == Some(magic);
@@ -91,15 +99,19 @@ impl Format {
             }
         }
         let found = Format::of_bytes(&start[..got]);
-        if found != Format::Raw && path.extension().is_some_and(|e| e == "raw") {
-            let what = format!(
-                "{} is called raw but its contents say {}, which the guest of a raw disk could have written; name the format",
-                path.display(),
-                found.name()
-            );
-            return Err(BlockError::new(BlockErrorKind::Unsupported, what));
-        }
-        Ok(found)
+        let what = match (Format::of_name(path), found) {
+            (Some(Format::Raw), found) if found != Format::Raw => format!(
+                "{} is called raw but its contents say {found}, which the guest of a raw disk could have written; name the format",
+                path.display()
+            ),
+            (Some(Format::Vhd), Format::Raw) if foreign::is_fixed_vhd(file) => return Ok(Format::Vhd),
+            (Some(said), Format::Raw) if said != Format::Raw => format!(
+                "{} is called {said} but does not begin as such an image: it is damaged, or a raw disk; name the format (raw) if it is",
+                path.display()
+            ),
+            _ => return Ok(found),
+        };
+        Err(BlockError::new(BlockErrorKind::Unsupported, what))
     }
 }
 

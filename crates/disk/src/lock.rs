@@ -70,7 +70,7 @@ fn range(kind: i32, byte: i64) -> libc::flock {
 fn in_use(file: &File, path: &Path) -> BlockError {
     let own = std::process::id();
     let by = match holder(file) {
-        Some((pid, name)) if pid == own => format!("process {pid} ({name}), which is this one"),
+        Some((pid, _)) if pid == own => "this process already".to_owned(),
         Some((pid, name)) => format!("process {pid} ({name})"),
         None => "another process".to_owned(),
     };

@@ -224,6 +224,18 @@ fn a_guest_cannot_turn_its_raw_disk_into_an_image() {
 }
 
 #[test]
+fn a_name_that_says_another_format_is_not_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    for ending in ["qcow2", "vmdk", "vdi", "vhd", "VHDX"] {
+        let path = dir.path().join(format!("disk.{ending}"));
+        fs::write(&path, vec![0; 1 << 20]).unwrap();
+        let refused = open_disk(&path, &rw()).err().unwrap();
+        assert_eq!(refused.kind, BlockErrorKind::Unsupported, "{refused}");
+        open_disk(&path, &ImageOptions { format: Some(Format::Raw), ..rw() }).unwrap();
+    }
+}
+
+#[test]
 fn discards_give_space_back() {
     use std::os::unix::fs::MetadataExt;
     let dir = tempfile::tempdir().unwrap();

@@ -198,7 +198,8 @@ impl Disk {
     /// [`MachineErrorKind::File`] if it cannot be opened or is in use.
     pub fn open_raw(path: &Path, access: Access) -> Result<Self, MachineError> {
         let disk = RawDisk::open(path, access, &RawOptions::default()).map_err(|e| {
-            MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
+            // The reason names the file.
+            MachineError::because(MachineErrorKind::File, "cannot use a disk", e)
         })?;
         Ok(Disk::new(Arc::new(disk), path))
     }
@@ -215,7 +216,8 @@ impl Disk {
     /// [`MachineErrorKind::File`] if it cannot be opened or is in use.
     pub fn open(path: &Path, options: &ImageOptions) -> Result<Self, MachineError> {
         let backend = open_disk(path, options).map_err(|e| {
-            MachineError::because(MachineErrorKind::File, format!("cannot use the disk {}", path.display()), e)
+            // The reason names the file.
+            MachineError::because(MachineErrorKind::File, "cannot use a disk", e)
         })?;
         Ok(Disk::new(backend, path))
     }

@@ -136,7 +136,7 @@ pub(super) fn add(args: &AddArgs, quiet: bool) -> Result<u8, Failure> {
 /// Makes the disk's file.
 fn make(args: &AddArgs) -> Result<(String, PathBuf), Failure> {
     let how = How { alloc: args.alloc, format: None, cluster_size: None, extended_l2: false };
-    let format = create::format(&how, false);
+    let format = create::format(args.disk.as_deref().unwrap_or_default(), &how, false);
     let name = match &args.disk {
         Some(name) => name.clone(),
         None => {

@@ -319,7 +319,7 @@ pub(crate) struct How {
     /// Take all space now, or as it is written.
     #[arg(long, value_enum, default_value_t = AllocArg::Dynamic)]
     pub(super) alloc: AllocArg,
-    /// Format of the new disk: raw for static ones, qcow2 for dynamic ones.
+    /// Format of the new disk. If left out: what the ending of its name says, or raw for static ones and qcow2 for dynamic ones.
     #[arg(long, value_parser = parse_format)]
     pub(super) format: Option<Format>,
     /// Bytes of a cluster (qcow2).

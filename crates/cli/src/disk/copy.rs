@@ -16,7 +16,7 @@ use crate::progress::Unit;
 use crate::report::Failure;
 
 pub(super) fn convert(args: &ConvertArgs, quiet: bool) -> Result<u8, Failure> {
-    let format = create::format(&args.how, false);
+    let format = create::format(&args.target, &args.how, false);
     if args.compress && format != Format::Qcow2 {
         return Err(Failure::new(format!("disks of format {format} cannot be compressed")).hint("--format qcow2"));
     }
@@ -99,7 +99,7 @@ pub(super) fn clone(disk: &str, new: &str, linked: bool, as_json: bool, quiet: b
         return Ok(0);
     }
     let source = open(&path, Access::ReadOnly, encrypt::outer(&path))?;
-    let format = source.format();
+    let format = if source.format() == Format::Raw { Format::Raw } else { Format::Qcow2 };
     let target = place(format)?;
     let mut options = create::options(&how);
     if let Opened::Qcow2(image) = &source {
@@ -107,7 +107,6 @@ pub(super) fn clone(disk: &str, new: &str, linked: bool, as_json: bool, quiet: b
         (options.cluster_size, options.extended_l2, options.compression) =
             (i.cluster_size, i.extended_l2, i.compression);
     }
-    let format = if format == Format::Raw { Format::Raw } else { Format::Qcow2 };
     copy(&source, &target, format, &how, options, false, Look { json: as_json, quiet, sync: false })
 }
 

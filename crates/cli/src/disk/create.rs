@@ -26,7 +26,7 @@ pub(super) fn create(args: &CreateArgs, quiet: bool) -> Result<u8, Failure> {
     if args.encrypt.key_file.is_some() {
         return Err(Failure::new("a key is for encrypted disks").hint("--encrypt"));
     }
-    let format = format(&args.how, args.backing.is_some());
+    let format = format(&args.disk, &args.how, args.backing.is_some());
     let path = names::place(&args.disk, format)?;
     let size = match &args.backing {
         Some(url) if is_remote(url) => web_overlay(&path, url, args, format, quiet)?,
@@ -113,9 +113,10 @@ pub(crate) fn dynamic(name: &str, size: u64) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-/// The format wanted: raw for what is static, qcow2 otherwise.
-pub(super) fn format(how: &How, backing: bool) -> Format {
-    how.format.unwrap_or(match how.alloc {
+/// The format wanted of a new disk: the one that is named, or that the ending of its name says; otherwise raw for what is static, and
+/// qcow2.
+pub(super) fn format(name: &str, how: &How, backing: bool) -> Format {
+    how.format.or_else(|| Format::of_name(Path::new(name))).unwrap_or(match how.alloc {
         AllocArg::Static if !backing => Format::Raw,
         _ => Format::Qcow2,
     })

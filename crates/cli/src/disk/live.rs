@@ -150,13 +150,10 @@ pub(super) fn attach(target: &Target, disk: &str, name: Option<&str>, bus: Optio
     });
     let wish = absolute(disk)?;
     let answer = target.call("disk.attach", &json!({ "disk": wish, "name": name, "bus": bus }));
-    answer.map_err(|e| match format!("{:#}", e.error).contains(" is in use by ") {
-        true => name_user(e, Path::new(wish.split(',').next().unwrap_or_default())),
-        false => e,
-    })
+    answer.map_err(|e| name_user(e, Path::new(wish.split(',').next().unwrap_or_default())))
 }
 
-/// Tells which machine has the disk that was refused, if it is one of the user's.
+/// Tells which machine has the disk that was refused, if one of the user's has it.
 pub(super) fn name_user(e: Failure, path: &Path) -> Failure {
     let Some((target, disk, _)) = user_of(path) else { return e };
     let machine = target.name();

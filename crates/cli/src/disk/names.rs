@@ -56,8 +56,14 @@ pub(crate) fn exists(name: &str) -> bool {
     stored(name).is_some()
 }
 
-/// The file of a new disk.
+/// The file of a new disk, whose name must not say another format.
 pub(crate) fn place(name: &str, format: Format) -> Result<PathBuf, Failure> {
+    if let Some(said) = Format::of_name(Path::new(name)).filter(|said| *said != format) {
+        return Err(Failure::new(format!(
+            "`{name}` is the name of a disk of format {said}, and this one is to be {format}"
+        ))
+        .hint(format!("another name, or --format {said}")));
+    }
     place_as(name, format.name())
 }
 
@@ -152,7 +158,8 @@ mod tests {
     #[test]
     fn names_and_paths() {
         assert_eq!(place("./x", Format::Raw).unwrap(), PathBuf::from("./x"));
-        assert_eq!(place("x.qcow2", Format::Raw).unwrap(), PathBuf::from("x.qcow2"));
+        assert_eq!(place("x.qcow2", Format::Qcow2).unwrap(), PathBuf::from("x.qcow2"));
+        assert!(place("x.qcow2", Format::Raw).is_err() && place("./x.raw", Format::Qcow2).is_err());
         assert!(
             place("-x", Format::Raw).is_err() && place("a b", Format::Raw).is_err() && place("", Format::Raw).is_err()
         );

@@ -40,6 +40,11 @@ pub(crate) enum Named {
     Parent(Arc<dyn Source>),
 }
 
+/// Whether `file` ends as a fixed VHD disk does, which begins as the disk itself.
+pub(crate) fn is_fixed_vhd(file: &File) -> bool {
+    vhd::is_fixed(file)
+}
+
 /// Opens the image in `file`, which is `path`.
 pub(crate) fn open(
     file: File,

@@ -19,6 +19,8 @@ use super::bytes::{be32, be64, read_at, read_vec, size};
 use super::{Kind, Named, Opener, corrupt, unsupported};
 
 const FREE: u32 = 0xffff_ffff;
+/// Type of a disk without blocks.
+const FIXED: u32 = 2;
 /// Most blocks: 2 TiB of the usual 2 MiB are one million.
 const MAX_BLOCKS: u32 = 1 << 24;
 
@@ -89,6 +91,10 @@ pub(super) fn open(file: File, opener: Opener<'_>) -> Opened {
     })
 }
 
+pub(super) fn is_fixed(file: &File) -> bool {
+    parse(file).is_ok_and(|(footer, _)| footer.kind == FIXED)
+}
+
 fn parse(file: &File) -> Result<(Footer, Option<Vec<u8>>)> {
     let len = size(file)?;
     // Old files have a footer of 511 bytes; the copy at the start serves where the one at the end is lost.
@@ -98,7 +104,7 @@ fn parse(file: &File) -> Result<(Footer, Option<Vec<u8>>)> {
         Err(_) => read_vec(file, 0, 512).and_then(|b| Footer::parse(&b))?,
     };
     match footer.kind {
-        2 => Ok((footer, None)),
+        FIXED => Ok((footer, None)),
         3 | 4 => {
             let header = read_vec(file, footer.header_at, 1024)?;
             if &header[..8] != b"cxsparse" || checksum(&header, 0x24) != be32(&header, 0x24) {

@@ -72,13 +72,20 @@ fn attach(c: &Context, args: Value) -> Result<Reply, Refusal> {
         None if c.machine.disks().list().iter().any(|d| d.bus != DiskBus::Virtio) => DiskBus::Scsi,
         None => DiskBus::Virtio,
     };
-    let mut disk = open_disk(&disk).map_err(|f| refusal(&f))?.on(bus);
+    let mut disk = open_disk(&disk).map_err(|f| attached(c, &disk).unwrap_or_else(|| refusal(&f)))?.on(bus);
     if let Some(name) = name {
         disk.serial = name;
     }
     let queues = c.record.cpus.min(4) as u16;
     let info = c.machine.disks().attach(&disk, queues).map_err(|e| error(c, &e))?;
     Ok(Reply::Value(describe(&info)))
+}
+
+/// Why a disk that the machine has already cannot be opened again.
+fn attached(c: &Context, disk: &str) -> Option<Refusal> {
+    let file = std::fs::canonicalize(disk.split(',').next()?).ok();
+    let found = c.machine.disks().list().into_iter().find(|d| d.file.is_some() && d.file == file)?;
+    Some(Refusal::new(RefusalKind::State, format!("it has this disk already, as `{}`", found.name)))
 }
 
 #[derive(Deserialize)]
@@ -155,7 +162,8 @@ fn resolve(c: &Context, wanted: &str) -> String {
     let same_file = |d: &&DiskInfo| d.file.as_deref() == Some(path);
     let same_stem = |d: &&DiskInfo| Path::new(&d.name).file_stem().is_some_and(|s| s == wanted);
     let found = list.iter().find(|d| d.name == wanted).or_else(|| list.iter().find(same_file));
-    found.or_else(|| list.iter().find(same_stem)).map_or_else(|| wanted.to_owned(), |d| d.name.clone())
+    let known = found.or_else(|| list.iter().find(same_stem)).map(|d| d.name.clone());
+    known.unwrap_or_else(|| path.file_name().map_or(wanted.into(), |name| name.to_string_lossy().into_owned()))
 }
 
 fn error(c: &Context, e: &DiskError) -> Refusal {
