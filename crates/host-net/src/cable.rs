@@ -63,6 +63,12 @@ impl CableListener {
         Ok(CableListener { fd })
     }
 
+    /// Accepts nobody any more: who waits in [`CableListener::accept`], and who comes there later, gets an error (shutdown(2)).
+    pub fn close(&self) {
+        // SAFETY: a plain system call on a descriptor that this owns.
+        unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_RDWR) };
+    }
+
     /// Waits for the next cable.
     ///
     /// # Errors

@@ -42,10 +42,12 @@ pub(super) struct Server {
     members: Mutex<BTreeMap<u64, Member>>,
     shells: Mutex<BTreeSet<u8>>,
     pub(super) next: AtomicU64,
+    listener: CableListener,
     stopping: AtomicBool,
 }
 
-/// Runs the network at `place` until it is asked to stop.
+/// Runs the network at `place` until it is asked to stop, or nobody is left who could ask: its files or its socket have been removed,
+/// and no guest is on it.
 ///
 /// # Errors
 /// What the host says: the socket cannot be made, or there are no sockets for a translator.
@@ -60,7 +62,7 @@ pub fn serve(place: &Place) -> io::Result<()> {
         }
         other => other?,
     };
-    let server = match Server::open(place.clone(), spec) {
+    let server = match Server::open(place.clone(), spec, listener) {
         Ok(server) => Arc::new(server),
         Err(e) => {
             let _ = std::fs::remove_file(&place.socket);
@@ -70,8 +72,9 @@ pub fn serve(place: &Place) -> io::Result<()> {
     let keeper = server.clone();
     std::thread::Builder::new().name("leases".into()).spawn(move || keeper.keep_leases())?;
     while !server.stopping.load(Ordering::SeqCst) {
-        let cable = match listener.accept() {
+        let cable = match server.listener.accept() {
             Ok(cable) => cable,
+            Err(_) if server.stopping.load(Ordering::SeqCst) => break,
             Err(e) => {
                 // Too many open files, for one, pass.
                 tracing::warn!(error = %e, "a cable cannot be plugged in");
@@ -82,12 +85,17 @@ pub fn serve(place: &Place) -> io::Result<()> {
         let server = server.clone();
         std::thread::Builder::new().name("cable".into()).spawn(move || server.serve(cable))?;
     }
-    server.store_leases(&mut Vec::new());
-    std::fs::remove_file(&place.socket)
+    if place.exists() {
+        server.store_leases(&mut Vec::new());
+    }
+    match std::fs::remove_file(&place.socket) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 impl Server {
-    fn open(place: Place, spec: SharedSpec) -> io::Result<Self> {
+    fn open(place: Place, spec: SharedSpec, listener: CableListener) -> io::Result<Self> {
         let hub = Hub::new(MTU);
         let policy = Policy::new(Reach::Direct).in_vlan(home(&spec)?.number());
         let uplink = Uplink::connect(&place, &spec, &hub, &policy)?;
@@ -100,6 +108,7 @@ impl Server {
             members: Mutex::default(),
             shells: Mutex::default(),
             next: AtomicU64::new(0),
+            listener,
             stopping: AtomicBool::new(false),
         })
     }
@@ -136,10 +145,13 @@ impl Server {
     }
 
     fn stop(&self, cable: &OwnedFd) {
-        self.stopping.store(true, Ordering::SeqCst);
         let _ = reply(cable, &Answer::value(&()));
-        // The listener waits for a last connection.
-        let _ = visor_host_net::connect_cable(&self.place.socket);
+        self.end();
+    }
+
+    fn end(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.listener.close();
     }
 
     fn status(&self) -> NetworkStatus {
@@ -193,7 +205,12 @@ impl Server {
     fn keep_leases(&self) {
         let mut last = Vec::new();
         while !self.stopping.load(Ordering::SeqCst) {
-            self.store_leases(&mut last);
+            let reachable = self.place.exists() && self.place.socket.exists();
+            if reachable {
+                self.store_leases(&mut last);
+            } else if self.members().is_empty() {
+                self.end();
+            }
             std::thread::sleep(LEASES);
         }
     }

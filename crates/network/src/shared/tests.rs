@@ -120,6 +120,20 @@ fn octets(w: &Welcome) -> [u8; 4] {
 }
 
 #[test]
+fn a_network_whose_files_are_gone_ends_with_its_last_guest() {
+    for gone in [|lan: &Running| lan.root.join("data"), |lan: &Running| lan.root.join("run")] {
+        let mut lan = Running::start(&spec(Mode::NatNetwork));
+        let (one, _) = lan.plug("one", 1).unwrap();
+        std::fs::remove_dir_all(gone(&lan)).unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
+        let thread = lan.thread.take().unwrap();
+        assert!(!thread.is_finished(), "a guest is on it");
+        drop(one);
+        thread.join().unwrap();
+    }
+}
+
+#[test]
 fn guests_get_addresses_by_mac_and_see_each_other_and_the_router() {
     let mut lan = Running::start(&spec(Mode::NatNetwork));
     let (mut one, first) = lan.plug("one", 1).unwrap();
