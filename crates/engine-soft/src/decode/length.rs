@@ -61,8 +61,13 @@ fn longer_without_mandatory(window: &[u8; MAX_LEN], bits: u32) -> bool {
 /// C4h or C5h behind REX is no VEX prefix but the opcode of LES or LDS, which 64-bit code does not have: nothing behind it counts.
 fn rex_before_vex(window: &[u8; MAX_LEN]) -> bool {
     let behind = &window[prefixes(window)..];
-    let rex = behind.iter().take_while(|b| matches!(b, 0x40..=0x4f)).count();
+    let rex = rex_prefixes(behind);
     rex > 0 && matches!(behind.get(rex), Some(0xc4 | 0xc5))
+}
+
+/// Number of REX prefixes at the start; all but the last one mean nothing.
+fn rex_prefixes(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|b| matches!(b, 0x40..=0x4f)).count()
 }
 
 /// Number of legacy prefixes.
@@ -89,7 +94,7 @@ fn length(bytes: &[u8], bits: u32) -> Length {
 fn with_mov_for_group_11(window: &[u8; MAX_LEN], bits: u32) -> [u8; MAX_LEN] {
     let mut window = *window;
     let prefixes = prefixes(&window);
-    let opcode = prefixes + usize::from(bits == 64 && matches!(window.get(prefixes), Some(0x40..=0x4f)));
+    let opcode = prefixes + if bits == 64 { rex_prefixes(&window[prefixes..]) } else { 0 };
     if let Some([0xc6 | 0xc7, modrm]) = window.get_mut(opcode..opcode + 2) {
         *modrm &= !0x38;
     }
@@ -133,6 +138,8 @@ mod tests {
         let group_11 = |n: usize| [vec![0x64; n], vec![0xc7, 0xb4, 0x88, 1, 2, 3, 4, 5, 6, 7, 8]].concat();
         assert!(!too_long(&group_11(0)) && !too_long(&group_11(4)) && too_long(&group_11(5)));
         assert!(too_long(&[0x2e, 0xf3, 0x65, 0x64, 0x26, 0xc7, 0xb4, 0x88, 0xc7, 0xa5, 0x4c, 0x43, 0xe0, 0x98, 0x90]));
+        let rex = |n: usize| [vec![0x65; n], vec![0x46, 0x48, 0xc7, 0xa8, 1, 2, 3, 4, 5, 6, 7, 8]].concat();
+        assert!(!too_long(&rex(3)) && too_long(&rex(4)));
         assert!(!too_long(&[0x0f, 0x0b]) && !too_long(&[0x06]));
     }
 }
